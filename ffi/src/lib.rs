@@ -1,0 +1,1 @@
+//! The place of strait's C ABI (`libstrait.so`, `strait.h`). It exports nothing yet.

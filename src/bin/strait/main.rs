@@ -1,0 +1,2 @@
+//! The command `strait`.
+fn main() {}

@@ -1,0 +1,199 @@
+//! Where batches live: devices, their memory, and their copy queues.
+//!
+//! [`RawDevice`] and [`Stream`] are narrow unsafe seams; [`CopyQueue`] above them is the one safe owner of host memory
+//! that a copy still reads. Nothing above this module names CUDA.
+
+use std::ffi::c_void;
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::Result;
+
+/// An address in a device's memory; on the host device a plain pointer.
+pub type DevicePtr = u64;
+
+/// A point on a [`Stream`]'s timeline. `Seq(0)` is always reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Seq(pub u64);
+
+/// A consumer's own copy or compute queue: a `CUstream` on CUDA, ignored by the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawStream(pub *mut c_void);
+
+// SAFETY: a stream handle is an opaque name that drivers accept from any thread; nothing here dereferences it.
+unsafe impl Send for RawStream {}
+
+/// A place on a consumer's stream behind which memory may be refilled. Made once, recorded many times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fence(pub u64);
+
+/// What kind of device this is, for people and for DLPack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// Host memory.
+    Host,
+    /// A CUDA device, by ordinal among the visible ones.
+    Cuda(u32),
+    /// The simulated device of tests.
+    Sim,
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceKind::Host => f.write_str("host"),
+            DeviceKind::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            DeviceKind::Sim => f.write_str("sim"),
+        }
+    }
+}
+
+/// One piece of device memory, as [`RawDevice::allocate`] gives it.
+#[derive(Debug)]
+pub struct RawMemory {
+    /// First byte, in the device's address space; a multiple of 4096.
+    pub base: DevicePtr,
+    /// Length.
+    pub bytes: usize,
+    /// The same memory in the host's address space, where a ring may write into it directly.
+    pub host: Option<NonNull<u8>>,
+    /// What it is made of, for the stats: `"huge pages"`, `"device"`.
+    pub pages: &'static str,
+}
+
+// SAFETY: plain addresses; who may touch the memory is ruled by the contracts of RawDevice and Ring, not by threads.
+unsafe impl Send for RawMemory {}
+// SAFETY: as above; a shared RawMemory only gives out addresses.
+unsafe impl Sync for RawMemory {}
+
+/// A device's driver: memory, pinning, streams. Every call names its device; nothing depends on a thread's current device.
+///
+/// # Safety
+/// An implementation promises: memory from `allocate` stays valid until `free`; pinned memory may be copied from
+/// asynchronously until `unpin`.
+pub unsafe trait RawDevice: Send + Sync {
+    /// For people: `"cuda:0 (NVIDIA H200)"`.
+    fn name(&self) -> String;
+
+    /// For programs.
+    fn kind(&self) -> DeviceKind;
+
+    /// Allocates device memory, uninitialised or zero, 4096-aligned.
+    fn allocate(&self, bytes: usize) -> Result<RawMemory>;
+
+    /// Gives memory back.
+    ///
+    /// # Safety
+    /// `memory` came from `allocate` of this device; no copy or ring still writes to it and no consumer uses it.
+    unsafe fn free(&self, memory: RawMemory);
+
+    /// Pins host memory so that streams copy from it asynchronously.
+    ///
+    /// # Safety
+    /// The memory stays mapped until [`unpin`](RawDevice::unpin).
+    unsafe fn pin(&self, base: NonNull<u8>, bytes: usize) -> Result<()>;
+
+    /// Takes [`pin`](RawDevice::pin) back.
+    ///
+    /// # Safety
+    /// `base` was pinned by this device and no copy from it is in flight.
+    unsafe fn unpin(&self, base: NonNull<u8>);
+
+    /// A new copy queue, for use by one thread at a time.
+    fn stream(&self) -> Result<Box<dyn Stream>>;
+
+    /// A new fence, not yet recorded. It lives as long as the device.
+    fn fence(&self) -> Result<Fence>;
+
+    /// Records the fence behind everything that is on `consumer` now.
+    ///
+    /// # Safety
+    /// `consumer` is a live stream of this device.
+    unsafe fn record(&self, fence: Fence, consumer: RawStream) -> Result<()>;
+
+    /// Copies device memory to the host and waits: for checks and small host-side reads, not for the data path.
+    ///
+    /// # Safety
+    /// `source` is valid for `target.len()` bytes and nothing writes to it meanwhile.
+    unsafe fn read_back(&self, source: DevicePtr, target: &mut [u8]) -> Result<()>;
+}
+
+/// A device's ordered queue of host-to-device copies.
+///
+/// # Safety
+/// An implementation promises: copies take effect in order; `reached() >= s` means that every copy issued before
+/// [`mark`](Stream::mark) returned `s` has finished reading its source and its bytes are visible to work ordered
+/// after `s`. An error is never reported as completion. Dropping a stream does not stop its copies.
+pub unsafe trait Stream: Send {
+    /// Starts a copy of `bytes` from pinned host memory to device memory.
+    ///
+    /// # Safety
+    /// The source stays valid and unchanged, and the target is not freed, until a later mark is reached.
+    unsafe fn copy(&mut self, source: NonNull<u8>, target: DevicePtr, bytes: usize) -> Result<()>;
+
+    /// Puts a point on the timeline behind all copies so far.
+    fn mark(&mut self) -> Result<Seq>;
+
+    /// The latest point that has been reached. Does not block.
+    fn reached(&mut self) -> Result<Seq>;
+
+    /// Waits until `seq` is reached or `timeout` has passed; says which by returning [`reached`](Stream::reached).
+    fn wait(&mut self, seq: Seq, timeout: Duration) -> Result<Seq>;
+
+    /// Orders all later copies behind `fence` as last recorded.
+    fn wait_fence(&mut self, fence: Fence) -> Result<()>;
+
+    /// The consumer's view of this stream, for other threads.
+    fn timeline(&self) -> Arc<dyn Timeline>;
+}
+
+/// A stream's timeline as consumers see it: shareable, and unable to start copies.
+///
+/// # Safety
+/// As [`Stream`]: an error is never reported as completion, and a consumer stream that was made to wait runs nothing
+/// more until `seq` is reached.
+pub unsafe trait Timeline: Send + Sync {
+    /// Waits until `seq` is reached or `timeout` has passed; true if it is reached.
+    fn wait(&self, seq: Seq, timeout: Duration) -> Result<bool>;
+
+    /// Makes `consumer` wait for `seq` on the device, without blocking the host.
+    ///
+    /// # Safety
+    /// `consumer` is a live stream of this timeline's device.
+    unsafe fn wait_on(&self, seq: Seq, consumer: RawStream) -> Result<()>;
+}
+
+/// A device that batches can live on. Cheap to clone.
+#[derive(Clone)]
+pub struct Device(Arc<dyn RawDevice>);
+
+impl Device {
+    /// Any implementation of [`RawDevice`], for instance a vendor's own.
+    pub fn new(raw: Arc<dyn RawDevice>) -> Device {
+        Device(raw)
+    }
+
+    /// The driver behind this device.
+    pub fn raw(&self) -> &dyn RawDevice {
+        &*self.0
+    }
+
+    /// For people: `"cuda:0 (NVIDIA H200)"`.
+    pub fn name(&self) -> String {
+        self.0.name()
+    }
+
+    /// For programs.
+    pub fn kind(&self) -> DeviceKind {
+        self.0.kind()
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({})", self.name())
+    }
+}

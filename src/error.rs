@@ -1,0 +1,248 @@
+//! Every way strait can fail, each naming where it happened and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The result of every fallible function of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, where, and what to do.
+///
+/// [`Error::code`] gives each variant a number that never changes, for languages without enums.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An option that cannot be met; nothing was started.
+    #[error("{option}: {problem}")]
+    Config {
+        /// The builder method or command line option.
+        option: &'static str,
+        /// What is wrong with its value, and which value would do.
+        problem: String,
+    },
+    /// A file or directory could not be opened or examined.
+    #[error("{}: cannot open: {}{}", .path.display(), errno_text(*.errno), hint(*.errno))]
+    Open {
+        /// The file.
+        path: Arc<Path>,
+        /// The operating system's error number (`errno.h`).
+        errno: i32,
+    },
+    /// A shard or an index is not what its format demands.
+    #[error("{}: at byte {offset}: {problem}", .path.display())]
+    Format {
+        /// The shard or index.
+        path: Arc<Path>,
+        /// Where in the file, in bytes from its start.
+        offset: u64,
+        /// What was found, what was expected, and what to do.
+        problem: String,
+    },
+    /// A shard is no longer the file that was indexed.
+    #[error("{}: changed since it was indexed: {what}; index the dataset again", .path.display())]
+    Changed {
+        /// The shard.
+        path: Arc<Path>,
+        /// What differs.
+        what: String,
+    },
+    /// A shard ended inside an extent that its index promises.
+    #[error("{}: truncated: {got} of {want} bytes at byte {offset}; restore the file or index the dataset again", .path.display())]
+    Truncated {
+        /// The shard.
+        path: Arc<Path>,
+        /// Start of the extent, in bytes from the start of the file.
+        offset: u64,
+        /// Bytes asked for.
+        want: u64,
+        /// Bytes the file still had.
+        got: u64,
+    },
+    /// The storage failed to read an extent.
+    #[error("{}: read of {bytes} bytes at byte {offset} failed: {}{}", .path.display(), errno_text(*.errno), hint(*.errno))]
+    Io {
+        /// The shard.
+        path: Arc<Path>,
+        /// Start of the failed read, in bytes from the start of the file.
+        offset: u64,
+        /// Length of the failed read.
+        bytes: u64,
+        /// The operating system's error number (`errno.h`).
+        errno: i32,
+    },
+    /// Something did not happen in time. What was waited for may still happen; its memory stays reserved until then.
+    #[error("waited {waited:.1?} for {what}")]
+    Timeout {
+        /// What was waited for, and what can be done.
+        what: String,
+        /// How long.
+        waited: Duration,
+    },
+    /// Host memory could not be had.
+    #[error("{what}: {bytes} bytes: {}{}", errno_text(*.errno), hint(*.errno))]
+    Memory {
+        /// What the memory was for.
+        what: &'static str,
+        /// How much was asked for.
+        bytes: u64,
+        /// The operating system's error number (`errno.h`).
+        errno: i32,
+    },
+    /// A batch needs more bytes than the whole region pool has.
+    #[error(
+        "batch of {batch_bytes} bytes does not fit {pool_bytes} bytes of regions; lower batch_size or raise region_bytes"
+    )]
+    BatchTooLarge {
+        /// What the batch needs.
+        batch_bytes: u64,
+        /// What there is.
+        pool_bytes: u64,
+    },
+    /// A ring refused to work at all.
+    #[error("{ring}: {problem}: {}{}", errno_text(*.errno), hint(*.errno))]
+    Ring {
+        /// Which storage backend.
+        ring: &'static str,
+        /// What it was doing.
+        problem: String,
+        /// The operating system's error number (`errno.h`).
+        errno: i32,
+    },
+    /// A device, or its driver, failed a call.
+    #[error("{device}: {call} failed: {name} ({code}){remedy}")]
+    Device {
+        /// Which device (`cuda:0`).
+        device: String,
+        /// The driver function.
+        call: &'static str,
+        /// The driver's result code (for CUDA a `CUresult`).
+        code: i32,
+        /// The driver's name for that code.
+        name: String,
+        /// What to do, starting with `"; "`, or empty.
+        remedy: String,
+    },
+    /// There is no such device here. An ordinary answer on a machine without a GPU.
+    #[error("{device}: not available: {reason}")]
+    NoDevice {
+        /// Which device (`cuda:0`).
+        device: String,
+        /// Why it is not available, and what would change that.
+        reason: String,
+    },
+    /// The engine is gone; the loader must be built anew.
+    #[error("the engine has stopped: {reason}")]
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// A number for this kind of error; numbers are never reused or changed.
+    pub fn code(&self) -> u32 {
+        match self {
+            Error::Config { .. } => 1,
+            Error::Open { .. } => 2,
+            Error::Format { .. } => 3,
+            Error::Changed { .. } => 4,
+            Error::Truncated { .. } => 5,
+            Error::Io { .. } => 6,
+            Error::Timeout { .. } => 7,
+            Error::Memory { .. } => 8,
+            Error::BatchTooLarge { .. } => 9,
+            Error::Ring { .. } => 10,
+            Error::Device { .. } => 11,
+            Error::NoDevice { .. } => 12,
+            Error::Stopped { .. } => 13,
+        }
+    }
+
+    /// The file this error is about, if it is about one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Error::Open { path, .. }
+            | Error::Format { path, .. }
+            | Error::Changed { path, .. }
+            | Error::Truncated { path, .. }
+            | Error::Io { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
+    /// The byte of that file, if one is known.
+    pub fn offset(&self) -> Option<u64> {
+        match self {
+            Error::Format { offset, .. } | Error::Truncated { offset, .. } | Error::Io { offset, .. } => Some(*offset),
+            _ => None,
+        }
+    }
+
+    /// The operating system's error number, if there is one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Error::Open { errno, .. }
+            | Error::Io { errno, .. }
+            | Error::Memory { errno, .. }
+            | Error::Ring { errno, .. } => Some(*errno),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn config(option: &'static str, problem: impl Into<String>) -> Error {
+        Error::Config { option, problem: problem.into() }
+    }
+
+    pub(crate) fn format(path: impl Into<PathBuf>, offset: u64, problem: impl Into<String>) -> Error {
+        Error::Format { path: path.into().into(), offset, problem: problem.into() }
+    }
+
+    pub(crate) fn open(path: impl Into<PathBuf>, source: &io::Error) -> Error {
+        Error::Open { path: path.into().into(), errno: source.raw_os_error().unwrap_or(libc::EIO) }
+    }
+}
+
+/// `"Permission denied (errno 13)"`.
+pub(crate) fn errno_text(errno: i32) -> String {
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    let name = text.split(" (os error").next().unwrap_or(&text);
+    format!("{name} (errno {errno})")
+}
+
+/// What a person can do about an errno, as the tail of a sentence.
+fn hint(errno: i32) -> &'static str {
+    match errno {
+        libc::EACCES | libc::EPERM => "; check the permissions of the file and of the directories above it",
+        libc::ENOENT => "; check the path",
+        libc::EISDIR => "; this is a directory: name the files in it",
+        libc::EMFILE | libc::ENFILE => "; too many open files: raise `ulimit -n` or lower open_files_max",
+        libc::EIO | libc::ENODATA | libc::EREMOTEIO | libc::EILSEQ => {
+            "; the storage reports a media error: see `dmesg`, restore the shard"
+        }
+        libc::ENOMEM => "; raise the memory limit (`ulimit -l`, cgroup memory.max) or lower pinned_bytes_max",
+        libc::ESTALE | libc::ECONNABORTED | libc::ENOTCONN => "; the file system's server went away: mount it again",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_the_place_and_the_remedy() {
+        let e = Error::open("/data/a.tar", &io::Error::from_raw_os_error(libc::EACCES));
+        let text = e.to_string();
+        assert!(text.contains("/data/a.tar") && text.contains("errno 13") && text.contains("permissions"), "{text}");
+        let e = Error::Io { path: Path::new("/d/b").into(), offset: 4096, bytes: 512, errno: libc::EIO };
+        assert!(e.to_string().contains("512 bytes at byte 4096"), "{e}");
+        assert_eq!((e.code(), e.offset(), e.errno()), (6, Some(4096), Some(libc::EIO)));
+    }
+
+    #[test]
+    fn an_error_stays_small_enough_to_return_by_value() {
+        assert!(size_of::<Error>() <= 128, "{}", size_of::<Error>());
+    }
+}

@@ -1,0 +1,91 @@
+//! How bytes get from a file into host memory: rings, and the queue that owns memory while a ring writes to it.
+//!
+//! A [`Ring`] is a narrow unsafe seam: it starts reads and tells when they ended, nothing more. [`ReadQueue`] is the
+//! one safe owner above it: it holds the memory in flight, continues short reads, retries, and drains by counting.
+
+use std::os::fd::RawFd;
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use crate::error::Result;
+
+/// One read, as a ring sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct RawRead {
+    /// The open file. It stays open until the completion.
+    pub fd: RawFd,
+    /// Where that file is registered with the ring ([`Ring::register_file`]), if it is.
+    pub file_slot: Option<u32>,
+    /// First byte, from the start of the file.
+    pub offset: u64,
+    /// Bytes to read.
+    pub len: u32,
+    /// Where the bytes go.
+    pub target: NonNull<u8>,
+    /// `preadv2` flags (`RWF_*` of `linux/fs.h`).
+    pub rw_flags: i32,
+    /// Comes back in the [`Completion`].
+    pub token: u64,
+}
+
+// SAFETY: the pointer is an address handed to the kernel or to a pool thread; whoever submits a RawRead keeps the
+// target valid and unshared until its completion (contract of `Ring::submit`), on whatever thread that happens.
+unsafe impl Send for RawRead {}
+
+/// The end of one read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// The token of the read.
+    pub token: u64,
+    /// Bytes read (0: at or past the end of the file), or `-errno`.
+    pub result: i32,
+}
+
+/// Whether memory or a file could be registered with a ring; if not, reads work all the same and cost more CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registered {
+    /// It is.
+    Yes,
+    /// The kernel refused, with this errno.
+    No(i32),
+    /// This ring has nothing to register.
+    NotNeeded,
+}
+
+/// A storage backend: starts reads, reports their ends.
+///
+/// # Safety
+/// An implementation promises: every token accepted by [`submit`](Ring::submit) comes out of [`poll`](Ring::poll)
+/// exactly once, and nothing writes to that read's target after that. Closing or dropping a ring is *not* a
+/// completion: reads may still land in memory afterwards.
+pub unsafe trait Ring: Send {
+    /// The name in stats and messages: `"uring"`, `"pread"`, `"sim"`.
+    fn name(&self) -> &'static str;
+
+    /// How many reads may be in flight at once.
+    fn capacity(&self) -> usize;
+
+    /// Announces memory that later reads will target, so that the ring can register it. At most once per range.
+    ///
+    /// # Safety
+    /// The memory stays mapped until the ring is dropped.
+    unsafe fn register_memory(&mut self, base: NonNull<u8>, bytes: usize) -> Registered;
+
+    /// Registers `fd` in `slot`, in place of what was there; no read on that slot may be in flight.
+    fn register_file(&mut self, slot: u32, fd: RawFd) -> Registered;
+
+    /// Accepts one read; it may start now or at the next [`poll`](Ring::poll). Fails only if `capacity` reads are in flight.
+    ///
+    /// # Safety
+    /// Until the completion comes out of `poll`, `read.target` is valid for writes of `read.len` bytes and nothing
+    /// else reads or writes it, and `read.fd` stays open.
+    unsafe fn submit(&mut self, read: RawRead) -> Result<()>;
+
+    /// Starts what was accepted, waits until `want` reads have ended or `timeout` has passed, and appends the ends to
+    /// `out`. `want` 0 does not wait. Returning nothing after the timeout is not an error; an error means that the
+    /// ring is broken and that reads in flight may never be reported.
+    fn poll(&mut self, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> Result<()>;
+
+    /// A file descriptor that is readable while completions wait, for waiting on several rings at once.
+    fn wait_fd(&self) -> Option<RawFd>;
+}
