@@ -4,6 +4,7 @@
 pub mod dataset;
 pub mod device;
 pub mod error;
+pub mod memory;
 pub mod order;
 pub mod sim;
 pub mod storage;

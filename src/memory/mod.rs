@@ -1,0 +1,5 @@
+//! Host memory.
+
+mod arena;
+
+pub use arena::Arena;
