@@ -247,7 +247,7 @@ impl Engine {
     // ---- copies and reads that have ended -------------------------------------------------------------------------
 
     fn reap_copies(&mut self) -> Result<()> {
-        let Some(Stage { copies, slabs }) = &mut self.stage else { return Ok(()) };
+        let Some(Stage { copies, slabs, .. }) = &mut self.stage else { return Ok(()) };
         copies.reap(|slab| slabs.give_back(slab)).map(drop)
     }
 
@@ -261,7 +261,7 @@ impl Engine {
             match lease {
                 Hold::Region(region) => filling.body.region = Some(region),
                 Hold::Slab(slab) => {
-                    let Stage { copies, slabs } = self.stage.as_mut().expect("slabs are the staged path's");
+                    let Stage { copies, slabs, .. } = self.stage.as_mut().expect("slabs are the staged path's");
                     if result.is_err() || filling.body.generation != state.generation {
                         slabs.give_back(slab);
                     } else {
