@@ -16,7 +16,7 @@ use crate::region::RegionPool;
 use crate::sim::Clock;
 use crate::stats::{Fallback, Setup};
 use crate::steps::Steps;
-use crate::storage::{Opening, Options, Prober, Pread, ReadQueue, Registered, Ring, ShardFile, Uring};
+use crate::storage::{Opening, Options, Pread, Prober, ReadQueue, Registered, Ring, ShardFile, Uring};
 
 /// Makes a ring for so many reads in flight.
 pub(crate) type MakeRing = Box<dyn FnOnce(usize) -> Result<Box<dyn Ring>> + Send>;
@@ -83,7 +83,8 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
 impl Parts {
     /// Makes the engine, with the ring that the options name or one of the caller's own.
     pub(crate) fn assemble(self, make_ring: Option<MakeRing>) -> Result<Engine> {
-        let idle = IDLE;
+        // Where time is simulated nobody waits for real.
+        let idle = if self.clock.is_simulated() { Duration::ZERO } else { IDLE };
         let (ring, opening) = match make_ring {
             Some(make) => (make(self.config.reads_in_flight)?, Opening::Ring { direct: false }),
             None => self.ring()?,
@@ -112,6 +113,7 @@ impl Parts {
             shared: self.shared,
             messages: self.messages,
             output: self.output,
+            clock: self.clock,
             idle,
             state: State::new(batches),
         })
@@ -158,7 +160,9 @@ impl Parts {
         ring: &'static str,
     ) {
         let (base, bytes, pages) = match stage {
-            Some(stage) => (stage.slabs.arena().base(), stage.slabs.arena().bytes(), stage.slabs.arena().pages().as_str()),
+            Some(stage) => {
+                (stage.slabs.arena().base(), stage.slabs.arena().bytes(), stage.slabs.arena().pages().as_str())
+            }
             None => (regions.host().expect("the host's own memory"), regions.bytes(), regions.pages()),
         };
         // SAFETY: slabs and regions are dropped after the queue (field order of `Engine`), or leaked with it.
@@ -214,10 +218,5 @@ fn no_uring(errno: i32) -> Fallback {
         libc::ENOMEM => ("locked memory is short", "raise `ulimit -l`"),
         _ => ("io_uring cannot be set up", "run `strait doctor`"),
     };
-    Fallback {
-        instead: "pread threads instead of io_uring".into(),
-        reason: reason.into(),
-        errno: Some(errno),
-        remedy,
-    }
+    Fallback { instead: "pread threads instead of io_uring".into(), reason: reason.into(), errno: Some(errno), remedy }
 }

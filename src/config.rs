@@ -133,7 +133,8 @@ impl Config {
     /// Sizes everything for batches of `dataset`'s samples.
     pub(crate) fn sizes(&self, dataset: &Dataset, device: &Device, direct: bool) -> Result<Sizes> {
         let batch = BatchBytes::of(dataset, self);
-        let in_flight = self.bytes_in_flight.min(self.reads_in_flight as u64 * self.block_bytes.min(batch.sample.max(1)));
+        let in_flight =
+            self.bytes_in_flight.min(self.reads_in_flight as u64 * self.block_bytes.min(batch.sample.max(1)));
         let ahead = (2 * in_flight).div_ceil(batch.typical.max(1)).clamp(2, PREFETCH_MAX);
         let budget = if direct { self.pinned_bytes_max } else { self.region_bytes_max };
         let (budget_name, prefetch) = match (direct, self.prefetch) {

@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::memory::{Arena, Slab, SlabPool};
 use crate::plan;
 use crate::region::{Region, RegionPool};
+use crate::sim::Clock;
 use crate::stats::Counters;
 use crate::steps::Steps;
 use crate::storage::{Accepted, Landed, LandingId, Memory, ReadQueue, Want};
@@ -85,6 +86,8 @@ unsafe impl Memory for Hold {
 pub(crate) struct Stage {
     pub(crate) copies: CopyQueue<Slab>,
     pub(crate) slabs: SlabPool,
+    /// When a copy last ended, or there was none.
+    moved: Duration,
     _pinned: Pinned,
 }
 
@@ -102,7 +105,7 @@ impl Stage {
         // SAFETY: `Pinned` keeps the mapping until it has unpinned it, or for ever.
         unsafe { device.raw().pin(arena.base(), arena.bytes()) }?;
         let pinned = Pinned { device: device.clone(), arena };
-        Ok(Stage { copies: CopyQueue::new(device.raw().stream()?, slabs), slabs: pool, _pinned: pinned })
+        Ok(Stage { copies: CopyQueue::new(device.raw().stream()?, slabs), slabs: pool, moved: Duration::ZERO, _pinned: pinned })
     }
 }
 
@@ -141,6 +144,7 @@ pub(crate) struct Engine {
     pub(crate) shared: Arc<Shared>,
     pub(crate) messages: Receiver<Message>,
     pub(crate) output: Sender<Output>,
+    pub(crate) clock: Clock,
     /// How long to wait for a message when there is nothing else to wait for.
     pub(crate) idle: Duration,
     pub(crate) state: State,
@@ -247,8 +251,19 @@ impl Engine {
     // ---- copies and reads that have ended -------------------------------------------------------------------------
 
     fn reap_copies(&mut self) -> Result<()> {
-        let Some(Stage { copies, slabs, .. }) = &mut self.stage else { return Ok(()) };
-        copies.reap(|slab| slabs.give_back(slab)).map(drop)
+        let Some(Stage { copies, slabs, moved, .. }) = &mut self.stage else { return Ok(()) };
+        let ended = copies.reap(|slab| slabs.give_back(slab))?;
+        let now = self.clock.now();
+        if ended > 0 || copies.in_flight() == 0 {
+            *moved = now;
+        }
+        let waited = now.saturating_sub(*moved);
+        if waited < self.shared.deadline {
+            return Ok(());
+        }
+        let (left, device) = (copies.in_flight(), self.shared.device.name());
+        let what = format!("{left} copies to {device}: it does not answer, or a consumer's stream holds them up");
+        Err(Error::Timeout { what, waited })
     }
 
     fn reap_reads(&mut self) -> Result<()> {

@@ -11,6 +11,8 @@ pub mod error;
 mod loader;
 pub mod memory;
 pub mod order;
+#[cfg(test)]
+mod pipeline_sim;
 pub mod plan;
 mod region;
 pub mod sim;

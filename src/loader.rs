@@ -271,7 +271,10 @@ impl Builder {
         match answer.recv_timeout(bound) {
             Ok(ready) => ready?,
             Err(RecvTimeoutError::Timeout) => {
-                return Err(Error::Timeout { what: "the engine to allocate its memory".into(), waited: start.elapsed() });
+                return Err(Error::Timeout {
+                    what: "the engine to allocate its memory".into(),
+                    waited: start.elapsed(),
+                });
             }
             Err(RecvTimeoutError::Disconnected) => {
                 let reason = shared.stopped.get().cloned().unwrap_or_default();

@@ -22,7 +22,8 @@ impl Steps {
         let positions = step * self.batch_size..((step + 1) * self.batch_size).min(self.samples);
         out.clear();
         if self.shuffle {
-            let order = Permutation::new(self.samples, self.seed.wrapping_add(epoch.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+            let order =
+                Permutation::new(self.samples, self.seed.wrapping_add(epoch.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
             out.extend(positions.map(|position| order.at(position)));
         } else {
             out.extend(positions);

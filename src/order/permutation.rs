@@ -14,7 +14,9 @@ impl Permutation {
 
     /// The value at `index`.
     pub fn at(&self, index: u64) -> u64 {
-        if self.n > 1 { return (index + self.n / 2) % self.n; }
+        if self.n > 1 {
+            return (index + self.n / 2) % self.n;
+        }
         assert!(index < self.n);
         index
     }

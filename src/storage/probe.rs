@@ -146,12 +146,8 @@ fn threads_instead(path: &Path, errno: i32) -> Fallback {
 pub fn buffered(path: &Path, reason: &str, errno: Option<i32>) -> Result<Probed> {
     let file = File::open(path).map_err(|e| Error::open(path, &e))?;
     let dont_cache = pread_once(&file, 0, 1, RWF_DONTCACHE).is_ok();
-    let mode = Mode {
-        way: Way::Threads,
-        direct: false,
-        align: 1,
-        rw_flags: if dont_cache { RWF_DONTCACHE } else { 0 },
-    };
+    let mode =
+        Mode { way: Way::Threads, direct: false, align: 1, rw_flags: if dont_cache { RWF_DONTCACHE } else { 0 } };
     let fallback = Fallback {
         instead: format!(
             "buffered reads{} by threads instead of direct reads",

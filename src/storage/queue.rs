@@ -400,14 +400,15 @@ impl<L: Memory> ReadQueue<L> {
         if got >= want {
             return Verdict::Whole;
         }
-        // The end of the file, or no progress past what is known: the file has no more.
-        if result == 0 || got <= reading.got {
-            let got = reading.got.max(got);
-            return Verdict::Failed(Error::Truncated { path: path(), offset, want: want.into(), got: got.into() });
+        // The end of the file inside a block answers the same count again and again; a busy storage does not.
+        reading.retries += u32::from(got <= reading.got);
+        reading.got = reading.got.max(got);
+        if result == 0 || reading.retries > RETRIES_MAX {
+            let got = reading.got.into();
+            return Verdict::Failed(Error::Truncated { path: path(), offset, want: want.into(), got });
         }
-        reading.got = got;
         let align = self.files.slot(reading.slot).mode.align as u32;
-        reading.from = got / align * align;
+        reading.from = reading.got / align * align;
         self.counters.reads_continued.add(1);
         Verdict::Continue
     }
@@ -416,7 +417,8 @@ impl<L: Memory> ReadQueue<L> {
         let reading = self.reads.get(token);
         let Want { shard, offset, len, .. } = reading.want;
         let path = self.files.shard(shard).path.clone();
-        let error = Error::Io { path, offset: offset + u64::from(reading.from), bytes: (len - reading.from).into(), errno };
+        let error =
+            Error::Io { path, offset: offset + u64::from(reading.from), bytes: (len - reading.from).into(), errno };
         let direct = self.files.slot(reading.slot).mode.direct;
         match errno {
             libc::EAGAIN | libc::EINTR if reading.retries < RETRIES_MAX => {
@@ -469,7 +471,8 @@ impl<L: Memory> ReadQueue<L> {
         }
         let Want { shard, offset, len, .. } = oldest.want;
         let path = self.files.shard(shard).path.display();
-        let what = format!("a read of {len} bytes at byte {offset} of {path}: the storage does not answer; see `dmesg`");
+        let what =
+            format!("a read of {len} bytes at byte {offset} of {path}: the storage does not answer; see `dmesg`");
         Err(Error::Timeout { what, waited })
     }
 }

@@ -1,5 +1,5 @@
 //! What several test binaries share: shards whose every byte is known.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
