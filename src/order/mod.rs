@@ -13,8 +13,12 @@
 mod block;
 mod key;
 mod permutation;
+mod rank;
+mod schedule;
 mod shuffle;
 
 pub use key::ORDER_VERSION;
 pub use permutation::Permutation;
+pub use rank::Rank;
+pub use schedule::{Counts, Policy, Progress, Schedule, Steps};
 pub use shuffle::{Epoch, Order, SAMPLES_MAX, Shuffle};
