@@ -11,11 +11,11 @@ use crate::dataset::Dataset;
 use crate::device::{Device, DeviceKind, Seq};
 use crate::engine::{Engine, Message, Output, Shared, Stage, State};
 use crate::error::{Error, Result};
+use crate::order::{Order, Policy, Progress, Schedule};
 use crate::plan::Plan;
 use crate::region::RegionPool;
 use crate::sim::Clock;
 use crate::stats::{Fallback, Setup};
-use crate::steps::Steps;
 use crate::storage::{Opening, Options, Pread, Prober, ReadQueue, Registered, Ring, ShardFile, Uring};
 
 /// Makes a ring for so many reads in flight.
@@ -27,11 +27,11 @@ pub(crate) struct Frame {
     pub(crate) messages: Sender<Message>,
     pub(crate) output: Receiver<Output>,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) schedule: Schedule,
 }
 
 /// What an engine is made of; nothing is allocated, opened or started yet.
 pub(crate) struct Parts {
-    pub(crate) steps: Steps,
     pub(crate) sizes: Sizes,
     dataset: Arc<Dataset>,
     config: Config,
@@ -54,20 +54,15 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     }
     let direct = device.kind() == DeviceKind::Host && config.path == PathChoice::Auto;
     let sizes = config.sizes(&dataset, &device, direct)?;
-    let steps = Steps {
-        samples: dataset.len(),
-        batch_size: config.batch_size as u64,
-        drop_last: config.drop_last,
-        shuffle: config.shuffle,
-        seed: config.seed,
-    };
+    let order = Order::new(config.shuffle, dataset.len(), config.seed)?;
+    let policy = config.policy.unwrap_or_else(|| Policy::default_for(config.rank.world()));
+    let schedule = Schedule::new(order, config.batch_size as u64, config.rank, policy)?;
     // Every batch may be on its way back at once, and an epoch, a stop, and a few more that the engine has not seen.
     let (messages, inbox) = channel::bounded(sizes.batches_max + 8);
     // Every batch, the end of this generation, and that of the one before.
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
     let shared = Arc::new(Shared::new(device, &dataset, config.deadline));
     let engine = Parts {
-        steps,
         sizes,
         dataset: Arc::new(dataset),
         config,
@@ -77,7 +72,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
         messages: inbox,
         output: outbox,
     };
-    Ok(Frame { engine, messages, output, shared })
+    Ok(Frame { engine, messages, output, shared, schedule })
 }
 
 impl Parts {
@@ -108,7 +103,6 @@ impl Parts {
             stage,
             regions,
             dataset: self.dataset,
-            steps: self.steps,
             sizes: self.sizes,
             shared: self.shared,
             messages: self.messages,
@@ -194,6 +188,8 @@ impl Parts {
                 epoch: 0,
                 step: 0,
                 samples: Vec::with_capacity(self.config.batch_size),
+                padded: 0,
+                progress: Progress::default(),
                 plan: Plan::default(),
                 region: None,
                 seq: Seq(0),

@@ -10,6 +10,7 @@ use crate::dataset::Field;
 use crate::device::{DevicePtr, Fence, RawStream, Seq};
 use crate::engine::{Message, Shared};
 use crate::error::{Error, Result};
+use crate::order::Progress;
 use crate::plan::Plan;
 use crate::region::Region;
 
@@ -20,6 +21,8 @@ pub(crate) struct Body {
     pub(crate) epoch: u64,
     pub(crate) step: u64,
     pub(crate) samples: Vec<u64>,
+    pub(crate) padded: u64,
+    pub(crate) progress: Progress,
     pub(crate) plan: Plan,
     pub(crate) region: Option<Region>,
     pub(crate) seq: Seq,
@@ -59,7 +62,8 @@ impl Batch {
         self.body().epoch
     }
 
-    /// The batch's place in its epoch, from 0.
+    /// The batch's place among those of its epoch that [`Loader::epoch`](crate::Loader::epoch) or
+    /// [`Loader::resume`](crate::Loader::resume) delivers, from 0.
     pub fn step(&self) -> u64 {
         self.body().step
     }
@@ -67,6 +71,17 @@ impl Batch {
     /// The ids of the samples, in the order in which they stand in the batch.
     pub fn samples(&self) -> &[u64] {
         &self.body().samples
+    }
+
+    /// How many samples at the end are padding ([`Policy::Pad`](crate::order::Policy::Pad)): repeated, to be masked.
+    pub fn padded(&self) -> u64 {
+        self.body().padded
+    }
+
+    /// How far the run has come once every rank has used its batch of this step; [`Loader::resume`](crate::Loader::resume)
+    /// goes on from here.
+    pub fn progress(&self) -> Progress {
+        self.body().progress
     }
 
     /// The fields that samples have.

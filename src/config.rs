@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::order::{Policy, Rank, Shuffle};
 use crate::plan;
 
 /// Which storage backend reads the shards.
@@ -42,8 +43,9 @@ pub enum PathChoice {
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) batch_size: usize,
-    pub(crate) drop_last: bool,
-    pub(crate) shuffle: bool,
+    pub(crate) shuffle: Shuffle,
+    pub(crate) rank: Rank,
+    pub(crate) policy: Option<Policy>,
     pub(crate) seed: u64,
     pub(crate) prefetch: Option<usize>,
     pub(crate) hold: usize,
@@ -65,8 +67,9 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             batch_size: 256,
-            drop_last: false,
-            shuffle: false,
+            shuffle: Shuffle::Sequential,
+            rank: Rank::SINGLE,
+            policy: None,
             seed: 0,
             prefetch: None,
             hold: 2,

@@ -21,17 +21,17 @@ use crate::dataset::{Dataset, Field};
 use crate::device::{CopyQueue, Device, Fence, RawCopy, Seq, Timeline};
 use crate::error::{Error, Result};
 use crate::memory::{Arena, Slab, SlabPool};
+use crate::order::Steps;
 use crate::plan;
 use crate::region::{Region, RegionPool};
 use crate::sim::Clock;
 use crate::stats::Counters;
-use crate::steps::Steps;
 use crate::storage::{Accepted, Landed, LandingId, Memory, ReadQueue, Want};
 
 /// What the consumer tells the engine.
 pub(crate) enum Message {
-    /// Deliver this epoch from this step on; what is under way for earlier generations is dropped.
-    Epoch { generation: u64, epoch: u64, step: u64 },
+    /// Deliver these steps; what is under way for earlier generations is dropped.
+    Epoch { generation: u64, steps: Steps },
     /// A batch comes back.
     Release(Box<Body>),
     /// The loader is going away.
@@ -105,7 +105,12 @@ impl Stage {
         // SAFETY: `Pinned` keeps the mapping until it has unpinned it, or for ever.
         unsafe { device.raw().pin(arena.base(), arena.bytes()) }?;
         let pinned = Pinned { device: device.clone(), arena };
-        Ok(Stage { copies: CopyQueue::new(device.raw().stream()?, slabs), slabs: pool, moved: Duration::ZERO, _pinned: pinned })
+        Ok(Stage {
+            copies: CopyQueue::new(device.raw().stream()?, slabs),
+            slabs: pool,
+            moved: Duration::ZERO,
+            _pinned: pinned,
+        })
     }
 }
 
@@ -139,7 +144,6 @@ pub(crate) struct Engine {
     pub(crate) stage: Option<Stage>,
     pub(crate) regions: RegionPool,
     pub(crate) dataset: Arc<Dataset>,
-    pub(crate) steps: Steps,
     pub(crate) sizes: Sizes,
     pub(crate) shared: Arc<Shared>,
     pub(crate) messages: Receiver<Message>,
@@ -153,7 +157,7 @@ pub(crate) struct Engine {
 /// Where the engine stands.
 pub(crate) struct State {
     generation: u64,
-    epoch: u64,
+    steps: Option<Steps>,
     next_step: u64,
     /// The end of this generation, or its failure, has not been said yet.
     running: bool,
@@ -178,7 +182,7 @@ impl State {
         let count = batches.len();
         State {
             generation: 0,
-            epoch: 0,
+            steps: None,
             next_step: 0,
             running: false,
             stopped: false,
@@ -224,10 +228,10 @@ impl Engine {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Epoch { generation, epoch, step } => {
+            Message::Epoch { generation, steps } => {
                 self.doom();
                 let state = &mut self.state;
-                (state.generation, state.epoch, state.next_step, state.running) = (generation, epoch, step, true);
+                (state.generation, state.steps, state.next_step, state.running) = (generation, Some(steps), 0, true);
                 if let Some(error) = self.state.broken.clone() {
                     self.fail(error);
                 }
@@ -371,17 +375,19 @@ impl Engine {
         if let Some(body) = state.planned.take() {
             return Some(body);
         }
-        if state.next_step >= self.steps.len() || state.filling.len() >= self.sizes.prefetch {
+        let steps = state.steps.as_ref().filter(|steps| state.next_step < steps.len())?;
+        if state.filling.len() >= self.sizes.prefetch {
             return None;
         }
         let Some(mut body) = state.idle.pop() else {
             self.shared.counters.waits_for_region.add(1);
             return None;
         };
-        (body.generation, body.epoch, body.step) = (state.generation, state.epoch, state.next_step);
+        (body.generation, body.epoch, body.step) = (state.generation, steps.epoch(), state.next_step);
         body.seq = Seq(0);
+        body.padded = steps.batch(body.step, &mut body.samples);
+        body.progress = steps.progress_after(body.step);
         state.next_step += 1;
-        self.steps.fill(body.epoch, body.step, &mut body.samples);
         self.plan(&mut body);
         Some(body)
     }
@@ -439,8 +445,9 @@ impl Engine {
             let _ = self.output.try_send(Output::Batch(filling.body));
         }
         let state = &mut self.state;
-        let over = state.running && state.planned.is_none() && state.next_step >= self.steps.len();
-        if over && self.output.try_send(Output::End(state.generation)).is_ok() {
+        let all = state.steps.as_ref().is_none_or(|steps| state.next_step >= steps.len());
+        let over = all && state.planned.is_none() && state.filling.is_empty();
+        if state.running && over && self.output.try_send(Output::End(state.generation)).is_ok() {
             state.running = false;
         }
     }

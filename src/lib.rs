@@ -17,7 +17,6 @@ pub mod plan;
 mod region;
 pub mod sim;
 pub mod stats;
-mod steps;
 pub mod storage;
 
 pub use batch::{Batch, FieldView};

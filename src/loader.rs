@@ -15,6 +15,7 @@ use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::engine::{Message, Output, Shared};
 use crate::error::{Error, Result};
+use crate::order::{Policy, Progress, Rank, Schedule, Shuffle};
 use crate::sim::Clock;
 use crate::stats::Stats;
 use crate::storage::Ring;
@@ -28,6 +29,7 @@ pub struct Loader {
     output: Receiver<Output>,
     shared: Arc<Shared>,
     generation: u64,
+    schedule: Schedule,
     steps: u64,
     batches_max: usize,
     /// Disconnected once the engine's thread is over.
@@ -45,31 +47,36 @@ impl Loader {
         self.steps
     }
 
-    /// Whether an epoch has no batch: the dataset is smaller than one batch and `drop_last` is set.
+    /// Whether an epoch has no batch: never so, as such a loader is not built.
     pub fn is_empty(&self) -> bool {
         self.steps == 0
     }
 
     /// The batches of epoch `epoch`, in order. An epoch under way is given up.
     pub fn epoch(&mut self, epoch: u64) -> Epoch<'_> {
-        self.epoch_from(epoch, 0)
+        self.resume(Progress { epoch, consumed: 0 })
     }
 
-    /// The batches of epoch `epoch` from batch `step` on.
-    pub fn epoch_from(&mut self, epoch: u64, step: u64) -> Epoch<'_> {
+    /// What is left of an epoch after `from`, in whatever world and batch size it was reached.
+    ///
+    /// More consumed than the dataset has is an error of the first `next`.
+    pub fn resume(&mut self, from: Progress) -> Epoch<'_> {
         self.generation += 1;
         while let Ok(stale) = self.output.try_recv() {
             self.give_back(stale);
         }
-        let message = Message::Epoch { generation: self.generation, epoch, step };
-        let sent = self.messages.send_timeout(message, self.shared.deadline).is_ok();
-        let failure = (!sent).then(|| self.stopped());
+        let failure = self.start(from).err();
         Epoch { loader: self, failure, over: false }
     }
 
     /// What the loader has done so far, and which way its bytes took.
     pub fn stats(&self) -> Stats {
         self.shared.counters.snapshot()
+    }
+
+    fn start(&self, from: Progress) -> Result<()> {
+        let message = Message::Epoch { generation: self.generation, steps: self.schedule.steps(from)? };
+        self.messages.send_timeout(message, self.shared.deadline).map_err(|_| self.stopped())
     }
 
     fn give_back(&self, output: Output) {
@@ -187,10 +194,12 @@ impl Builder {
     options! {
         /// Samples per batch. Default 256.
         batch_size: usize => batch_size = batch_size;
-        /// Leaves out a last batch that is smaller than the others. Default false: it is delivered as it is.
-        drop_last: bool => drop_last = drop_last;
-        /// Delivers every epoch in a random order of its own, decided by the seed. Default false.
-        shuffle: bool => shuffle = shuffle;
+        /// The order of samples, anew in every epoch. Default: sequential.
+        shuffle: Shuffle => shuffle = shuffle;
+        /// Which slice of every global batch is this process's. Default: all of it.
+        rank: Rank => rank = rank;
+        /// What happens behind the last whole global batch. Default: [`Policy::default_for`] the world.
+        policy: Policy => policy = Some(policy);
         /// What decides the random order. Default 0.
         seed: u64 => seed = seed;
         /// Batches read ahead. Default: as many as keep the storage busy.
@@ -242,8 +251,8 @@ impl Builder {
         let frame = assembly::frame(dataset, device, config, Clock::real())?;
         let (ready, answer) = channel::bounded(1);
         let (alive, over) = channel::bounded(0);
-        let assembly::Frame { engine: parts, messages, output, shared } = frame;
-        let (steps, batches_max) = (parts.steps.len(), parts.sizes.batches_max);
+        let assembly::Frame { engine: parts, messages, output, shared, schedule } = frame;
+        let (steps, batches_max) = (schedule.steps(Progress::default())?.len(), parts.sizes.batches_max);
         let engine_shared = shared.clone();
         let body = move || {
             let _alive = alive;
@@ -281,7 +290,7 @@ impl Builder {
                 return Err(Error::Stopped { reason });
             }
         }
-        Ok(Loader { messages, output, shared, generation: 0, steps, batches_max, over })
+        Ok(Loader { messages, output, shared, generation: 0, schedule, steps, batches_max, over })
     }
 }
 

@@ -18,6 +18,7 @@ use crate::dataset::Dataset;
 use crate::device::{Device, RawStream, SimDevice, SimFaults, SimRead};
 use crate::engine::{Engine, Message, Output, Shared};
 use crate::error::Error;
+use crate::order::{Policy, Progress, Rank, Schedule, Shuffle, Steps};
 use crate::sim::{Clock, Rng};
 use crate::storage::{Faults, SimRing};
 
@@ -63,6 +64,7 @@ struct Run<'a> {
     output: Receiver<Output>,
     messages: Sender<Message>,
     shared: Arc<Shared>,
+    schedule: Schedule,
     generation: u64,
     held: Vec<(Batch, usize)>,
     reads: Vec<(u64, SimRead)>,
@@ -93,10 +95,16 @@ impl Run<'_> {
         let streams = sim.iter().flat_map(|sim| [sim.consumer_stream(), sim.consumer_stream()]).collect();
         let device = sim.clone().map_or_else(Device::host, |sim| Device::new(sim));
         let block_bytes = 4096 << rng.below(5);
+        let world = 1 + rng.below(3) as u32;
+        let rank = Rank::new(rng.below(world.into()) as u32, world).unwrap();
+        let block = Shuffle::Block { block_samples: 1 + rng.below(9), window: 1 + rng.below(5) };
+        let shuffle = [Shuffle::Sequential, Shuffle::Full, block][rng.below(3) as usize];
+        let policy = [Policy::Pad, Policy::Wrap][rng.below(2) as usize];
         let config = Config {
+            policy: Some(policy),
             batch_size: 1 + rng.below(40) as usize,
-            drop_last: rng.one_in(2),
-            shuffle: rng.one_in(2),
+            shuffle,
+            rank,
             seed,
             prefetch: Some(1 + rng.below(4) as usize),
             hold: 2,
@@ -132,6 +140,7 @@ impl Run<'_> {
             output,
             messages,
             shared,
+            schedule: frame.schedule,
             generation: 0,
             held: Vec::new(),
             reads: Vec::new(),
@@ -160,18 +169,19 @@ impl Run<'_> {
                     self.messages.send(Message::Release(body)).unwrap();
                 }
             }
-            let from = if self.rng.one_in(3) { self.rng.below(self.engine.steps.len() + 1) } else { 0 };
-            self.messages.send(Message::Epoch { generation: self.generation, epoch, step: from }).unwrap();
-            let leave_at = if self.rng.one_in(3) { from + self.rng.below(10) } else { u64::MAX };
-            if !self.epoch(epoch, from, leave_at) {
+            let consumed = if self.rng.one_in(3) { self.rng.below(self.schedule.order().len() + 1) } else { 0 };
+            let steps = self.schedule.steps(Progress { epoch, consumed }).unwrap();
+            self.messages.send(Message::Epoch { generation: self.generation, steps: steps.clone() }).unwrap();
+            let leave_at = if self.rng.one_in(3) { self.rng.below(10) } else { u64::MAX };
+            if !self.epoch(&steps, leave_at) {
                 return;
             }
         }
     }
 
     /// Consumes one epoch; false once the pipeline has reported that it is broken.
-    fn epoch(&mut self, epoch: u64, from: u64, leave_at: u64) -> bool {
-        let mut step = from;
+    fn epoch(&mut self, steps: &Steps, leave_at: u64) -> bool {
+        let mut step = 0;
         for _ in 0..TURNS_MAX {
             assert!(self.engine.turn());
             self.consume_some();
@@ -181,9 +191,9 @@ impl Run<'_> {
             match self.output.try_recv() {
                 Ok(Output::Batch(body)) if body.generation == self.generation => {
                     let batch = Batch::new(body, self.messages.clone(), self.shared.clone());
-                    assert_eq!((batch.epoch(), batch.step()), (epoch, step), "out of order");
+                    assert_eq!((batch.epoch(), batch.step()), (steps.epoch(), step), "out of order");
                     let stream = self.rng.below(2) as usize;
-                    self.check(&batch, stream);
+                    self.check(&batch, steps, stream);
                     self.held.push((batch, stream));
                     step += 1;
                     if step >= leave_at {
@@ -195,7 +205,7 @@ impl Run<'_> {
                     return self.check_error(&error);
                 }
                 Ok(Output::End(generation)) if generation == self.generation => {
-                    assert_eq!(step, self.engine.steps.len().max(from), "the end came early");
+                    assert_eq!(step, steps.len(), "the end came early");
                     return true;
                 }
                 Ok(_) | Err(_) => {}
@@ -204,9 +214,9 @@ impl Run<'_> {
         panic!("no end after {TURNS_MAX} turns, at step {step}");
     }
 
-    fn check(&mut self, batch: &Batch, stream: usize) {
+    fn check(&mut self, batch: &Batch, steps: &Steps, stream: usize) {
         let mut want = Vec::new();
-        self.engine.steps.fill(batch.epoch(), batch.step(), &mut want);
+        assert_eq!(batch.padded(), steps.batch(batch.step(), &mut want));
         assert_eq!(batch.samples(), want);
         let view = batch.field("record").unwrap();
         let Some(sim) = self.sim.clone() else {
@@ -317,7 +327,8 @@ fn a_dropped_engine_drains_in_bounded_time() {
     let shards = Shards::new();
     for seed in 0..50 {
         let mut run = Run::new(seed, &shards);
-        run.messages.send(Message::Epoch { generation: 1, epoch: 0, step: 0 }).unwrap();
+        let steps = run.schedule.steps(Progress::default()).unwrap();
+        run.messages.send(Message::Epoch { generation: 1, steps }).unwrap();
         for _ in 0..run.rng.below(5) {
             run.engine.turn();
         }

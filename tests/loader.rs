@@ -5,6 +5,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{bytes_of, disk_directory, write_shard};
+use strait::order::Shuffle;
 use strait::{Dataset, Device, Loader, PathChoice, RingChoice};
 
 const RINGS: [RingChoice; 3] = [RingChoice::Auto, RingChoice::Uring, RingChoice::Pread];
@@ -37,7 +38,7 @@ fn every_sample_arrives_once_and_whole() {
         let paths: Vec<_> = shards.iter().map(|&(seed, len)| write_shard(directory.path(), seed, len)).collect();
         for ring in RINGS {
             for path in [PathChoice::Auto, PathChoice::Staged] {
-                for shuffle in [false, true] {
+                for shuffle in [Shuffle::Sequential, Shuffle::Full] {
                     let mut loader = Loader::builder(Dataset::records(&paths, record).unwrap())
                         .device(Device::host())
                         .batch_size(10)
@@ -51,7 +52,7 @@ fn every_sample_arrives_once_and_whole() {
                         let seen = check_epoch(&mut loader, epoch, record, &shards);
                         assert_eq!(seen.len(), 102);
                         assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 102);
-                        assert_eq!(shuffle, !seen.is_sorted());
+                        assert_eq!(shuffle == Shuffle::Full, !seen.is_sorted());
                     }
                     let stats = loader.stats();
                     assert_eq!(stats.path, if path == PathChoice::Staged { "staged" } else { "direct" });
