@@ -17,7 +17,8 @@ pub use queue::{Accepted, Landed, LandingId, Memory, Options, ReadQueue, Want};
 pub use sim::{Faults, SimRing};
 pub use uring::Uring;
 
-use std::os::fd::RawFd;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -100,8 +101,41 @@ pub unsafe trait Ring: Send {
     /// ring is broken and that reads in flight may never be reported.
     fn poll(&mut self, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> Result<()>;
 
-    /// A file descriptor that is readable while completions wait, for waiting on several rings at once.
-    fn wait_fd(&self) -> Option<RawFd>;
+    /// A file descriptor that is readable once a read has ended since the last [`poll`](Ring::poll), for waiting on
+    /// several rings at once. `None` if the ring has nothing of the kind.
+    fn wait_fd(&mut self) -> Option<RawFd>;
+}
+
+/// A counter that is readable while it is not 0 (eventfd(2)).
+struct Event(OwnedFd);
+
+impl Event {
+    fn new() -> io::Result<Event> {
+        // SAFETY: eventfd takes no pointer.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is fresh and has no other owner.
+        Ok(Event(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Cannot fail: the counter is far from its end.
+    fn set(&self) {
+        let one = 1u64;
+        // SAFETY: the buffer is eight bytes that outlive the call.
+        unsafe { libc::write(self.fd(), (&raw const one).cast(), 8) };
+    }
+
+    fn clear(&self) {
+        let mut count = 0u64;
+        // SAFETY: the buffer is eight bytes that outlive the call.
+        unsafe { libc::read(self.fd(), (&raw mut count).cast(), 8) };
+    }
 }
 
 /// Waits until one of `fds` is readable or `timeout` has passed. Signals end the wait early.

@@ -1,6 +1,6 @@
 //! The pread ring: a few threads that call `preadv2`, where io_uring is refused or no better.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, Sender};
 
-use super::{Completion, RawRead, Registered, Ring};
+use super::{Completion, Event, RawRead, Registered, Ring};
 use crate::error::{Error, Result};
 
 /// Threads beyond this give no more throughput to one consumer, and cost memory.
@@ -26,7 +26,7 @@ pub struct Pread {
 /// Where threads leave completions. The event counter is readable while there are some.
 struct Done {
     completions: Mutex<Vec<Completion>>,
-    event: OwnedFd,
+    event: Event,
 }
 
 impl Pread {
@@ -38,13 +38,7 @@ impl Pread {
             problem: problem.into(),
             errno: e.raw_os_error().unwrap_or(libc::EAGAIN),
         };
-        // SAFETY: eventfd takes no pointer.
-        let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if event < 0 {
-            return Err(refused("eventfd", std::io::Error::last_os_error()));
-        }
-        // SAFETY: the descriptor is fresh and has no other owner.
-        let event = unsafe { OwnedFd::from_raw_fd(event) };
+        let event = Event::new().map_err(|e| refused("eventfd", e))?;
         let done = Arc::new(Done { completions: Mutex::new(Vec::with_capacity(depth)), event });
         let (sender, reads) = channel::bounded(depth);
         let mut pool = Pread { depth, in_flight: 0, reads: Some(sender), done, threads: Vec::new() };
@@ -71,13 +65,10 @@ fn serve(reads: &Receiver<RawRead>, done: &Done) {
         let mut completions = done.completions.lock().unwrap_or_else(|e| e.into_inner());
         completions.push(Completion { token: read.token, result });
         if completions.len() == 1 {
-            // SAFETY: the buffer is eight bytes that outlive the call. It cannot fail: the counter is far from full.
-            unsafe { libc::write(done.event.as_raw_fd(), (&raw const ONE).cast(), 8) };
+            done.event.set();
         }
     }
 }
-
-static ONE: u64 = 1;
 
 impl Done {
     /// Takes what there is, and with it the event.
@@ -85,9 +76,7 @@ impl Done {
         let mut completions = self.completions.lock().unwrap_or_else(|e| e.into_inner());
         let taken = completions.len();
         if taken > 0 {
-            let mut count = 0u64;
-            // SAFETY: the buffer is eight bytes that outlive the call.
-            unsafe { libc::read(self.event.as_raw_fd(), (&raw mut count).cast(), 8) };
+            self.event.clear();
             out.append(&mut completions);
         }
         taken
@@ -132,15 +121,15 @@ unsafe impl Ring for Pread {
             if left.is_zero() {
                 break;
             }
-            super::wait_readable(&[self.done.event.as_raw_fd()], left);
+            super::wait_readable(&[self.done.event.fd()], left);
             taken += self.done.take(out);
         }
         self.in_flight -= taken;
         Ok(())
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
-        Some(self.done.event.as_raw_fd())
+    fn wait_fd(&mut self) -> Option<RawFd> {
+        Some(self.done.event.fd())
     }
 }
 

@@ -314,7 +314,10 @@ impl<L: Memory> ReadQueue<L> {
         if want == 0 || !out.is_empty() || self.in_flight() == 0 {
             return Ok(());
         }
-        let fds = [&self.rings[0], &self.rings[1]].map(|ring| ring.wait_fd().unwrap_or(-1));
+        let mut fds = [-1; 2];
+        for (fd, ring) in fds.iter_mut().zip(&mut self.rings) {
+            *fd = ring.wait_fd().unwrap_or(-1);
+        }
         wait_readable(&fds, timeout);
         for ring in &mut self.rings {
             ring.poll(0, Duration::ZERO, out)?;

@@ -129,7 +129,7 @@ unsafe impl Ring for SimRing {
         }
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
+    fn wait_fd(&mut self) -> Option<RawFd> {
         None
     }
 }

@@ -1,14 +1,14 @@
 //! The io_uring ring: registered memory, registered files, one system call to start and to wait.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::time::Duration;
 
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{Builder, IoUring, opcode, squeue};
 
-use super::{Completion, RawRead, Registered, Ring};
+use super::{Completion, Event, RawRead, Registered, Ring};
 use crate::error::{Error, Result};
 
 /// io_uring on the thread that made it: the kernel binds the fastest set-up to one thread.
@@ -21,6 +21,8 @@ pub struct Uring {
     file_slots: Result<u32, i32>,
     flags: &'static str,
     min_wait: bool,
+    /// Set by the kernel at the end of each read, once somebody has asked for it.
+    event: Option<Event>,
 }
 
 /// A registered range; its place in `Uring::buffers` is the kernel's index.
@@ -90,7 +92,7 @@ impl Uring {
         let file_slots = registered.map(|()| files).map_err(|e| e.raw_os_error().unwrap_or(libc::EIO));
         let _ = ring.submitter().register_ring_fd();
         let min_wait = ring.params().is_feature_min_timeout();
-        Uring { ring, depth, in_flight: 0, buffers: Vec::new(), file_slots, flags, min_wait }
+        Uring { ring, depth, in_flight: 0, buffers: Vec::new(), file_slots, flags, min_wait, event: None }
     }
 
     fn entry(&self, read: &RawRead) -> squeue::Entry {
@@ -188,6 +190,9 @@ unsafe impl Ring for Uring {
     }
 
     fn poll(&mut self, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> Result<()> {
+        if let Some(event) = &self.event {
+            event.clear(); // before looking: what ends afterwards sets it again
+        }
         let want = want.min(self.in_flight);
         let time = Timespec::from(timeout);
         let mut args = SubmitArgs::new().timespec(&time);
@@ -211,7 +216,13 @@ unsafe impl Ring for Uring {
         }
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
-        Some(self.ring.as_raw_fd())
+    /// Not the ring's own descriptor: with deferred task work, the end of a read does not wake poll(2) on that one.
+    fn wait_fd(&mut self) -> Option<RawFd> {
+        if self.event.is_none() {
+            let event = Event::new().ok()?;
+            self.ring.submitter().register_eventfd(event.fd()).ok()?;
+            self.event = Some(event);
+        }
+        self.event.as_ref().map(Event::fd)
     }
 }
