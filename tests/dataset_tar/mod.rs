@@ -1,5 +1,5 @@
 //! A tar writer for tests: small, and able to write what well-behaved writers do not.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file is a crate, and uses a part")]
 
 use std::path::{Path, PathBuf};
 
@@ -55,10 +55,7 @@ impl Tar {
             Style::GnuLong => {
                 let long = [field, b"\0"].concat();
                 self.entry(header(b"././@LongLink", b'L', octal(long.len() as u64), GNU), &long);
-                let mut block = header(b"cut", b'0', size, GNU);
-                // Where POSIX has the prefix GNU keeps times.
-                block[345..356].copy_from_slice(b"14000000000");
-                self.entry(block, data)
+                self.entry(header(b"cut", b'0', size, GNU), data)
             }
             Style::PaxMtime => {
                 self.pax(b'x', b"13 mtime=1.5\n");
@@ -72,7 +69,12 @@ impl Tar {
                 self.pax(b'x', &[record("mtime", "1.5"), record("size", &data.len().to_string())].concat());
                 self.entry(header(field, b'0', octal(0), POSIX), data)
             }
-            Style::Base256 => self.entry(header(field, b'0', base256(data.len() as u64), GNU), data),
+            Style::Base256 => {
+                let mut block = header(field, b'0', base256(data.len() as u64), GNU);
+                // Where POSIX has the prefix GNU keeps times.
+                block[345..356].copy_from_slice(b"14000000000");
+                self.entry(block, data)
+            }
         }
     }
 

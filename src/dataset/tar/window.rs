@@ -7,15 +7,19 @@ use super::header::BLOCK;
 use crate::dataset::files::{open_file, read_at};
 use crate::error::{Error, Result};
 
-/// What one read brings at least, in bytes: the page cache fetches no less, so a smaller read saves nothing.
+/// Reads end at a multiple of this, in bytes: the page cache fetches no less, so a shorter read saves nothing.
 const PAGE: u64 = 4096;
+
+/// What a read behind a hop is for, in bytes: a member's header and, before it, a PAX header with one block of body.
+/// A second read for them would look like sequential reading, and the kernel would read ahead into payload.
+const HEADERS_BYTES: u64 = 3 * BLOCK;
 
 /// What one read brings at most, in bytes, where headers lie so close that reading on is cheaper than hopping.
 const WINDOW_BYTES_MAX: u64 = 64 << 10;
 
 /// A window onto a file that hops from header to header, over the payload between them.
 ///
-/// It grows while the next header lies less than a page behind it, and is a page again after a longer hop: so
+/// It grows while the next header lies less than a page behind it, and is small again after a longer hop: so
 /// payload is read only of members that share their pages with headers.
 pub(super) struct Window<'a> {
     path: &'a Path,
@@ -30,7 +34,7 @@ pub(super) struct Window<'a> {
 impl<'a> Window<'a> {
     pub(super) fn open(path: &'a Path) -> Result<Window<'a>> {
         let (file, bytes) = open_file(path)?;
-        Ok(Window { path, file, bytes, start: 0, data: Vec::new(), ahead: PAGE })
+        Ok(Window { path, file, bytes, start: 0, data: Vec::new(), ahead: HEADERS_BYTES })
     }
 
     /// The file's size.
@@ -68,8 +72,8 @@ impl<'a> Window<'a> {
 
     fn fill(&mut self, offset: u64, end: u64) -> Result<()> {
         let near = offset >= end && offset - end < PAGE;
-        self.ahead = if near { (self.ahead * 2).min(WINDOW_BYTES_MAX) } else { PAGE };
-        let stop = ((offset + self.ahead) / PAGE * PAGE).min(self.bytes);
+        self.ahead = if near { (self.ahead * 2).min(WINDOW_BYTES_MAX) } else { HEADERS_BYTES };
+        let stop = (offset + self.ahead).next_multiple_of(PAGE).min(self.bytes);
         self.start = offset;
         self.data.resize((stop - offset) as usize, 0);
         let got = read_at(&self.file, self.path, offset, &mut self.data)?;
