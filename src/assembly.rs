@@ -181,6 +181,8 @@ impl Parts {
     }
 
     fn batches(&self, device: &Device) -> Result<Vec<Box<Body>>> {
+        let views = self.config.batch_size * self.dataset.fields().len();
+        let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
         let batch = |slot| {
             Ok(Box::new(Body {
                 slot: slot as u32,
@@ -190,7 +192,7 @@ impl Parts {
                 samples: Vec::with_capacity(self.config.batch_size),
                 padded: 0,
                 progress: Progress::default(),
-                plan: Plan::default(),
+                plan: Plan::with_capacity(views, cuts),
                 region: None,
                 seq: Seq(0),
                 fence: device.raw().fence()?,

@@ -54,6 +54,17 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// A plan with room for so many views, and for so many reads beyond one a view, before it allocates again.
+    pub fn with_capacity(views: usize, cuts: usize) -> Plan {
+        Plan {
+            reads: Vec::with_capacity(views + cuts),
+            offsets: Vec::with_capacity(views),
+            lengths: Vec::with_capacity(views),
+            sorted: Vec::with_capacity(views),
+            ..Plan::default()
+        }
+    }
+
     /// Plans the views `extents` (one per sample and field; `None`: absent), in place of what was planned before.
     ///
     /// `shard_bytes` gives the size of a shard; every extent lies inside its shard.

@@ -103,11 +103,11 @@ unsafe impl Ring for Pread {
     }
 
     unsafe fn submit(&mut self, read: RawRead) -> Result<()> {
-        let full = Error::Ring { ring: "pread", problem: "submit".into(), errno: libc::EBUSY };
+        let full = || Error::Ring { ring: "pread", problem: "submit".into(), errno: libc::EBUSY };
         if self.in_flight == self.depth {
-            return Err(full);
+            return Err(full());
         }
-        self.reads.as_ref().expect("open until drop").try_send(read).map_err(|_| full)?;
+        self.reads.as_ref().expect("open until drop").try_send(read).map_err(|_| full())?;
         self.in_flight += 1;
         Ok(())
     }
