@@ -16,18 +16,22 @@ use serde_json::Value;
 
 const HELP_END: &str = "\
 Examples:
-  strait doctor /data                 what this machine can do for files under /data, and what to change
-  strait bench                        measure with a sample dataset made for the purpose, then removed
-  strait bench /data/*.bin            measure on your own files (they are only read)
-  strait bench --json > result.json   the same numbers for a program
+  # what this machine can do for files under /data, and what to change
+  strait doctor /data
+  # measure with a sample dataset that is made for the purpose and removed
+  strait bench
+  # measure on your own files (they are only read)
+  strait bench /data/*.bin
+  # the same numbers for a program
+  strait bench --json > result.json
 
 Exit codes:
   0    done
-  1    it could not be done; standard error says what happened, why, and what to do
+  1    it could not be done; standard error says what happened, why, what to do
   2    the command line was not understood; nothing was started
   130  interrupted (Ctrl-C, SIGTERM); what the command made was removed
 
-Results go to standard output; progress and messages go to standard error. With --json, standard output is exactly
+Results go to standard output; progress and messages go to standard error. With --json, standard output is exactly \
 one JSON object, also when the command fails ({\"error\": {..}}). STRAIT_LOG=debug shows the library's log.";
 
 /// Streams training shards from NVMe straight into GPU memory: measure it, examine the machine.
@@ -37,7 +41,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Print exactly one JSON object on standard output instead of tables
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 900)]
     json: bool,
 }
 

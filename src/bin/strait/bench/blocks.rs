@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::options::Request;
+use super::request::Request;
 use crate::failure::{Failure, Result};
 use crate::linux::file::open_direct;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::measure::Measure;
-use super::options::Request;
 use super::progress::Watch;
+use super::request::Request;
 use crate::failure::{Failure, Result};
 
 /// `fio-3.36`, or why it cannot be used.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::blocks::{Blocks, Files, read_failure};
 use super::measure::{Clock, Measure};
-use super::options::Request;
 use super::progress::Watch;
+use super::request::Request;
 use crate::failure::{Failure, Result};
 use crate::linux::errno;
 use crate::linux::file::read_at;

@@ -9,17 +9,19 @@ mod options;
 mod oracle;
 mod progress;
 mod report;
+mod request;
 mod rounds;
 mod run_strait;
 mod sample;
+mod summary;
 
 use std::path::PathBuf;
 
 use crate::Answer;
 use crate::failure::{Failure, Result};
 pub(crate) use options::Options;
-use options::Request;
 use progress::Watch;
+use request::Request;
 use rounds::{Rounds, Stage};
 
 pub(crate) fn run(options: &Options) -> Result<Answer> {

@@ -1,4 +1,4 @@
-//! The command line of `strait bench`, and the request that it amounts to.
+//! The command line of `strait bench`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,22 +10,27 @@ use crate::size;
 
 const HELP_END: &str = "\
 Examples:
-  strait bench                                         4 MiB blocks in order, from a sample dataset made for this run
-  strait bench --dir /mnt/nvme --size 8GiB             the same on another disk
+  # 4 MiB blocks in order, from a sample dataset made for this run
+  strait bench
+  # the same on another disk
+  strait bench --dir /mnt/nvme --size 8GiB
+  # samples as large as images, in random order
   strait bench shard-0.bin --shuffle --record-bytes 100KiB --depth 64
-                                                       images-sized samples in random order
+  # small samples, into host memory
   strait bench --shuffle --record-bytes 4KiB --depth 64 --device host
-                                                       small samples, into host memory
+  # at most 10 s per run; one JSON object for a program
   strait bench shard-*.bin --seconds 10 --rounds 5 --json
-                                                       at most 10 s per run; one JSON object for a program
 
-What is compared: each round runs strait, the limit (a plain io_uring O_DIRECT loop over the same files, same block,
-same depth) and, where it is installed, fio; the order rotates from round to round, and the page cache is emptied of
-these files before each run. A share is the median over the rounds of the ratio within a round: runs next to each
-other in time see the same disk, distant ones often do not. It is not the ratio of two medians.
+What is compared: each round runs strait, the limit (a plain io_uring O_DIRECT loop over the same files, same block, \
+same depth) and, where it is installed, fio. The order rotates from round to round, and the page cache is emptied of \
+these files before each run.
 
-In shuffle, the references read blocks of one record (rounded up to 4 KiB) where records are smaller than a block,
+A share is the median, over the rounds, of the ratio within a round: runs next to each other in time see the same \
+disk, distant ones often do not. It is not the ratio of two medians.
+
+In shuffle, the references read blocks of one record (rounded up to 4 KiB) where records are smaller than a block, \
 and the record's bytes are counted.
+
 CPU-seconds are user + system time of the whole process around the measured part, per GiB delivered.
 
 Exit codes: 0 measured; 1 could not be measured; 2 bad command line; 130 interrupted (the sample is removed).";
@@ -116,62 +121,6 @@ fn parse_seconds(text: &str) -> std::result::Result<f64, String> {
     }
 }
 
-/// What to read, and how: the same for strait and for its references.
-#[derive(Debug, Clone)]
-pub(crate) struct Request {
-    pub(crate) paths: Vec<PathBuf>,
-    /// Of all files together.
-    pub(crate) file_bytes: u64,
-    pub(crate) block_bytes: u64,
-    pub(crate) depth: usize,
-    pub(crate) batch: usize,
-    pub(crate) record_bytes: u64,
-    pub(crate) shuffle: bool,
-    pub(crate) ring: RingOption,
-    pub(crate) device: DeviceOption,
-    pub(crate) seconds: Option<f64>,
-    pub(crate) seed: u64,
-}
-
-impl Request {
-    /// `sample_bytes` is the mean size of a sample; for raw files that of a record.
-    pub(super) fn new(options: &Options, paths: &[PathBuf], sample_bytes: u64) -> Result<Request> {
-        let mut file_bytes = 0;
-        for path in paths {
-            file_bytes += std::fs::metadata(path).map_err(|e| Failure::file("examine", path, &e))?.len();
-        }
-        let batch = options.batch.unwrap_or(((32 << 20) / sample_bytes.max(1)).clamp(1, 1024) as u32);
-        Ok(Request {
-            paths: paths.to_vec(),
-            file_bytes,
-            block_bytes: options.block_bytes,
-            depth: options.depth as usize,
-            batch: batch as usize,
-            record_bytes: sample_bytes,
-            shuffle: options.shuffle,
-            ring: options.ring,
-            device: options.device,
-            seconds: options.seconds,
-            seed: 0,
-        })
-    }
-
-    /// The size of the references' reads: what the disk has to serve for one read of strait's.
-    pub(crate) fn reference_bytes(&self) -> u64 {
-        let wanted = if self.shuffle { self.record_bytes.min(self.block_bytes) } else { self.block_bytes };
-        wanted.next_multiple_of(ALIGN as u64)
-    }
-
-    /// What of `bytes` read by a reference was asked for: all, but for the rounding of records to direct blocks.
-    pub(super) fn useful_bytes(&self, bytes: u64) -> u64 {
-        if self.shuffle && self.record_bytes < self.block_bytes {
-            (bytes as f64 * self.record_bytes as f64 / self.reference_bytes() as f64) as u64
-        } else {
-            bytes
-        }
-    }
-}
-
 /// What cannot be checked option by option.
 pub(super) fn check(options: &Options) -> Result<()> {
     let block = options.block_bytes;
@@ -204,28 +153,6 @@ pub(super) fn check(options: &Options) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_reference_reads_what_the_disk_has_to_serve() {
-        let mut request = Request {
-            paths: vec![],
-            file_bytes: 0,
-            block_bytes: 4 << 20,
-            depth: 8,
-            batch: 1,
-            record_bytes: 100_000,
-            shuffle: true,
-            ring: RingOption::Auto,
-            device: DeviceOption::Auto,
-            seconds: None,
-            seed: 0,
-        };
-        assert_eq!((request.reference_bytes(), request.useful_bytes(1_024_000)), (102_400, 1_000_000));
-        request.record_bytes = 64 << 20;
-        assert_eq!(request.reference_bytes(), 4 << 20);
-        request.shuffle = false;
-        assert_eq!(request.reference_bytes(), 4 << 20);
-    }
 
     #[test]
     fn devices_are_named_as_everywhere_else() {

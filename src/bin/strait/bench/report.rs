@@ -4,90 +4,11 @@ use serde_json::{Value, json};
 
 use super::fio;
 use super::measure::{Measure, median};
-use super::options::Request;
-use super::rounds::{Round, Rounds, StraitRun};
+use super::request::Request;
+use super::rounds::{Round, Rounds};
+use super::summary::{Line, Strait, Summary, of_strait};
 use crate::Answer;
-use crate::linux::cache::Residency;
 use crate::{size, text};
-
-/// Medians over the rounds.
-struct Summary {
-    strait: Option<Line>,
-    limit: Option<Line>,
-    fio: Option<Line>,
-    share_of_limit: Vec<f64>,
-    share_of_fio: Vec<f64>,
-}
-
-struct Line {
-    gb_per_s: f64,
-    cpu_seconds_per_gib: f64,
-    bytes: f64,
-    seconds: f64,
-}
-
-fn line(measures: &[Measure]) -> Option<Line> {
-    Some(Line {
-        gb_per_s: median(measures.iter().map(Measure::gb_per_s))?,
-        cpu_seconds_per_gib: median(measures.iter().map(Measure::cpu_seconds_per_gib))?,
-        bytes: median(measures.iter().map(|m| m.bytes as f64))?,
-        seconds: median(measures.iter().map(|m| m.seconds))?,
-    })
-}
-
-fn of_strait(round: &Round) -> Option<Measure> {
-    round.strait.as_ref().map(|run| run.result.measure)
-}
-
-impl Summary {
-    fn new(rounds: &[Round]) -> Summary {
-        let all = |pick: fn(&Round) -> Option<Measure>| line(&rounds.iter().filter_map(pick).collect::<Vec<_>>());
-        // Pairs within a round: neighbours in time see the same disk.
-        let shares = |pick: fn(&Round) -> Option<Measure>| {
-            rounds.iter().filter_map(|round| Some(of_strait(round)?.gb_per_s() / pick(round)?.gb_per_s())).collect()
-        };
-        Summary {
-            strait: all(of_strait),
-            limit: all(|round| round.limit),
-            fio: all(|round| round.fio),
-            share_of_limit: shares(|round| round.limit),
-            share_of_fio: shares(|round| round.fio),
-        }
-    }
-}
-
-/// What to show of runs of strait that does not vary, or whose worst counts.
-struct Strait<'a> {
-    last: &'a StraitRun,
-    pinned_bytes_max: u64,
-    rss_bytes_max: u64,
-    first_batch_seconds: f64,
-    setup_seconds: f64,
-    cached_before: Residency,
-    cached_after: Residency,
-}
-
-impl Strait<'_> {
-    fn new(rounds: &[Round]) -> Option<Strait<'_>> {
-        let runs: Vec<&StraitRun> = rounds.iter().filter_map(|round| round.strait.as_ref()).collect();
-        let most = |pick: fn(&StraitRun) -> Residency| {
-            runs.iter().map(|run| pick(run)).max_by_key(|seen| seen.cached).unwrap_or_default()
-        };
-        Some(Strait {
-            last: runs.last()?,
-            pinned_bytes_max: runs.iter().map(|run| run.result.pinned_bytes_max).max()?,
-            rss_bytes_max: runs.iter().map(|run| run.rss_bytes_max).max()?,
-            first_batch_seconds: median(runs.iter().map(|run| run.result.first_batch_seconds))?,
-            setup_seconds: median(runs.iter().map(|run| run.result.setup_seconds))?,
-            cached_before: most(|run| run.cached_before),
-            cached_after: most(|run| run.cached_after),
-        })
-    }
-
-    fn cold(&self) -> bool {
-        self.cached_before.cached == 0
-    }
-}
 
 pub(super) fn answer(request: &Request, all: &Rounds, verified_bytes: Option<u64>, sample: bool) -> Answer {
     let summary = Summary::new(&all.rounds);

@@ -9,9 +9,10 @@ use std::time::Instant;
 use strait::Dataset;
 
 use super::measure::{Clock, Measure};
-use super::options::{DeviceOption, Request, RingOption};
+use super::options::{DeviceOption, RingOption};
 use super::oracle::Oracle;
 use super::progress::Watch;
+use super::request::Request;
 use crate::failure::Result;
 use planned::{Device, Loader, RingChoice};
 

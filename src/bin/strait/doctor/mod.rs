@@ -1,6 +1,7 @@
 //! `strait doctor`: what this machine can do, what holds it back, how to change it.
 
 mod cuda;
+mod direct;
 mod disk;
 mod gpu;
 mod machine;
@@ -22,13 +23,17 @@ use ring::RingAnswer;
 
 const HELP_END: &str = "\
 Examples:
-  strait doctor                     files in the current directory
-  strait doctor /data /scratch      two places: often two file systems, and two answers
-  strait doctor /data/shard-0.tar   this very file is read (64 KiB of it)
+  # files in the current directory
+  strait doctor
+  # two places: often two file systems, and two answers
+  strait doctor /data /scratch
+  # this very file is read (64 KiB of it)
+  strait doctor /data/shard-0.tar
+  # for a program
   strait doctor --json | jq .verdict
 
-Every line is marked: `ok` (nothing to gain), `note` (it works, something costs speed or is worth knowing),
-`problem` (it does not work). The last line says which path a loader will take here, and why.
+Every line is marked: `ok` (nothing to gain), `note` (it works; something costs speed or is worth knowing), `problem` \
+(it does not work). The last lines say which path a loader will take, and why.
 
 Exit codes: 0 a loader works here, however slowly; 1 a path cannot be read at all; 2 bad command line.";
 
@@ -57,16 +62,16 @@ pub(crate) fn run(options: &Options) -> Result<Answer> {
     let lines: Vec<String> = answers.iter().map(|answer| verdict(answer, &ring, cuda)).collect();
     let can_run = answers.iter().all(|answer| answer.engine != Engine::None);
     let per_path = answers.iter().map(|answer| {
-        json!({ "path": answer.path, "engine": answer.engine.name(), "reason": answer.reason, "direct": answer.direct })
+        json!({ "path": answer.path, "engine": answer.engine.name(), "reason": answer.reason, "o_direct": answer.direct })
     });
     let json = json!({
         "can_run": can_run,
         "device": if cuda { "cuda:0" } else { "host" },
         "paths": per_path.collect::<Vec<_>>(),
-        "text": lines.join(" "),
+        "text": lines.join("\n"),
     });
     Ok(Answer {
-        text: report::text(&sections, &lines.join(" ")),
+        text: report::text(&sections, &lines),
         json: report::json(&sections, json),
         exit_code: if can_run { 0 } else { 1 },
     })

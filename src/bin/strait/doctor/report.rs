@@ -88,7 +88,7 @@ pub(super) struct Section {
     pub(super) facts: Value,
 }
 
-pub(super) fn text(sections: &[Section], verdict: &str) -> String {
+pub(super) fn text(sections: &[Section], verdict: &[String]) -> String {
     let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut out = String::new();
     for section in sections {
@@ -99,7 +99,10 @@ pub(super) fn text(sections: &[Section], verdict: &str) -> String {
         }
         out.push('\n');
     }
-    out + &wrapped("verdict: ", verdict)
+    for line in verdict {
+        out.push_str(&wrapped("verdict: ", line));
+    }
+    out
 }
 
 /// One object: facts by section (`paths` is a list), every finding, the verdict.
