@@ -1,0 +1,215 @@
+//! `strait doctor` as a person and as a program see it, also where io_uring or locked memory is denied.
+#![cfg(feature = "cli")]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn strait() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_strait"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The one JSON object on standard output.
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", text(&output.stdout), text(&output.stderr)))
+}
+
+/// All findings in one string, for searching.
+fn findings(json: &Value) -> String {
+    json["findings"].to_string()
+}
+
+#[test]
+fn help_teaches_with_examples_and_exit_codes() {
+    for (arguments, wanted) in [
+        (&["--help"][..], &["doctor", "bench", "Examples:", "Exit codes:", "130", "--json"][..]),
+        (&["doctor", "--help"], &["Examples:", "strait doctor /data", "Exit codes:", "problem", "jq .verdict"]),
+        (&["bench", "--help"], &["Examples:", "--record-bytes", "median", "Exit codes:", "fio", "--shuffle"]),
+    ] {
+        let output = strait().args(arguments).output().unwrap();
+        assert!(output.status.success());
+        let help = text(&output.stdout);
+        for word in wanted {
+            assert!(help.contains(word), "{arguments:?} does not say {word}:\n{help}");
+        }
+    }
+}
+
+#[test]
+fn a_readable_directory_gives_every_section_and_a_verdict() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = strait().arg("doctor").arg(dir.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let shown = text(&output.stdout);
+    for word in ["machine", "io_uring", "memory", "devices", "CUDA", "GPUDirect", "means:", "verdict:"] {
+        assert!(shown.contains(word), "no {word} in:\n{shown}");
+    }
+    assert!(shown.lines().all(|line| line.chars().count() <= 120), "a line is too long:\n{shown}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the probe file was left behind");
+}
+
+#[test]
+fn json_has_the_keys_that_programs_rely_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = json(&strait().args(["doctor", "--json"]).arg(dir.path()).output().unwrap());
+    for pointer in [
+        "/strait",
+        "/machine/kernel",
+        "/machine/cgroup_memory_max",
+        "/machine/numa_nodes",
+        "/io_uring/allowed",
+        "/io_uring/errno",
+        "/io_uring/flags",
+        "/memory/memlock/cap_ipc_lock",
+        "/memory/register/bytes",
+        "/memory/huge_pages/transparent_works",
+        "/devices/cuda/available",
+        "/devices/gpus",
+        "/devices/gds/p2pdma",
+        "/paths/0/path",
+        "/paths/0/file_system",
+        "/paths/0/o_direct",
+        "/paths/0/dio_offset_align",
+        "/paths/0/nowait",
+        "/paths/0/engine",
+        "/paths/0/disk",
+        "/findings/0/mark",
+        "/verdict/can_run",
+        "/verdict/text",
+    ] {
+        assert!(json.pointer(pointer).is_some(), "no {pointer} in {json:#}");
+    }
+    assert_eq!(json["verdict"]["can_run"], true);
+}
+
+#[test]
+fn a_named_file_is_only_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("shard.bin");
+    std::fs::write(&path, vec![1u8; 300_000]).unwrap();
+    let before = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let json = json(&strait().args(["doctor", "--json"]).arg(&path).output().unwrap());
+    assert_eq!(json["paths"][0]["probe_file"], "existing");
+    assert_eq!(json["paths"][0]["readable"], true);
+    assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), before);
+}
+
+#[test]
+fn what_cannot_be_read_is_a_problem_and_exit_code_1() {
+    let output = strait().args(["doctor", "--json", "/nowhere/shard.tar", "/dev/null"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let json = json(&output);
+    assert_eq!(json["verdict"]["can_run"], false);
+    let all = findings(&json);
+    assert!(all.contains("\"problem\"") && all.contains("No such file") && all.contains("neither a file"), "{all}");
+}
+
+/// One instruction of a classic BPF program.
+fn instruction(code: u32, jump: u8, value: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: 0, jf: jump, k: value }
+}
+
+/// Makes the child answer io_uring_setup with `errno`, as container runtimes do.
+fn deny_io_uring(command: &mut Command, errno: i32) -> &mut Command {
+    let filter = [
+        // Load the system call number, the first word of seccomp_data; if it is io_uring_setup, answer errno.
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, libc::SYS_io_uring_setup as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let install = move || {
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+        // SAFETY: prctl is async-signal-safe; the program and its instructions, owned by the closure, outlive the
+        // call, which copies them.
+        let refused = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+                || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) != 0
+        };
+        if refused { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and neither allocates nor takes a lock.
+    unsafe { command.pre_exec(install) }
+}
+
+#[test]
+fn a_seccomp_filter_is_named_with_its_errno_and_the_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = deny_io_uring(strait().args(["doctor", "--json"]).arg(dir.path()), libc::EPERM).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "pread still works: {}", text(&output.stderr));
+    let json = json(&output);
+    assert_eq!(json["io_uring"]["allowed"], false);
+    assert_eq!(json["io_uring"]["errno"], libc::EPERM);
+    assert_eq!(json["io_uring"]["seccomp"], "2");
+    assert_eq!(json["paths"][0]["engine"], "pread");
+    let all = findings(&json);
+    if json["io_uring"]["io_uring_disabled"].as_str().is_some_and(|value| value != "0") {
+        eprintln!("skipped: the sysctl forbids io_uring here, whatever seccomp does");
+        return;
+    }
+    for word in ["EPERM", "Seccomp: 2", "seccomp filter", "--security-opt", "pread threads"] {
+        assert!(all.contains(word), "no {word} in {all}");
+    }
+    assert!(json["verdict"]["text"].as_str().unwrap().contains("EPERM"));
+}
+
+#[test]
+fn a_hidden_io_uring_is_told_from_a_forbidden_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = deny_io_uring(strait().args(["doctor", "--json"]).arg(dir.path()), libc::ENOSYS).output().unwrap();
+    let json = json(&output);
+    assert_eq!(json["io_uring"]["errno_name"], "ENOSYS (errno 38)");
+    assert!(findings(&json).contains("gVisor"), "{json:#}");
+}
+
+/// A user without privileges, whose locked memory is limited to `bytes`.
+fn as_nobody_with_memlock(command: &mut Command, bytes: u64) -> &mut Command {
+    let restrict = move || {
+        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+        // SAFETY: async-signal-safe system calls; `limit` outlives the call that reads it.
+        let refused = unsafe {
+            libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) != 0
+                || libc::setgroups(0, std::ptr::null()) != 0
+                || libc::setgid(65_534) != 0
+                || libc::setuid(65_534) != 0
+        };
+        if refused { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: between fork and exec the closure makes four system calls and neither allocates nor takes a lock.
+    unsafe { command.pre_exec(restrict) }
+}
+
+#[test]
+fn a_small_memlock_limit_is_found_by_trying() {
+    let Ok(output) = as_nobody_with_memlock(strait().args(["doctor", "--json", "/usr"]), 64 << 10).output() else {
+        eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
+        return;
+    };
+    let json = json(&output);
+    assert_eq!(json["memory"]["memlock"]["soft"], 64 << 10);
+    assert_eq!(json["memory"]["memlock"]["cap_ipc_lock"], false);
+    let all = findings(&json);
+    assert!(all.contains("ENOMEM") && all.contains("ulimit -l"), "{all}");
+    // Where not even a small ring fits there is nothing to register with.
+    let bytes = &json["memory"]["register"]["bytes"];
+    assert!(bytes.is_null() || bytes.as_u64().unwrap() < 256 << 20, "{json:#}");
+}
+
+#[test]
+fn nobody_is_told_of_a_directory_without_readable_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let Ok(output) = as_nobody_with_memlock(strait().args(["doctor", "--json"]).arg(dir.path()), 1 << 20).output()
+    else {
+        eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
+        return;
+    };
+    assert_eq!(output.status.code(), Some(1));
+    assert!(findings(&json(&output)).contains("permissions"));
+}
