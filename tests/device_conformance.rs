@@ -2,6 +2,8 @@
 
 mod device_suite;
 
+#[cfg(feature = "cuda")]
+use std::io::Write;
 use std::sync::Arc;
 
 use device_suite::{Bed, Consumer, Fault};
@@ -27,6 +29,25 @@ fn sim() {
         println!("seed {seed}");
         device_suite::run(&|| sim_bed(seed));
     }
+}
+
+/// A real CUDA device, where there is one.
+#[test]
+#[cfg(feature = "cuda")]
+fn cuda() {
+    if let Err(reason) = Device::cuda(0) {
+        // Past the harness's capture: what was not tested is said aloud.
+        let _ = writeln!(std::io::stderr(), "device_conformance: SKIPPED the suite over a real CUDA device: {reason}");
+        return;
+    }
+    device_suite::run(&|| Bed {
+        device: Device::cuda(0).unwrap(),
+        consumer: Some(Box::new(device_suite::cuda::CudaConsumer::new())),
+        late: false,
+        pins: true,
+        inject: None,
+        check: Box::new(|| ()),
+    });
 }
 
 fn sim_bed(seed: u64) -> Bed {

@@ -1,5 +1,7 @@
 //! One conformance suite for all devices. A test binary makes a [`Bed`] per device and calls [`run`].
 
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod faults;
 mod memory;
 mod order;

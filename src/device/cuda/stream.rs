@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::super::{DevicePtr, Fence, RawStream, Seq, Stream, Timeline};
 use super::driver::{Handle, NOT_READY, SUCCESS};
-use super::{Shared, driver};
+use super::shared::Shared;
 use crate::error::{Error, Result};
 
 /// Marks that may be outstanding: more than there are slabs of 1 MiB in 256 MiB.
@@ -169,7 +169,7 @@ unsafe impl Timeline for CudaTimeline {
         let (call, wait) = points.shared.driver.stream_wait_event;
         if points.marked.load(Ordering::Acquire) < seq.0 {
             let (device, name) = (points.shared.label.clone(), "no such mark yet".into());
-            return Err(Error::Device { device, call, code: driver::NOT_READY, name, remedy: String::new() });
+            return Err(Error::Device { device, call, code: NOT_READY, name, remedy: String::new() });
         }
         let _entered = points.shared.enter()?;
         // SAFETY: the event lives as long as the Points; the stream is the caller's promise.
