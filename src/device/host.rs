@@ -26,7 +26,7 @@ unsafe impl RawDevice for HostDevice {
 
     fn allocate(&self, bytes: usize) -> Result<RawMemory> {
         let arena = Arena::map(bytes)?;
-        let pages = arena.pages();
+        let pages = arena.pages().as_str();
         let (base, bytes) = arena.into_raw();
         Ok(RawMemory { base: base.as_ptr() as DevicePtr, bytes, host: Some(base), pages })
     }

@@ -1,5 +1,24 @@
-//! Which sample stands at which position: pure functions of (seed, epoch, position), without I/O or memory.
+//! Which sample stands at which position: pure functions of (seed, epoch, position), without I/O, clock or threads.
+//!
+//! ```text
+//!   Order      (seed, epoch, position) -> sample id             Sequential | Full | Block | Mixture
+//!   Schedule   (epoch, step, rank)     -> sample ids of a batch  equal steps on every rank: drop | pad | wrap
+//!   Cursor     samples consumed by all ranks, and what they were consumed from
+//!   audit      runs the three above and counts what was seen once, twice, never
+//! ```
+//!
+//! World size and batch size are in the schedule and never in the order or the cursor. So a run may stop after any
+//! global batch and go on with another world, and still see every sample of the epoch as the policy promises.
 
+mod block;
+mod key;
 mod permutation;
+mod rank;
+mod schedule;
+mod shuffle;
 
+pub use key::ORDER_VERSION;
 pub use permutation::Permutation;
+pub use rank::Rank;
+pub use schedule::{Counts, Policy, Progress, Schedule, Steps};
+pub use shuffle::{Epoch, Order, SAMPLES_MAX, Shuffle};

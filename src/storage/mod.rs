@@ -3,6 +3,20 @@
 //! A [`Ring`] is a narrow unsafe seam: it starts reads and tells when they ended, nothing more. [`ReadQueue`] is the
 //! one safe owner above it: it holds the memory in flight, continues short reads, retries, and drains by counting.
 
+mod files;
+mod pread;
+mod probe;
+mod queue;
+mod sim;
+mod uring;
+
+pub use files::{Opening, ShardFile};
+pub use pread::Pread;
+pub use probe::{Mode, Probed, Prober, Way, buffered, dio_align};
+pub use queue::{Accepted, Landed, LandingId, Memory, Options, ReadQueue, Want};
+pub use sim::{Faults, SimRing};
+pub use uring::Uring;
+
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -88,4 +102,15 @@ pub unsafe trait Ring: Send {
 
     /// A file descriptor that is readable while completions wait, for waiting on several rings at once.
     fn wait_fd(&self) -> Option<RawFd>;
+}
+
+/// Waits until one of `fds` is readable or `timeout` has passed. Signals end the wait early.
+fn wait_readable(fds: &[RawFd], timeout: Duration) {
+    let mut polls = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 2];
+    for (poll, &fd) in polls.iter_mut().zip(fds) {
+        poll.fd = fd; // poll(2) ignores negative ones
+    }
+    let time = libc::timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+    // SAFETY: the array and the time outlive the call.
+    unsafe { libc::ppoll(polls.as_mut_ptr(), polls.len() as u64, &raw const time, std::ptr::null()) };
 }

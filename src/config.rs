@@ -1,0 +1,230 @@
+//! Options, and the sums that bound a loader's memory.
+//!
+//! ```text
+//!  pinned bytes   staged  slabs x slab_bytes                         <= pinned_bytes_max
+//!                 direct  region_bytes: the ring writes there        <= pinned_bytes_max
+//!  device bytes   region_bytes                                       <= region_bytes_max
+//!  in flight      reads <= reads_in_flight, bytes <= bytes_in_flight
+//!  batches        batches_max = prefetch + hold; each is planned, being filled, waiting, or with the consumer
+//!  open files     open_files_max
+//! ```
+
+use std::time::Duration;
+
+use crate::dataset::Dataset;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::order::{Policy, Rank, Shuffle};
+use crate::plan;
+
+/// Which storage backend reads the shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RingChoice {
+    /// io_uring where the kernel allows it and the file gains by it, threads otherwise: decided per file by a probe.
+    #[default]
+    Auto,
+    /// io_uring or an error; no file is probed.
+    Uring,
+    /// Threads that call `preadv2`.
+    Pread,
+}
+
+/// Which way bytes take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PathChoice {
+    /// Direct where the ring can write into the batch's memory, staged otherwise.
+    #[default]
+    Auto,
+    /// Through slabs and a copy stream, even where direct would do.
+    Staged,
+}
+
+/// The options of a loader; see [`crate::Builder`] for what each means.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) batch_size: usize,
+    pub(crate) shuffle: Shuffle,
+    pub(crate) rank: Rank,
+    pub(crate) policy: Option<Policy>,
+    pub(crate) seed: u64,
+    pub(crate) prefetch: Option<usize>,
+    pub(crate) hold: usize,
+    pub(crate) block_bytes: u64,
+    pub(crate) gap_bytes: u64,
+    pub(crate) align_bytes: u64,
+    pub(crate) reads_in_flight: usize,
+    pub(crate) bytes_in_flight: u64,
+    pub(crate) pinned_bytes_max: u64,
+    pub(crate) region_bytes_max: u64,
+    pub(crate) region_bytes: Option<u64>,
+    pub(crate) open_files_max: usize,
+    pub(crate) deadline: Duration,
+    pub(crate) ring: RingChoice,
+    pub(crate) path: PathChoice,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            batch_size: 256,
+            shuffle: Shuffle::Sequential,
+            rank: Rank::SINGLE,
+            policy: None,
+            seed: 0,
+            prefetch: None,
+            hold: 2,
+            block_bytes: 4 << 20,
+            gap_bytes: 16 << 10,
+            align_bytes: 4096,
+            reads_in_flight: 128,
+            bytes_in_flight: 32 << 20,
+            pinned_bytes_max: 256 << 20,
+            region_bytes_max: 1 << 30,
+            region_bytes: None,
+            open_files_max: 256,
+            deadline: Duration::from_secs(30),
+            ring: RingChoice::Auto,
+            path: PathChoice::Auto,
+        }
+    }
+}
+
+/// More batches ahead than this do not help: the reads in flight are bounded anyway.
+const PREFETCH_MAX: u64 = 64;
+/// More slabs than this are never in flight at once.
+const SLABS_MAX: u64 = 64;
+
+/// What the options come to for one dataset, one device and one path.
+#[derive(Debug, Clone)]
+pub(crate) struct Sizes {
+    pub(crate) prefetch: usize,
+    pub(crate) batches_max: usize,
+    pub(crate) region_bytes: u64,
+    /// 0 on the direct path.
+    pub(crate) slabs: usize,
+    pub(crate) limits: plan::Limits,
+}
+
+impl Config {
+    pub(crate) fn check(&self) -> Result<()> {
+        let at_least_1 = [
+            ("batch_size", self.batch_size as u64),
+            ("hold", self.hold as u64),
+            ("reads_in_flight", self.reads_in_flight as u64),
+            ("open_files_max", self.open_files_max as u64),
+            ("prefetch", self.prefetch.unwrap_or(1) as u64),
+        ];
+        for (option, value) in at_least_1 {
+            if value == 0 {
+                return Err(Error::config(option, "must be at least 1"));
+            }
+        }
+        let align = self.align_bytes;
+        if !align.is_power_of_two() || align < 4096 {
+            return Err(Error::config("align_bytes", format!("{align} is not a power of two of at least 4096")));
+        }
+        if self.block_bytes == 0 || self.block_bytes % align != 0 || self.block_bytes > 1 << 30 {
+            let problem = format!("{} is not a multiple of {align} up to 1 GiB", self.block_bytes);
+            return Err(Error::config("block_bytes", problem));
+        }
+        if self.reads_in_flight > 4096 {
+            return Err(Error::config("reads_in_flight", "more than 4096 reads in flight help no device"));
+        }
+        Ok(())
+    }
+
+    /// Sizes everything for batches of `dataset`'s samples.
+    pub(crate) fn sizes(&self, dataset: &Dataset, device: &Device, direct: bool) -> Result<Sizes> {
+        let batch = BatchBytes::of(dataset, self);
+        let in_flight =
+            self.bytes_in_flight.min(self.reads_in_flight as u64 * self.block_bytes.min(batch.sample.max(1)));
+        let ahead = (2 * in_flight).div_ceil(batch.typical.max(1)).clamp(2, PREFETCH_MAX);
+        let budget = if direct { self.pinned_bytes_max } else { self.region_bytes_max };
+        let (budget_name, prefetch) = match (direct, self.prefetch) {
+            (true, n) => ("pinned_bytes_max", n),
+            (false, n) => ("region_bytes_max", n),
+        };
+        let hold = self.hold as u64;
+        let fitting = (budget / batch.typical.max(1)).saturating_sub(hold).max(1);
+        let prefetch = prefetch.map_or(ahead.min(fitting), |n| n as u64);
+        let wanted = self.region_bytes.unwrap_or_else(|| {
+            let typical = (prefetch + hold) * batch.typical + (batch.largest - batch.typical);
+            if self.prefetch.is_some() { typical } else { typical.min(budget) }
+        });
+        let region_bytes = wanted.max(4096).next_multiple_of(4096);
+        if batch.exact && batch.largest > region_bytes {
+            return Err(Error::BatchTooLarge { batch_bytes: batch.largest, pool_bytes: region_bytes });
+        }
+        if region_bytes > budget {
+            let problem = format!(
+                "{} batches of {} bytes need {region_bytes} bytes of regions on {}, more than {budget}; lower batch_size \
+                 or prefetch, or raise {budget_name}",
+                prefetch + hold,
+                batch.typical,
+                device.name(),
+            );
+            return Err(Error::config(budget_name, problem));
+        }
+        let window_bytes = if direct { 1 << 62 } else { self.block_bytes };
+        Ok(Sizes {
+            prefetch: prefetch as usize,
+            batches_max: (prefetch + hold) as usize,
+            region_bytes,
+            slabs: if direct { 0 } else { self.slabs()? },
+            limits: plan::Limits {
+                align: self.align_bytes,
+                block_bytes: self.block_bytes,
+                window_bytes,
+                gap_bytes: self.gap_bytes,
+            },
+        })
+    }
+
+    /// Slabs for the reads in flight and as many again for the copies behind them.
+    fn slabs(&self) -> Result<usize> {
+        let wanted = (2 * self.bytes_in_flight).div_ceil(self.block_bytes).clamp(2, SLABS_MAX);
+        let allowed = self.pinned_bytes_max / self.block_bytes;
+        if allowed < 2 {
+            let problem = format!("{} does not hold two slabs of {} bytes", self.pinned_bytes_max, self.block_bytes);
+            return Err(Error::config("pinned_bytes_max", problem));
+        }
+        Ok(wanted.min(allowed) as usize)
+    }
+}
+
+/// What batches of a dataset need in a region.
+struct BatchBytes {
+    /// One sample, aligned.
+    sample: u64,
+    typical: u64,
+    largest: u64,
+    /// No batch is larger than `largest`.
+    exact: bool,
+}
+
+impl BatchBytes {
+    fn of(dataset: &Dataset, config: &Config) -> BatchBytes {
+        let samples = (config.batch_size as u64).min(dataset.len().max(1));
+        // A sample of `n` bytes touches at most `n` rounded up and one block more; if it starts on a block, none more.
+        let span = |n: u64| n.next_multiple_of(config.align_bytes) + config.align_bytes;
+        let all = dataset.shards().iter().map(|shard| shard.bytes).sum::<u64>();
+        let mean = all / dataset.len().max(1);
+        match dataset.fields() {
+            [field] if field.fixed_bytes.is_some_and(|bytes| bytes % config.align_bytes == 0) => {
+                let bytes = field.fixed_bytes.unwrap_or(0);
+                BatchBytes { sample: bytes, typical: samples * bytes, largest: samples * bytes, exact: true }
+            }
+            [field] if field.fixed_bytes.is_some() => {
+                let sample = span(field.fixed_bytes.unwrap_or(0));
+                let largest = samples * (sample + config.gap_bytes.min(sample));
+                BatchBytes { sample, typical: samples * sample, largest, exact: false }
+            }
+            // Ragged: batches differ. Half as much again as the mean is room for most; a larger one waits for others.
+            _ => {
+                let sample = span(mean);
+                let typical = (samples * sample).max(1);
+                BatchBytes { sample, typical, largest: typical + typical / 2, exact: false }
+            }
+        }
+    }
+}
