@@ -91,8 +91,9 @@ impl Consumer for SimConsumer {
         self.stream
     }
 
-    fn read(&self, source: DevicePtr, bytes: usize) -> Box<dyn FnOnce() -> Vec<u8> + '_> {
-        let read = self.sim.consumer_read(self.stream, source, bytes).unwrap();
+    fn read(&self, source: DevicePtr, bytes: usize, times: usize) -> Box<dyn FnOnce() -> Vec<u8> + '_> {
+        let reads = (0..times).map(|_| self.sim.consumer_read(self.stream, source, bytes).unwrap());
+        let read = reads.last().expect("one read or more");
         Box::new(move || {
             self.sim.settle();
             read.bytes().expect("the consumer's read never happened")

@@ -8,9 +8,6 @@ use super::*;
 
 type Handle = *mut c_void;
 
-/// How often a slow read reads: the last one counts.
-const READS: usize = 16;
-
 pub(crate) struct CudaConsumer {
     context: Handle,
     stream: Handle,
@@ -62,12 +59,12 @@ impl Consumer for CudaConsumer {
         RawStream(self.stream)
     }
 
-    fn read(&self, source: DevicePtr, bytes: usize) -> Box<dyn FnOnce() -> Vec<u8> + '_> {
+    fn read(&self, source: DevicePtr, bytes: usize, times: usize) -> Box<dyn FnOnce() -> Vec<u8> + '_> {
         type Copy = unsafe extern "C" fn(*mut c_void, u64, usize, Handle) -> i32;
         assert!(bytes <= self.landing.len());
         // SAFETY: the type is that of cuda.h; the landing place is as long and outlives the copies.
         within(self.context, || unsafe {
-            for _ in 0..READS {
+            for _ in 0..times {
                 let target = self.landing.as_ptr().cast_mut().cast();
                 assert_eq!(symbol::<Copy>("cuMemcpyDtoHAsync_v2")(target, source, bytes, self.stream), 0);
             }

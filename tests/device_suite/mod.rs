@@ -48,8 +48,8 @@ pub(crate) enum Fault {
 /// The side that uses batches: a stream that runs slowly behind the host.
 pub(crate) trait Consumer {
     fn stream(&self) -> RawStream;
-    /// Puts a slow read of device memory on the stream; the result waits for it.
-    fn read(&self, source: DevicePtr, bytes: usize) -> Box<dyn FnOnce() -> Vec<u8> + '_>;
+    /// Puts `times` reads of the same device memory on the stream; the result waits for the last one and has its bytes.
+    fn read(&self, source: DevicePtr, bytes: usize, times: usize) -> Box<dyn FnOnce() -> Vec<u8> + '_>;
 }
 
 type Test = (&'static str, fn(&Bed));

@@ -99,7 +99,7 @@ pub(super) fn a_fence_holds_the_refill_back(bed: &Bed) {
     let seq = copy(&mut queue, old, region.at(0)).unwrap();
     // SAFETY: the consumer's stream lives as long as the bed.
     unsafe { queue.timeline().wait_on(seq, consumer.stream()) }.unwrap();
-    let read = consumer.read(region.at(0), SLAB);
+    let read = consumer.read(region.at(0), SLAB, 16);
     // SAFETY: as above.
     unsafe { bed.device.raw().record(fence, consumer.stream()) }.unwrap();
     queue.wait_fence(fence).unwrap();
@@ -125,7 +125,7 @@ pub(super) fn a_consumer_waits_for_a_seq(bed: &Bed) {
     unsafe { timeline.wait_on(Seq(0), consumer.stream()) }.unwrap();
     // SAFETY: as above.
     unsafe { timeline.wait_on(last, consumer.stream()) }.unwrap();
-    assert!(all(&consumer.read(region.at(0), SLAB)(), 8), "the consumer's stream ran ahead");
+    assert!(all(&consumer.read(region.at(0), SLAB, 1)(), 8), "the consumer's stream ran ahead");
     queue.drain(WAIT, drop).unwrap();
 }
 

@@ -1,9 +1,10 @@
 //! A copy stream, and its timeline on a ring of events.
 //!
-//! Mark `n` is recorded in event `n % EVENTS`, and an event is recorded again only when its last mark has been reached.
-//! So once a thread knows of mark `n` (it has read `marked >= n`), the event says something about mark `n` or about a
-//! later one that uses the same event, never about an earlier one: if it is done, `n` is reached; a stream that waits
-//! for it waits for `n` or longer. Consumers therefore need no lock against the engine that sets marks.
+//! Mark `n` is recorded in event `n % EVENTS`, always on the same stream. So once a thread knows of mark `n` (it has read
+//! `marked >= n`), the event says something about mark `n` or about a later one that uses the same event, never about an
+//! earlier one: if it is done, `n` is reached; a stream that waits for it waits for `n` or longer. Consumers therefore
+//! need no lock against the engine that sets marks, and more marks than events only make them wait longer. They cannot
+//! wait in a circle: whatever an event stands for was put on its stream before the wait.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -15,11 +16,8 @@ use super::driver::{Handle, NOT_READY, SUCCESS};
 use super::shared::Shared;
 use crate::error::{Error, Result};
 
-/// Marks that may be outstanding: more than there are slabs of 1 MiB in 256 MiB.
+/// More than there are slabs of 512 KiB in 256 MiB.
 const EVENTS: usize = 512;
-
-/// How long a mark waits for the event of `EVENTS` marks ago.
-const MARK_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// A copy of 4 MiB takes 80 us on a PCIe Gen5 bus; a sleep of this length wakes up about 60 us late.
 const POLL_SLEEP: Duration = Duration::from_micros(20);
@@ -121,11 +119,6 @@ unsafe impl Stream for CudaStream {
     fn mark(&mut self) -> Result<Seq> {
         let points = &*self.0;
         let seq = points.marked.load(Ordering::Relaxed) + 1;
-        let last = Seq(seq.saturating_sub(EVENTS as u64));
-        if points.reached.load(Ordering::Acquire) < last.0 && points.wait(last, MARK_WAIT_MAX)? < last {
-            let what = format!("the oldest of {EVENTS} copies to {}", points.shared.label);
-            return Err(Error::Timeout { what, waited: MARK_WAIT_MAX });
-        }
         let _entered = points.shared.enter()?;
         let (call, record) = points.shared.driver.event_record;
         // SAFETY: event and stream live as long as the Points.
