@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::{Device, HostDevice, SimDevice};
-use crate::error::{Error, Result};
+#[cfg(not(feature = "cuda"))]
+use crate::error::Error;
+use crate::error::Result;
 use crate::sim::Clock;
 
 impl Device {
@@ -18,7 +20,7 @@ impl Device {
     /// Without a driver or a device this is an ordinary [`Error::NoDevice`] that says what is missing.
     #[cfg(feature = "cuda")]
     pub fn cuda(ordinal: u32) -> Result<Device> {
-        Err(Error::NoDevice { device: format!("cuda:{ordinal}"), reason: "not built yet".into() })
+        Ok(Device::new(Arc::new(super::cuda::CudaDevice::new(ordinal)?)))
     }
 
     /// The CUDA device `ordinal`; this build has no CUDA.

@@ -74,13 +74,12 @@ impl<L> CopyQueue<L> {
     /// on error, until [`in_flight`](CopyQueue::in_flight) is 0; if that never happens, for ever.
     pub unsafe fn copy_all(&mut self, lease: L, copies: impl IntoIterator<Item = RawCopy>) -> Result<Seq> {
         self.in_flight.push_back(InFlight { lease: ManuallyDrop::new(lease), seq: UNMARKED });
-        let started = copies.into_iter().try_for_each(|copy| {
+        copies.into_iter().try_for_each(|copy| {
             // SAFETY: the lease is in `in_flight` now and leaves it only behind a reached mark (or is leaked), so by
             // the caller's promise the source stays as it is until then; the target is the caller's promise.
             unsafe { self.stream.copy(copy.source, copy.target, copy.bytes) }
-        });
-        let marked = self.mark();
-        started.and(marked)
+        })?;
+        self.mark()
     }
 
     /// Gives back every lease whose copies have ended, oldest first; says how many. Does not wait.
@@ -141,7 +140,6 @@ impl<L> CopyQueue<L> {
         self.stream.timeline()
     }
 
-    /// A mark stands behind failed copies too ([`Stream::mark`]), so it is set whether or not they started.
     fn mark(&mut self) -> Result<Seq> {
         let seq = self.stream.mark()?;
         for entry in self.in_flight.iter_mut().rev().take_while(|entry| entry.seq == UNMARKED) {
@@ -150,7 +148,7 @@ impl<L> CopyQueue<L> {
         Ok(seq)
     }
 
-    /// Tries again where an earlier mark failed.
+    /// Sets the mark that a failed call left out: it stands behind failed copies too ([`Stream::mark`]).
     fn mark_the_rest(&mut self) -> Result<()> {
         match self.in_flight.back() {
             Some(newest) if newest.seq == UNMARKED => self.mark().map(drop),

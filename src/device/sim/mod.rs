@@ -1,5 +1,6 @@
 //! A device for tests: its copies are late, in pieces and ordered, and one seed decides when they happen.
 
+mod memory;
 mod state;
 mod stream;
 
@@ -81,7 +82,12 @@ impl SimDevice {
 
     /// Bytes of device memory that are allocated now.
     pub fn allocated_bytes(&self) -> usize {
-        self.shared.lock().allocated_bytes()
+        self.shared.lock().memory.allocated_bytes()
+    }
+
+    /// How many copies have been started, over all streams.
+    pub fn copies_started(&self) -> u64 {
+        self.shared.lock().copies_started
     }
 
     /// A new stream of a consumer's own.
@@ -157,7 +163,7 @@ unsafe impl RawDevice for SimDevice {
     }
 
     fn allocate(&self, bytes: usize) -> Result<RawMemory> {
-        let (base, host) = self.shared.lock().allocate(bytes)?;
+        let (base, host) = self.shared.lock().memory.allocate(bytes)?;
         Ok(RawMemory { base, bytes, host: self.direct.then_some(host), pages: "simulated" })
     }
 
@@ -166,7 +172,7 @@ unsafe impl RawDevice for SimDevice {
     }
 
     unsafe fn pin(&self, base: NonNull<u8>, bytes: usize) -> Result<()> {
-        self.shared.lock().pin(base.as_ptr() as usize, bytes)
+        self.shared.lock().memory.pin(base.as_ptr() as usize, bytes)
     }
 
     unsafe fn unpin(&self, base: NonNull<u8>) {
@@ -190,7 +196,7 @@ unsafe impl RawDevice for SimDevice {
 
     unsafe fn read_back(&self, source: DevicePtr, target: &mut [u8]) -> Result<()> {
         let mut state = self.shared.current();
-        if !state.read(source, target) {
+        if !state.memory.read(source, target) {
             return Err(state.violation("read_back", format!("read of {source:#x} outside live memory")));
         }
         Ok(())
