@@ -107,6 +107,7 @@ impl Files {
             return Ok(Some(Opened { slot, fresh: false, fallback: None }));
         }
         let Some(slot) = self.free_slot() else { return Ok(None) };
+        self.check_kind(shard)?;
         let Probed { file, mode, fallback } = self.probe(shard)?;
         self.check_size(shard, &file)?;
         let open = OpenFile { shard, file, retired: None, mode, reads: 0, used: self.clock };
@@ -153,12 +154,22 @@ impl Files {
         Ok(Probed { file: file.map_err(|e| Error::open(path, &e))?, mode, fallback: None })
     }
 
-    fn check_size(&self, shard: u32, file: &File) -> Result<()> {
-        let ShardFile { path, bytes } = &self.shards[shard as usize];
-        let meta = file.metadata().map_err(|e| Error::open(&**path, &e))?;
+    /// Asked before opening: opening a pipe would wait for its writer, for ever.
+    fn check_kind(&self, shard: u32) -> Result<()> {
+        let path = &self.shards[shard as usize].path;
+        let meta = std::fs::metadata(path).map_err(|e| Error::open(&**path, &e))?;
         if meta.is_dir() {
             return Err(Error::Open { path: path.clone(), errno: libc::EISDIR });
         }
+        if !meta.is_file() {
+            return Err(Error::Changed { path: path.clone(), what: "it is no regular file any more".into() });
+        }
+        Ok(())
+    }
+
+    fn check_size(&self, shard: u32, file: &File) -> Result<()> {
+        let ShardFile { path, bytes } = &self.shards[shard as usize];
+        let meta = file.metadata().map_err(|e| Error::open(&**path, &e))?;
         if meta.len() != *bytes {
             let what = format!("it had {bytes} bytes and now has {}", meta.len());
             return Err(Error::Changed { path: path.clone(), what });
