@@ -48,6 +48,7 @@ const IDLE: Duration = Duration::from_millis(200);
 /// Checks the options and sums up what they come to.
 pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clock) -> Result<Frame> {
     config.check()?;
+    let config = config.bounded(&dataset);
     if dataset.is_empty() {
         let shards = dataset.shards().len();
         return Err(Error::config("dataset", format!("no sample in its {shards} files; check the paths")));

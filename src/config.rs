@@ -91,6 +91,12 @@ impl Default for Config {
 
 /// More batches ahead than this do not help: the reads in flight are bounded anyway.
 const PREFETCH_MAX: u64 = 64;
+/// More batches than this cannot be read ahead, nor held: each costs memory of its own besides its bytes.
+const BATCHES_MAX: u64 = 1 << 16;
+/// A batch of up to so many samples may be larger than its dataset.
+const BATCH_SIZE_ALWAYS: u64 = 1 << 20;
+/// A deadline that never passes; longer ones would leave the range of clocks.
+const NEVER: Duration = Duration::from_secs(1 << 30);
 /// More slabs than this are never in flight at once.
 const SLABS_MAX: u64 = 64;
 
@@ -119,6 +125,14 @@ impl Config {
                 return Err(Error::config(option, "must be at least 1"));
             }
         }
+        for (option, value) in [("prefetch", self.prefetch.unwrap_or(1)), ("hold", self.hold)] {
+            if value as u64 > BATCHES_MAX {
+                return Err(Error::config(option, format!("{value} batches; give at most {BATCHES_MAX}")));
+            }
+        }
+        if self.deadline.is_zero() {
+            return Err(Error::config("deadline", "nothing happens in no time; give at least a few milliseconds"));
+        }
         let align = self.align_bytes;
         if !align.is_power_of_two() || align < 4096 {
             return Err(Error::config("align_bytes", format!("{align} is not a power of two of at least 4096")));
@@ -133,8 +147,19 @@ impl Config {
         Ok(())
     }
 
+    /// The same options without those parts of them that this dataset cannot use up.
+    pub(crate) fn bounded(self, dataset: &Dataset) -> Config {
+        let open_files_max = self.open_files_max.min(dataset.shards().len().max(1));
+        Config { open_files_max, deadline: self.deadline.min(NEVER), ..self }
+    }
+
     /// Sizes everything for batches of `dataset`'s samples.
     pub(crate) fn sizes(&self, dataset: &Dataset, device: &Device, direct: bool) -> Result<Sizes> {
+        let batch_size_max = dataset.len().max(BATCH_SIZE_ALWAYS);
+        if self.batch_size as u64 > batch_size_max {
+            let problem = format!("{} of {} samples; give at most {batch_size_max}", self.batch_size, dataset.len());
+            return Err(Error::config("batch_size", problem));
+        }
         let batch = BatchBytes::of(dataset, self);
         let in_flight =
             self.bytes_in_flight.min(self.reads_in_flight as u64 * self.block_bytes.min(batch.sample.max(1)));
@@ -148,12 +173,13 @@ impl Config {
         let fitting = (budget / batch.typical.max(1)).saturating_sub(hold).max(1);
         let prefetch = prefetch.map_or(ahead.min(fitting), |n| n as u64);
         let wanted = self.region_bytes.unwrap_or_else(|| {
-            let typical = (prefetch + hold) * batch.typical + (batch.largest - batch.typical);
+            let typical = (prefetch + hold).saturating_mul(batch.typical);
+            let typical = typical.saturating_add(batch.largest - batch.typical);
             if self.prefetch.is_some() { typical } else { typical.min(budget) }
         });
-        let region_bytes = wanted.max(4096).next_multiple_of(4096);
-        if batch.exact && batch.largest > region_bytes {
-            return Err(Error::BatchTooLarge { batch_bytes: batch.largest, pool_bytes: region_bytes });
+        let region_bytes = wanted.max(4096).checked_next_multiple_of(4096).unwrap_or(u64::MAX);
+        if batch.least > region_bytes {
+            return Err(Error::BatchTooLarge { batch_bytes: batch.least, pool_bytes: region_bytes });
         }
         if region_bytes > budget {
             let problem = format!(
@@ -182,7 +208,7 @@ impl Config {
 
     /// Slabs for the reads in flight and as many again for the copies behind them.
     fn slabs(&self) -> Result<usize> {
-        let wanted = (2 * self.bytes_in_flight).div_ceil(self.block_bytes).clamp(2, SLABS_MAX);
+        let wanted = self.bytes_in_flight.saturating_mul(2).div_ceil(self.block_bytes).clamp(2, SLABS_MAX);
         let allowed = self.pinned_bytes_max / self.block_bytes;
         if allowed < 2 {
             let problem = format!("{} does not hold two slabs of {} bytes", self.pinned_bytes_max, self.block_bytes);
@@ -196,10 +222,10 @@ impl Config {
 struct BatchBytes {
     /// One sample, aligned.
     sample: u64,
+    /// No whole batch is smaller than this.
+    least: u64,
     typical: u64,
     largest: u64,
-    /// No batch is larger than `largest`.
-    exact: bool,
 }
 
 impl BatchBytes {
@@ -207,23 +233,26 @@ impl BatchBytes {
         let samples = (config.batch_size as u64).min(dataset.len().max(1));
         // A sample of `n` bytes touches at most `n` rounded up and one block more; if it starts on a block, none more.
         let span = |n: u64| n.next_multiple_of(config.align_bytes) + config.align_bytes;
-        let all = dataset.shards().iter().map(|shard| shard.bytes).sum::<u64>();
+        let all = dataset.shards().iter().fold(0, |sum: u64, shard| sum.saturating_add(shard.bytes));
         let mean = all / dataset.len().max(1);
         match dataset.fields() {
             [field] if field.fixed_bytes.is_some_and(|bytes| bytes % config.align_bytes == 0) => {
                 let bytes = field.fixed_bytes.unwrap_or(0);
-                BatchBytes { sample: bytes, typical: samples * bytes, largest: samples * bytes, exact: true }
+                let all = samples.saturating_mul(bytes);
+                BatchBytes { sample: bytes, least: all, typical: all, largest: all }
             }
             [field] if field.fixed_bytes.is_some() => {
-                let sample = span(field.fixed_bytes.unwrap_or(0));
-                let largest = samples * (sample + config.gap_bytes.min(sample));
-                BatchBytes { sample, typical: samples * sample, largest, exact: false }
+                let bytes = field.fixed_bytes.unwrap_or(0);
+                let sample = span(bytes);
+                let largest = samples.saturating_mul(sample + config.gap_bytes.min(sample));
+                let (least, typical) = (samples.saturating_mul(bytes), samples.saturating_mul(sample));
+                BatchBytes { sample, least, typical, largest }
             }
             // Ragged: batches differ. Half as much again as the mean is room for most; a larger one waits for others.
             _ => {
                 let sample = span(mean);
-                let typical = (samples * sample).max(1);
-                BatchBytes { sample, typical, largest: typical + typical / 2, exact: false }
+                let typical = samples.saturating_mul(sample).max(1);
+                BatchBytes { sample, least: 0, typical, largest: typical.saturating_add(typical / 2) }
             }
         }
     }
