@@ -33,7 +33,8 @@ pub enum Opening {
 
 pub(super) struct OpenFile {
     shard: u32,
-    file: File,
+    /// `None` from the moment that the slot is wanted for another shard until that one is open.
+    file: Option<File>,
     /// The file as it was before [`Files::demote`]: reads that are queued still name it.
     retired: Option<File>,
     pub(super) mode: Mode,
@@ -43,7 +44,7 @@ pub(super) struct OpenFile {
 
 impl OpenFile {
     pub(super) fn fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+        self.file.as_ref().expect("a slot in use").as_raw_fd()
     }
 
     /// Whether the ring's table of files may name this file: a demoted file is read by threads, by descriptor.
@@ -108,14 +109,12 @@ impl Files {
         }
         let Some(slot) = self.free_slot() else { return Ok(None) };
         self.check_kind(shard)?;
+        self.vacate(slot);
         let Probed { file, mode, fallback } = self.probe(shard)?;
         self.check_size(shard, &file)?;
-        let open = OpenFile { shard, file, retired: None, mode, reads: 0, used: self.clock };
+        let open = OpenFile { shard, file: Some(file), retired: None, mode, reads: 0, used: self.clock };
         match self.slots.get_mut(slot as usize) {
-            Some(old) => {
-                self.slot_of[old.shard as usize] = CLOSED;
-                *old = open;
-            }
+            Some(old) => *old = open,
             None => self.slots.push(open),
         }
         self.slot_of[shard as usize] = slot;
@@ -128,9 +127,18 @@ impl Files {
         let path = self.shards[shard as usize].path.clone();
         let Probed { file, mode, fallback } = probe::buffered(&path, "direct read", Some(errno))?;
         let open = &mut self.slots[slot as usize];
-        open.retired = Some(std::mem::replace(&mut open.file, file));
+        open.retired = open.file.replace(file);
         open.mode = mode;
         Ok(fallback.expect("buffered always says why"))
+    }
+
+    /// Closes what a slot holds, before another file is opened: the limit may leave no room for both.
+    fn vacate(&mut self, slot: u32) {
+        let Some(old) = self.slots.get_mut(slot as usize) else { return };
+        if old.file.take().is_some() {
+            self.slot_of[old.shard as usize] = CLOSED;
+            (old.retired, old.used) = (None, 0);
+        }
     }
 
     /// Keeps every file open for ever: reads that nobody waits for any more still use them.
