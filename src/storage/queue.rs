@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::files::{Files, Opening, ShardFile};
 use super::probe::Way;
-use super::{Completion, Pread, RawRead, Registered, Ring, wait_readable};
+use super::{Completion, Pread, REGISTER_FORBIDDEN, RawRead, Registered, Ring, wait_readable};
 use crate::error::{Error, Result};
 use crate::sim::Clock;
 use crate::stats::{Counters, Fallback};
@@ -340,7 +340,10 @@ impl<L: Memory> ReadQueue<L> {
                 instead: "files looked up at each read instead of registered".into(),
                 reason: "io_uring_register".into(),
                 errno: Some(errno),
-                remedy: "raise `ulimit -n`; costs a little CPU per read",
+                remedy: match errno {
+                    libc::EPERM | libc::EACCES => REGISTER_FORBIDDEN,
+                    _ => "raise `ulimit -n`; costs a little CPU per read",
+                },
             });
         }
     }
