@@ -207,9 +207,8 @@ fn a_shard_deleted_while_it_is_read_is_read_to_its_end() {
 #[test]
 fn a_shard_that_may_not_be_read_any_more() {
     let _within = Within::seconds(60);
-    alone("a_shard_that_may_not_be_read_any_more", || {
-        let directory = disk_directory();
-        std::env::set_current_dir(directory.path()).unwrap(); // the directories above may be closed to others
+    alone("a_shard_that_may_not_be_read_any_more", |directory| {
+        std::env::set_current_dir(directory).unwrap(); // the directories above may be closed to others
         let bed = Bed::new(Path::new("."));
         if process::is_root() {
             const USER: u32 = 61_001;
@@ -232,9 +231,6 @@ fn a_shard_that_may_not_be_read_any_more() {
             mode(0o600);
             let (delivered, error) = read(&mut loader, 1, |_| {});
             assert!(error.is_none() && delivered == 3 * RECORDS, "mended: {delivered} {error:?}");
-        }
-        for path in &bed.paths {
-            fs::remove_file(path).unwrap(); // this user may not remove the directory itself
         }
     });
 }
@@ -303,9 +299,9 @@ fn a_tar_damaged_after_indexing() {
 /// The first page of the file that its device cannot read.
 fn first_bad_page(path: &Path) -> Option<u64> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
-    let mut arena = Arena::map(4096).unwrap();
-    // SAFETY: the arena holds 4096 bytes, and `&mut` says that nothing else uses them.
-    let page = unsafe { std::slice::from_raw_parts_mut((&mut arena).base().as_ptr(), 4096) };
+    let arena = Arena::map(4096).unwrap();
+    // SAFETY: the arena holds 4096 bytes, and nothing else uses them.
+    let page = unsafe { std::slice::from_raw_parts_mut(arena.base().as_ptr(), 4096) };
     (0..RECORD * RECORDS).step_by(4096).find(|&at| file.read_at(page, at).is_err())
 }
 
@@ -376,7 +372,8 @@ fn what_is_no_dataset_is_refused_by_name() {
     assert!(error.to_string().contains("no sample in its 1 files"), "{error}");
 }
 
-type Setting = (&'static str, fn(Builder) -> Builder, &'static str);
+type Set = fn(Builder) -> Builder;
+type Setting = (&'static str, Set, &'static str);
 
 /// What cannot be met: the option, and a value that would do, are in the error.
 const SETTINGS: [Setting; 18] = [
@@ -428,7 +425,7 @@ fn the_largest_value_of_every_option_is_met_or_refused() {
     let _within = Within::seconds(60);
     let directory = disk_directory();
     let bed = Bed::new(directory.path());
-    let settings: [(&str, fn(Builder) -> Builder); 14] = [
+    let settings: [(&str, Set); 14] = [
         ("batch_size", |b| b.batch_size(usize::MAX)),
         ("batch_size 2^50", |b| b.batch_size(1 << 50)),
         ("prefetch", |b| b.prefetch(usize::MAX)),

@@ -1,6 +1,7 @@
 //! Processes with limits of their own, and tests that end.
 
 use std::io::{Read, Seek};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -25,17 +26,18 @@ impl Within {
 
 const ALONE: &str = "STRAIT_TEST_ALONE";
 
-/// Runs the body of the test called `test` in a process of its own, whose limits it may change, and passes on how it
-/// ended.
-pub fn alone(test: &str, body: impl FnOnce()) {
-    if env::var_os(ALONE).is_some() {
-        return body();
+/// Runs the body of the test called `test` in a process of its own, whose limits it may change, with a temporary
+/// directory on the file system of the build, and passes on how it ended.
+pub fn alone(test: &str, body: impl FnOnce(&Path)) {
+    if let Some(directory) = env::var_os(ALONE) {
+        return body(Path::new(&directory));
     }
+    let directory = super::disk_directory();
     let mut log = tempfile::tempfile().unwrap();
     let (out, err) = (log.try_clone().unwrap(), log.try_clone().unwrap());
     let mut child = Command::new(env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(ALONE, test)
+        .env(ALONE, directory.path())
         .stdout(Stdio::from(out))
         .stderr(Stdio::from(err))
         .spawn()
