@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use common::mount::{Kind, Mounts, memory_directory};
@@ -21,7 +22,8 @@ fn rings() -> Vec<RingChoice> {
     match Uring::new(8, 4) {
         Ok(_) => vec![RingChoice::Auto, RingChoice::Uring, RingChoice::Pread],
         Err(error) => {
-            eprintln!("SKIPPED for uring: {error}");
+            static SAID: Once = Once::new();
+            SAID.call_once(|| eprintln!("SKIPPED for uring: {error}"));
             vec![RingChoice::Pread]
         }
     }
