@@ -1,7 +1,7 @@
 //! Exactly once, whatever the world, the batch size, the policy, and wherever a run stops and goes on.
 
 use proptest::prelude::*;
-use strait::order::{Counts, Order, Policy, Progress, Rank, Schedule, Shuffle, Steps};
+use strait::order::{AtEnd, Counts, Order, Part, Policy, Progress, Rank, Schedule, Shuffle, Steps};
 
 /// One stretch of a run between two stops.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +16,20 @@ fn shuffles() -> impl Strategy<Value = Shuffle> {
         Just(Shuffle::Sequential),
         Just(Shuffle::Full),
         (1u64..40, 1u64..6).prop_map(|(block_samples, window)| Shuffle::Block { block_samples, window }),
+    ]
+}
+
+/// Orders of 100 positions and more, which is more than any global batch below.
+fn orders() -> impl Strategy<Value = Order> {
+    let dataset = (shuffles(), 100u64..700, any::<u64>());
+    let parts = prop::collection::vec((100u64..300, 1u32..50), 1..5);
+    let at_end = prop_oneof![Just(AtEnd::Stop), (100u64..700).prop_map(|positions| AtEnd::Repeat { positions })];
+    prop_oneof![
+        dataset.prop_map(|(shuffle, n, seed)| Order::new(shuffle, n, seed).unwrap()),
+        (shuffles(), parts, any::<u64>(), at_end).prop_map(|(shuffle, parts, seed, at_end)| {
+            let parts: Vec<Part> = parts.into_iter().map(|(samples, weight)| Part { samples, weight }).collect();
+            Order::mixture(&parts, shuffle, seed, at_end).unwrap()
+        }),
     ]
 }
 
@@ -49,10 +63,10 @@ proptest! {
 
     #[test]
     fn every_sample_once_over_worlds_and_stops(
-        shuffle in shuffles(), n in 100u64..700, seed: u64, stretches in stretches(),
+        order in orders(), stretches in stretches(),
         policy in prop_oneof![Just(Policy::Drop), Just(Policy::Pad), Just(Policy::Wrap)],
     ) {
-        let order = Order::new(shuffle, n, seed).unwrap();
+        let n = order.len();
         let mut at = Progress::default();
         let mut delivered = Vec::new();
         let mut expected = Vec::new();

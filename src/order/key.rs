@@ -15,6 +15,8 @@ pub(super) enum Purpose {
     Blocks = 2,
     /// The permutations inside windows of blocks; the window's number is folded in last.
     Window = 3,
+    /// The seed of one dataset of a mixture; the dataset's number stands in the epoch's place.
+    Dataset = 4,
 }
 
 /// `fold(fold(fold(mix(version), seed), epoch), purpose)`.

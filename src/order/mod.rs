@@ -12,12 +12,15 @@
 
 mod block;
 mod key;
+mod mixture;
+mod pattern;
 mod permutation;
 mod rank;
 mod schedule;
 mod shuffle;
 
 pub use key::ORDER_VERSION;
+pub use mixture::{AtEnd, Mixture, Part};
 pub use permutation::Permutation;
 pub use rank::Rank;
 pub use schedule::{Counts, Policy, Progress, Schedule, Steps};

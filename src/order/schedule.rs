@@ -106,13 +106,19 @@ impl Schedule {
     /// The steps of what is left of an epoch; of all of it where nothing is consumed.
     ///
     /// # Errors
-    /// [`Error::Config`] if more is consumed than the epoch has.
+    /// [`Error::Config`] if more is consumed than the epoch has, or the epoch cannot be counted.
     pub fn steps(&self, from: Progress) -> Result<Steps> {
         let Progress { epoch, consumed } = from;
         let n = self.order.len();
         if consumed > n {
             let problem = format!("{consumed} samples consumed of an epoch of {n}; is this another dataset's cursor?");
             return Err(Error::config("cursor", problem));
+        }
+        if epoch > self.order.epoch_max() {
+            return Err(Error::config(
+                "cursor",
+                format!("epoch {epoch}; this order has {} at most", self.order.epoch_max()),
+            ));
         }
         let (left, global) = (n - consumed, self.global_batch());
         let len = match self.policy {

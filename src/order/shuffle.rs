@@ -1,9 +1,11 @@
-//! The orders of one dataset.
+//! The orders: of one dataset by its shuffle, of several by weight.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::block::BlockEpoch;
 use super::key::{Purpose, key};
+use super::mixture::{AtEnd, Mixture, Part};
 use super::permutation::Permutation;
 use crate::error::{Error, Result};
 
@@ -43,9 +45,14 @@ impl Shuffle {
 /// Which sample stands at which position of which epoch. Constant memory; nothing is remembered between calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
-    shuffle: Shuffle,
-    n: u64,
+    source: Source,
     seed: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Source {
+    Dataset { shuffle: Shuffle, n: u64 },
+    Mixture(Arc<Mixture>),
 }
 
 impl Order {
@@ -64,17 +71,36 @@ impl Order {
                 format!("block of {block_samples} samples, window of {window} blocks; both must be at least 1");
             return Err(Error::config("shuffle", problem));
         }
-        Ok(Order { shuffle, n, seed })
+        Ok(Order { source: Source::Dataset { shuffle, n }, seed })
+    }
+
+    /// The order of several datasets mixed by weight.
+    ///
+    /// # Errors
+    /// As [`Mixture::new`].
+    pub fn mixture(parts: &[Part], shuffle: Shuffle, seed: u64, at_end: AtEnd) -> Result<Order> {
+        Ok(Order { source: Source::Mixture(Arc::new(Mixture::new(parts, shuffle, seed, at_end)?)), seed })
     }
 
     /// The number of positions of an epoch.
     pub fn len(&self) -> u64 {
-        self.n
+        match &self.source {
+            Source::Dataset { n, .. } => *n,
+            Source::Mixture(mixture) => mixture.len(),
+        }
     }
 
     /// Whether an epoch has no position at all.
     pub fn is_empty(&self) -> bool {
-        self.n == 0
+        self.len() == 0
+    }
+
+    /// The number of sample ids: those of all datasets together.
+    pub fn samples(&self) -> u64 {
+        match &self.source {
+            Source::Dataset { n, .. } => *n,
+            Source::Mixture(mixture) => mixture.samples(),
+        }
     }
 
     /// The seed.
@@ -82,13 +108,24 @@ impl Order {
         self.seed
     }
 
+    /// The mixture, where this is one.
+    pub fn as_mixture(&self) -> Option<&Mixture> {
+        match &self.source {
+            Source::Dataset { .. } => None,
+            Source::Mixture(mixture) => Some(mixture),
+        }
+    }
+
     /// One epoch, with its keys derived once.
     pub fn epoch(&self, epoch: u64) -> Epoch {
-        Epoch(match self.shuffle {
-            Shuffle::Sequential => Kind::Sequential(self.n),
-            Shuffle::Full => Kind::Full(Permutation::new(self.n, key(self.seed, epoch, Purpose::Full))),
-            Shuffle::Block { block_samples, window } => {
-                Kind::Block(BlockEpoch::new(self.n, block_samples, window, self.seed, epoch), self.n)
+        Epoch(match &self.source {
+            Source::Mixture(mixture) => Kind::Mixture(Arc::clone(mixture), epoch),
+            &Source::Dataset { shuffle: Shuffle::Sequential, n } => Kind::Sequential(n),
+            &Source::Dataset { shuffle: Shuffle::Full, n } => {
+                Kind::Full(Permutation::new(n, key(self.seed, epoch, Purpose::Full)))
+            }
+            &Source::Dataset { shuffle: Shuffle::Block { block_samples, window }, n } => {
+                Kind::Block(BlockEpoch::new(n, block_samples, window, self.seed, epoch))
             }
         })
     }
@@ -100,17 +137,23 @@ impl Order {
     pub fn sample_at(&self, epoch: u64, position: u64) -> u64 {
         self.epoch(epoch).sample_at(position)
     }
+
+    /// The last epoch there is.
+    pub(super) fn epoch_max(&self) -> u64 {
+        self.as_mixture().map_or(u64::MAX - 1, Mixture::epoch_max)
+    }
 }
 
 /// The order of one epoch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Epoch(Kind);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Kind {
     Sequential(u64),
     Full(Permutation),
-    Block(BlockEpoch, u64),
+    Block(BlockEpoch),
+    Mixture(Arc<Mixture>, u64),
 }
 
 impl Epoch {
@@ -126,10 +169,8 @@ impl Epoch {
                 position
             }
             Kind::Full(permutation) => permutation.at(position),
-            Kind::Block(block, n) => {
-                assert!(position < *n, "position {position} of {n}");
-                block.sample_in(&block.window_at(position), position)
-            }
+            Kind::Block(block) => block.sample_in(&block.window_at(position), position),
+            Kind::Mixture(mixture, epoch) => mixture.sample_at(*epoch, position),
         }
     }
 
@@ -144,8 +185,7 @@ impl Epoch {
                 out.extend(positions);
             }
             Kind::Full(permutation) => out.extend(positions.map(|position| permutation.at(position))),
-            Kind::Block(block, n) => {
-                assert!(positions.end <= *n || positions.is_empty(), "positions {positions:?} of {n}");
+            Kind::Block(block) => {
                 let mut position = positions.start;
                 while position < positions.end {
                     let window = block.window_at(position);
@@ -153,6 +193,9 @@ impl Epoch {
                     out.extend((position..end).map(|position| block.sample_in(&window, position)));
                     position = end;
                 }
+            }
+            Kind::Mixture(mixture, epoch) => {
+                out.extend(positions.map(|position| mixture.sample_at(*epoch, position)));
             }
         }
     }
