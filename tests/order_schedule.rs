@@ -1,7 +1,9 @@
 //! Exactly once, whatever the world, the batch size, the policy, and wherever a run stops and goes on.
 
 use proptest::prelude::*;
-use strait::order::{AtEnd, Counts, Order, Part, Policy, Progress, Rank, Schedule, Shuffle, Steps};
+use strait::order::{
+    AtEnd, Counts, Cursor, Fingerprint, IfChanged, Order, Part, Policy, Progress, Rank, Schedule, Shuffle, Steps,
+};
 
 /// One stretch of a run between two stops.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +48,13 @@ fn ranks(order: &Order, stretch: Stretch, policy: Policy) -> Vec<Schedule> {
     (0..stretch.world).map(|r| Schedule::new(order.clone(), stretch.batch_size, rank(r), policy).unwrap()).collect()
 }
 
+/// What a run that starts from nothing but the saved text of a cursor goes on from.
+fn through_text(order: &Order, at: Progress) -> Progress {
+    let fingerprint = Fingerprint::new("records", [("a.bin", 1, order.samples())]);
+    let text = Cursor::new(order, fingerprint.clone(), at).to_json();
+    Cursor::parse(text.as_bytes()).unwrap().resume(order, &fingerprint, IfChanged::Refuse).unwrap()
+}
+
 /// Appends one step of all ranks, without its padding; returns how much padding there was.
 fn deliver(ranks: &[Steps], step: u64, out: &mut Vec<u64>) -> u64 {
     let mut padded = 0;
@@ -72,6 +81,7 @@ proptest! {
         let mut expected = Vec::new();
         // Two epochs and a part of a third; the last stretch has no limit on its steps.
         for (number, stretch) in stretches.iter().enumerate() {
+            at = through_text(&order, at);
             let last = number + 1 == stretches.len();
             let ranks = ranks(&order, *stretch, policy);
             let mut steps_left = if last { u64::MAX } else { stretch.steps_max };

@@ -1,10 +1,14 @@
 //! Several datasets by weight, as a pure function of position.
 
-use super::key::{Purpose, key};
-use super::pattern::{PERIOD_MAX, Pattern};
+use super::epoch::Order;
+use super::key::{Purpose, below, key};
+use super::pattern::Pattern;
 use super::schedule::Progress;
-use super::shuffle::{Order, SAMPLES_MAX, Shuffle};
+use super::shuffle::{SAMPLES_MAX, Shuffle};
 use crate::error::{Error, Result};
+
+/// The most datasets of a mixture: their weights are written into every cursor.
+pub(super) const PARTS_MAX: usize = 1024;
 
 /// One dataset of a mixture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +58,7 @@ impl Mixture {
     /// Mixes `parts`; each is shuffled by itself, by a key made from `seed` and its number.
     ///
     /// # Errors
-    /// [`Error::Config`] if there is no part, a part has no sample or no weight, the reduced weights add up to more than
+    /// [`Error::Config`] if there is no part or more than 1,024, a part has no sample or no weight, the reduced weights add up to more than
     /// 65,536, or there are too many samples or positions ([`SAMPLES_MAX`]).
     pub fn new(parts: &[Part], shuffle: Shuffle, seed: u64, at_end: AtEnd) -> Result<Mixture> {
         check(parts, at_end)?;
@@ -81,6 +85,16 @@ impl Mixture {
     /// The datasets.
     pub fn parts(&self) -> &[Part] {
         &self.parts
+    }
+
+    /// The weights as they were given.
+    pub fn weights(&self) -> Vec<u32> {
+        self.parts.iter().map(|part| part.weight).collect()
+    }
+
+    /// How each dataset is shuffled.
+    pub fn shuffle(&self) -> Shuffle {
+        self.orders[0].shuffle()
     }
 
     /// What happens where a dataset ends.
@@ -147,6 +161,12 @@ impl Mixture {
         self.first[draw.dataset] + self.orders[draw.dataset].sample_at(draw.pass, draw.place)
     }
 
+    /// A sample of the dataset that a position draws from.
+    pub(super) fn replacement(&self, epoch: u64, position: u64, word: u64) -> u64 {
+        let dataset = self.draw(epoch, position).dataset;
+        self.first[dataset] + below(word, self.parts[dataset].samples)
+    }
+
     /// The pattern's position at which an epoch starts, and the pass where all datasets share one.
     fn base(&self, epoch: u64) -> (u64, Option<u64>) {
         match self.at_end {
@@ -157,8 +177,8 @@ impl Mixture {
 }
 
 fn check(parts: &[Part], at_end: AtEnd) -> Result<()> {
-    if parts.is_empty() || parts.len() as u64 > PERIOD_MAX {
-        return Err(Error::config("mixture", format!("{} datasets; give 1 to {PERIOD_MAX}", parts.len())));
+    if parts.is_empty() || parts.len() > PARTS_MAX {
+        return Err(Error::config("mixture", format!("{} datasets; give 1 to {PARTS_MAX}", parts.len())));
     }
     if let Some(d) = parts.iter().position(|part| part.samples == 0 || part.weight == 0) {
         let Part { samples, weight } = parts[d];

@@ -10,7 +10,12 @@
 //! World size and batch size are in the schedule and never in the order or the cursor. So a run may stop after any
 //! global batch and go on with another world, and still see every sample of the epoch as the policy promises.
 
+mod bad_samples;
 mod block;
+mod cursor;
+mod cursor_text;
+mod epoch;
+mod fingerprint;
 mod key;
 mod mixture;
 mod pattern;
@@ -19,9 +24,13 @@ mod rank;
 mod schedule;
 mod shuffle;
 
+pub use bad_samples::{BadSamplePolicy, BadSamples, SKIPPED_MAX, Verdict};
+pub use cursor::{CURSOR_VERSION, Cursor, IfChanged, PackerState};
+pub use epoch::{Epoch, Order};
+pub use fingerprint::Fingerprint;
 pub use key::ORDER_VERSION;
 pub use mixture::{AtEnd, Mixture, Part};
 pub use permutation::Permutation;
 pub use rank::Rank;
 pub use schedule::{Counts, Policy, Progress, Schedule, Steps};
-pub use shuffle::{Epoch, Order, SAMPLES_MAX, Shuffle};
+pub use shuffle::{SAMPLES_MAX, Shuffle};

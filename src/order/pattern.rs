@@ -12,7 +12,7 @@ use std::collections::BinaryHeap;
 use crate::error::{Error, Result};
 
 /// The longest period, in positions: 256 KiB of pattern, and weights to four decimals and more.
-pub(super) const PERIOD_MAX: u64 = 1 << 16;
+const PERIOD_MAX: u64 = 1 << 16;
 
 /// One period: constant after construction, at most [`PERIOD_MAX`] positions long.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,8 +10,9 @@
 //! Since nothing but the count of consumed positions says how far an epoch has come, any world and batch size can go on
 //! from it.
 
+use super::epoch::{Epoch, Order};
 use super::rank::Rank;
-use super::shuffle::{Epoch, Order, SAMPLES_MAX};
+use super::shuffle::SAMPLES_MAX;
 use crate::error::{Error, Result};
 
 /// What happens to the samples behind the last whole global batch. Every policy gives every rank the same number of
@@ -215,6 +216,11 @@ impl Steps {
             }
             Policy::Pad | Policy::Drop | Policy::Short => 0,
         }
+    }
+
+    /// The position of place `index` of this rank's batch of a step; behind the order's length for padded and wrapped places.
+    pub fn position(&self, step: u64, index: u64) -> u64 {
+        self.first + step * self.global + index
     }
 
     /// Where the run stands once every rank has been given its batch of `step`: the next epoch's start after the last.
