@@ -1,5 +1,7 @@
 //! Several datasets by weight, as a pure function of position.
 
+use std::ops::Range;
+
 use super::epoch::Order;
 use super::key::{Purpose, below, key};
 use super::pattern::Pattern;
@@ -125,6 +127,14 @@ impl Mixture {
         assert!(sample < self.samples(), "sample {sample} of {}", self.samples());
         let dataset = self.first.partition_point(|&first| first <= sample) - 1;
         (dataset, sample - self.first[dataset])
+    }
+
+    /// The sample ids of a dataset.
+    ///
+    /// # Panics
+    /// If there is no such dataset.
+    pub fn ids(&self, dataset: usize) -> Range<u64> {
+        self.first[dataset]..self.first[dataset + 1]
     }
 
     /// How far each dataset is: its own epoch, and how much of that is consumed. Takes time in the length of the pattern.

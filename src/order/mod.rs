@@ -10,6 +10,7 @@
 //! World size and batch size are in the schedule and never in the order or the cursor. So a run may stop after any
 //! global batch and go on with another world, and still see every sample of the epoch as the policy promises.
 
+mod audit;
 mod bad_samples;
 mod block;
 mod cursor;
@@ -24,6 +25,7 @@ mod rank;
 mod schedule;
 mod shuffle;
 
+pub use audit::{Audit, Stretch, audit};
 pub use bad_samples::{BadSamplePolicy, BadSamples, SKIPPED_MAX, Verdict};
 pub use cursor::{CURSOR_VERSION, Cursor, IfChanged, PackerState};
 pub use epoch::{Epoch, Order};
