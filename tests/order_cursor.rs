@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use strait::order::{
-    AtEnd, BadSamplePolicy, BadSamples, Cursor, Fingerprint, IfChanged, Order, PackerState, Part, Progress,
-    SKIPPED_MAX, Shuffle,
+    AtEnd, BadSamplePolicy, BadSamples, Bucketing, Cursor, Fingerprint, IfChanged, Order, PackerState, Part, Policy,
+    Progress, Rank, SKIPPED_MAX, Schedule, Shuffle,
 };
 
 fn fingerprint() -> Fingerprint {
@@ -25,19 +25,33 @@ fn cursors() -> impl Strategy<Value = Cursor> {
     let at_end = prop_oneof![Just(AtEnd::Stop), any::<u64>().prop_map(|positions| AtEnd::Repeat { positions })];
     let mixture = prop::option::of((prop::collection::vec(1u32.., 1..9), at_end));
     let packer = prop::option::of(any::<(u64, u64)>().prop_map(|(document, token)| PackerState { document, token }));
+    let bucketing = prop::option::of(
+        (1u64..1 << 20, 1u64..100).prop_map(|(window, run)| Bucketing { window, run: run.min(window) }),
+    );
     let skipped = prop::collection::btree_set(0u64..1 << 40, 0..20);
-    (any::<(u64, u64, u64, u64, u32)>(), 0u64..1 << 53, "\\PC{0,12}", shuffle, mixture, packer, skipped).prop_map(
-        |((seed, epoch, bytes, layout, consecutive_bad), consumed, format, shuffle, mixture, packer, skipped)| Cursor {
-            seed,
-            shuffle,
-            progress: Progress { epoch, consumed },
-            fingerprint: Fingerprint { format, shards: bytes % 977, samples: 1 << 40, bytes, layout },
-            mixture,
-            packer,
-            skipped: skipped.into_iter().collect(),
-            consecutive_bad,
-        },
-    )
+    (any::<(u64, u64, u64, u64, u32)>(), 0u64..1 << 53, "\\PC{0,12}", shuffle, mixture, (bucketing, packer), skipped)
+        .prop_map(
+            |(
+                (seed, epoch, bytes, layout, consecutive_bad),
+                positions,
+                format,
+                shuffle,
+                mixture,
+                (bucketing, packer),
+                skipped,
+            )| Cursor {
+                seed,
+                shuffle,
+                progress: Progress { epoch, consumed: positions / 2 },
+                positions,
+                fingerprint: Fingerprint { format, shards: bytes % 977, samples: 1 << 40, bytes, layout },
+                mixture,
+                bucketing,
+                packer,
+                skipped: skipped.into_iter().collect(),
+                consecutive_bad,
+            },
+        )
 }
 
 proptest! {
@@ -67,9 +81,9 @@ proptest! {
 #[test]
 fn golden_text_of_version_1() {
     let text = concat!(
-        r#"{"strait_cursor":1,"order_version":1,"seed":7,"shuffle":"full","epoch":2,"consumed":64,"#,
+        r#"{"strait_cursor":1,"order_version":1,"seed":7,"shuffle":"full","epoch":2,"consumed":64,"positions":100,"#,
         r#""dataset":{"format":"webdataset","shards":2,"samples":100,"bytes":3000,"layout":"d95ff9976b3d8df6"},"#,
-        r#""mixture":null,"packer":null,"skipped":[3,99],"consecutive_bad":0}"#,
+        r#""mixture":null,"bucketing":null,"packer":null,"skipped":[3,99],"consecutive_bad":0}"#,
     );
     assert_eq!(cursor().to_json(), text);
     assert_eq!(Cursor::parse(text.as_bytes()).unwrap(), cursor());
@@ -94,7 +108,9 @@ fn values_out_of_range_are_refused() {
         (r#""epoch":2"#, r#""epoch":-2"#, "invalid value"),
         (r#""epoch":2"#, r#""epoch":2,"extra":1"#, "extra"),
         (r#""epoch":2"#, r#""epoch":2,"epoch":3"#, "duplicate"),
-        (r#""consumed":64"#, r#""consumed":18446744073709551615"#, "consumed"),
+        (r#""consumed":64"#, r#""consumed":101"#, "101 of 100 positions"),
+        (r#""positions":100"#, r#""positions":18446744073709551615"#, "out of range"),
+        (r#""bucketing":null"#, r#""bucketing":{"window":8,"run":0}"#, "runs of 0"),
         (r#""shuffle":"full""#, r#""shuffle":"random""#, "random"),
         (r#""shuffle":"full""#, r#""shuffle":"block:0x4""#, "block:0x4"),
         ("[3,99]", "[99,3]", "ascending"),
@@ -114,9 +130,12 @@ fn values_out_of_range_are_refused() {
 
 #[test]
 fn a_changed_dataset_is_named_and_only_allowed_on_demand() {
-    let order = Order::new(Shuffle::Full, 100, 7).unwrap();
+    let start = |fingerprint: Fingerprint| {
+        let order = Order::new(Shuffle::Full, fingerprint.samples, 7).unwrap();
+        Cursor::new(&order, fingerprint, Progress::default())
+    };
     let cursor = cursor();
-    assert_eq!(cursor.resume(&order, &fingerprint(), IfChanged::Refuse).unwrap(), cursor.progress);
+    assert_eq!(cursor.resume(&start(fingerprint()), IfChanged::Refuse).unwrap(), cursor.progress);
     let a = ("a.tar", 1_000, 60);
     for (other, word) in [
         (Fingerprint::new("records", [a, ("b.tar", 2_000, 40)]), "format was webdataset and is records"),
@@ -127,12 +146,17 @@ fn a_changed_dataset_is_named_and_only_allowed_on_demand() {
         (Fingerprint::new("webdataset", [("b.tar", 2_000, 40), a]), "layout"),
         (Fingerprint::new("webdataset", [("a.tar", 1_000, 40), ("b.tar", 2_000, 60)]), "layout"),
     ] {
-        let error = cursor.resume(&order, &other, IfChanged::Refuse).unwrap_err().to_string();
+        let start = start(other);
+        let error = cursor.resume(&start, IfChanged::Refuse).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
-        assert_eq!(cursor.resume(&order, &other, IfChanged::Allow).unwrap(), cursor.progress);
+        assert_eq!(cursor.resume(&start, IfChanged::Allow).unwrap(), cursor.progress);
     }
-    let shorter = Order::new(Shuffle::Full, 63, 7).unwrap();
-    assert!(cursor.resume(&shorter, &fingerprint(), IfChanged::Allow).unwrap_err().to_string().contains("64 samples"));
+    // The same shards cut into other windows.
+    let other = Cursor { positions: 90, ..start(fingerprint()) };
+    let error = cursor.resume(&other, IfChanged::Refuse).unwrap_err().to_string();
+    assert!(error.contains("positions of an epoch was 100 and is 90"), "{error}");
+    let shorter = Schedule::new(Order::new(Shuffle::Full, 63, 7).unwrap(), 1, Rank::SINGLE, Policy::Short).unwrap();
+    assert!(shorter.steps(cursor.progress).unwrap_err().to_string().contains("64 samples"));
 }
 
 #[test]
@@ -143,7 +167,16 @@ fn another_order_is_never_continued() {
         (Order::new(Shuffle::Sequential, 100, 7), "shuffle was full and is sequential"),
         (Order::mixture(&parts, Shuffle::Full, 7, AtEnd::Stop), "mixture was None"),
     ] {
-        let error = cursor().resume(&order.unwrap(), &fingerprint(), IfChanged::Allow).unwrap_err().to_string();
+        let start = Cursor::new(&order.unwrap(), fingerprint(), Progress::default());
+        let error = cursor().resume(&start, IfChanged::Allow).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+    let start = Cursor::new(&Order::new(Shuffle::Full, 100, 7).unwrap(), fingerprint(), Progress::default());
+    for (start, word) in [
+        (Cursor { bucketing: Some(Bucketing { window: 64, run: 8 }), ..start.clone() }, "bucketing was None"),
+        (Cursor { packer: Some(PackerState::default()), ..start }, "packing was off and is on"),
+    ] {
+        let error = cursor().resume(&start, IfChanged::Allow).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
     }
 }

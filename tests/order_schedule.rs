@@ -52,7 +52,8 @@ fn ranks(order: &Order, stretch: Stretch, policy: Policy) -> Vec<Schedule> {
 fn through_text(order: &Order, at: Progress) -> Progress {
     let fingerprint = Fingerprint::new("records", [("a.bin", 1, order.samples())]);
     let text = Cursor::new(order, fingerprint.clone(), at).to_json();
-    Cursor::parse(text.as_bytes()).unwrap().resume(order, &fingerprint, IfChanged::Refuse).unwrap()
+    let start = Cursor::new(order, fingerprint, Progress::default());
+    Cursor::parse(text.as_bytes()).unwrap().resume(&start, IfChanged::Refuse).unwrap()
 }
 
 /// Appends one step of all ranks, without its padding; returns how much padding there was.

@@ -1,7 +1,7 @@
 //! Token windows and packing: every token once, the same after any resume.
 
 use proptest::prelude::*;
-use strait::order::{Order, Packer, PackerState, Piece, Progress, Shuffle, TokenWindows};
+use strait::order::{Cursor, Fingerprint, Order, Packer, PackerState, Piece, Progress, Shuffle, TokenWindows};
 
 fn lengths() -> impl Strategy<Value = Vec<u64>> {
     prop::collection::vec(prop_oneof![4 => 0u64..30, 1 => 30u64..300], 1..60)
@@ -56,10 +56,12 @@ proptest! {
         let mut packing = packer.resume(start, PackerState::default());
         let stop = stop % (packer.windows() + 1);
         let saved = packer.resume(start, PackerState::default()).state_at(stop, tokens_of).unwrap();
+        let saved = packer.cursor(Fingerprint::new("tokens", []), Progress { epoch, consumed: stop }, saved).to_json();
         for number in 0..packer.windows() {
             if number == stop {
                 // As a new process would, from nothing but the cursor.
-                packing = packer.resume(Progress { epoch, consumed: stop }, saved);
+                let saved = Cursor::parse(saved.as_bytes()).unwrap();
+                packing = packer.resume(saved.progress, saved.packer.unwrap());
             }
             packing.window(number, tokens_of, &mut pieces, &mut ends).unwrap();
             let from = (number * window) as usize;

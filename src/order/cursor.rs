@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bad_samples::SKIPPED_MAX;
+use super::bucket::Bucketing;
 use super::epoch::Order;
 use super::fingerprint::Fingerprint;
 use super::mixture::AtEnd;
@@ -25,10 +26,14 @@ pub struct Cursor {
     pub shuffle: Shuffle,
     /// How far all ranks together have come.
     pub progress: Progress,
+    /// Positions of an epoch, of which some are consumed.
+    pub positions: u64,
     /// The dataset.
     pub fingerprint: Fingerprint,
     /// Weights and end of a mixture, where there is one.
     pub mixture: Option<(Vec<u32>, AtEnd)>,
+    /// How samples are bucketed by length, where they are.
+    pub bucketing: Option<Bucketing>,
     /// Where the next window of a [`Packer`](super::Packer) starts, where there is one.
     pub packer: Option<PackerState>,
     /// Samples found bad so far, ascending; at most [`SKIPPED_MAX`].
@@ -53,7 +58,7 @@ pub enum IfChanged {
     /// A difference is an error.
     #[default]
     Refuse,
-    /// Go on at the same position. Which samples were seen is then no longer known.
+    /// Go on at the same position, if there is one. Which samples were seen is then no longer known.
     Allow,
 }
 
@@ -64,39 +69,43 @@ impl Cursor {
             seed: order.seed(),
             shuffle: order.shuffle(),
             progress,
+            positions: order.len(),
             fingerprint,
             mixture: order.as_mixture().map(|mixture| (mixture.weights(), mixture.at_end())),
+            bucketing: None,
             packer: None,
             skipped: Vec::new(),
             consecutive_bad: 0,
         }
     }
 
-    /// Where `order` over the dataset of `fingerprint` has to go on.
+    /// Where a run that would itself start with the cursor `start` has to go on, if it is the run this one was taken of.
     ///
     /// # Errors
-    /// [`Error::Config`] naming what differs: seed, shuffle, mixture, or (unless allowed) a field of the dataset; and if
-    /// the dataset has become shorter than what was consumed of it.
-    pub fn resume(&self, order: &Order, fingerprint: &Fingerprint, if_changed: IfChanged) -> Result<Progress> {
-        let mixture = order.as_mixture().map(|mixture| (mixture.weights(), mixture.at_end()));
-        for (field, was, is) in [
-            ("seed", self.seed.to_string(), order.seed().to_string()),
-            ("shuffle", self.shuffle.to_string(), order.shuffle().to_string()),
-            ("mixture", format!("{:?}", self.mixture), format!("{mixture:?}")),
-        ] {
-            if was != is {
+    /// [`Error::Config`] naming what differs: seed, shuffle, mixture, bucketing, packing, and (unless allowed) a field of
+    /// the dataset or the number of positions.
+    pub fn resume(&self, start: &Cursor, if_changed: IfChanged) -> Result<Progress> {
+        let say = |cursor: &Cursor| {
+            let packing = if cursor.packer.is_some() { "on" } else { "off" };
+            [
+                ("seed", cursor.seed.to_string()),
+                ("shuffle", cursor.shuffle.to_string()),
+                ("mixture", format!("{:?}", cursor.mixture)),
+                ("bucketing", format!("{:?}", cursor.bucketing)),
+                ("packing", packing.to_owned()),
+                ("positions of an epoch", cursor.positions.to_string()),
+            ]
+        };
+        if if_changed == IfChanged::Refuse {
+            self.fingerprint.check(&start.fingerprint)?;
+        }
+        for ((field, was), (_, is)) in say(self).into_iter().zip(say(start)) {
+            let may_differ = field.starts_with("positions") && if_changed == IfChanged::Allow;
+            if was != is && !may_differ {
                 let problem =
                     format!("{field} was {was} and is {is}; give the cursor's own, or start without a cursor");
                 return Err(Error::config("cursor", problem));
             }
-        }
-        if if_changed == IfChanged::Refuse {
-            self.fingerprint.check(fingerprint)?;
-        }
-        if self.progress.consumed > order.len() {
-            let Progress { epoch, consumed } = self.progress;
-            let problem = format!("{consumed} samples of epoch {epoch} consumed; the order now has {}", order.len());
-            return Err(Error::config("cursor", problem));
         }
         Ok(self.progress)
     }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bad_samples::SKIPPED_MAX;
+use super::bucket::Bucketing;
 use super::cursor::{CURSOR_VERSION, Cursor, PackerState};
 use super::fingerprint::Fingerprint;
 use super::key::ORDER_VERSION;
@@ -64,8 +65,10 @@ pub(super) struct Text {
     shuffle: String,
     epoch: u64,
     consumed: u64,
+    positions: u64,
     dataset: DatasetText,
     mixture: Option<MixtureText>,
+    bucketing: Option<Bucketing>,
     packer: Option<PackerState>,
     skipped: Vec<u64>,
     consecutive_bad: u32,
@@ -108,6 +111,7 @@ impl From<&Cursor> for Text {
             shuffle: cursor.shuffle.to_string(),
             epoch: cursor.progress.epoch,
             consumed: cursor.progress.consumed,
+            positions: cursor.positions,
             dataset: DatasetText {
                 format: format.clone(),
                 shards: *shards,
@@ -116,6 +120,7 @@ impl From<&Cursor> for Text {
                 layout: format!("{layout:016x}"),
             },
             mixture,
+            bucketing: cursor.bucketing,
             packer: cursor.packer,
             skipped: cursor.skipped.clone(),
             consecutive_bad: cursor.consecutive_bad,
@@ -134,8 +139,12 @@ impl Text {
         if format.len() > 64 {
             return Err(bad("format is longer than 64 bytes"));
         }
-        if samples > SAMPLES_MAX || self.consumed > SAMPLES_MAX {
-            return Err(bad(format!("{} of {samples} samples consumed; at most {SAMPLES_MAX}", self.consumed)));
+        if samples > SAMPLES_MAX || self.positions > SAMPLES_MAX || self.consumed > self.positions {
+            let Text { consumed, positions, .. } = self;
+            return Err(bad(format!("{consumed} of {positions} positions consumed, {samples} samples: out of range")));
+        }
+        if let Some(bucketing) = self.bucketing {
+            bucketing.check()?;
         }
         let ascending = self.skipped.windows(2).all(|pair| pair[0] < pair[1]);
         if self.skipped.len() > SKIPPED_MAX || !ascending || self.skipped.last().is_some_and(|&last| last >= samples) {
@@ -155,8 +164,10 @@ impl Text {
             seed: self.seed,
             shuffle: self.shuffle.parse()?,
             progress: Progress { epoch: self.epoch, consumed: self.consumed },
+            positions: self.positions,
             fingerprint: Fingerprint { format, shards, samples, bytes, layout },
             mixture,
+            bucketing: self.bucketing,
             packer: self.packer,
             skipped: self.skipped,
             consecutive_bad: self.consecutive_bad,

@@ -7,6 +7,7 @@ use super::block::BlockEpoch;
 use super::key::{Purpose, below, fold, key};
 use super::mixture::{AtEnd, Mixture, Part};
 use super::permutation::Permutation;
+use super::schedule::Progress;
 use super::shuffle::{SAMPLES_MAX, Shuffle};
 use crate::error::{Error, Result};
 
@@ -128,9 +129,19 @@ impl Order {
         }
     }
 
-    /// The last epoch there is.
-    pub(super) fn epoch_max(&self) -> u64 {
-        self.as_mixture().map_or(u64::MAX - 1, Mixture::epoch_max)
+    /// That a run can stand there.
+    pub(super) fn check(&self, at: Progress) -> Result<()> {
+        let Progress { epoch, consumed } = at;
+        if consumed > self.len() {
+            let problem =
+                format!("{consumed} samples consumed of an epoch of {}; is this another dataset's?", self.len());
+            return Err(Error::config("cursor", problem));
+        }
+        let epoch_max = self.as_mixture().map_or(u64::MAX - 1, Mixture::epoch_max);
+        if epoch > epoch_max {
+            return Err(Error::config("cursor", format!("epoch {epoch}; this order has {epoch_max} at most")));
+        }
+        Ok(())
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) enum Purpose {
     Dataset = 4,
     /// The stand-ins for bad samples; position and attempt are folded in last.
     Replacement = 5,
+    /// The runs of a bucketing window; the window's number is folded in last.
+    Bucket = 6,
 }
 
 /// `fold(fold(fold(mix(version), seed), epoch), purpose)`.

@@ -13,6 +13,8 @@
 mod audit;
 mod bad_samples;
 mod block;
+mod bucket;
+mod budget;
 mod cursor;
 mod cursor_text;
 mod epoch;
@@ -29,6 +31,8 @@ mod windows;
 
 pub use audit::{Audit, Stretch, audit};
 pub use bad_samples::{BadSamplePolicy, BadSamples, SKIPPED_MAX, Verdict};
+pub use bucket::Bucketing;
+pub use budget::{Budget, BudgetSchedule, BudgetSteps, Cost};
 pub use cursor::{CURSOR_VERSION, Cursor, IfChanged, PackerState};
 pub use epoch::{Epoch, Order};
 pub use fingerprint::Fingerprint;

@@ -12,8 +12,9 @@
 //! one length and one position per document of a global batch, and constant memory; prefix sums of shuffled lengths
 //! would take 8 bytes per document and a pass over all of them in every epoch.
 
-use super::cursor::PackerState;
+use super::cursor::{Cursor, PackerState};
 use super::epoch::{Epoch, Order};
+use super::fingerprint::Fingerprint;
 use super::schedule::Progress;
 use crate::error::{Error, Result};
 
@@ -62,6 +63,12 @@ impl Packer {
     /// Tokens at an epoch's end that fill no window; other documents' in each epoch.
     pub fn tail_tokens(&self) -> u64 {
         self.tokens % self.window_tokens
+    }
+
+    /// The cursor of a run over the windows: that of its documents' order, counting windows.
+    pub fn cursor(&self, fingerprint: Fingerprint, progress: Progress, state: PackerState) -> Cursor {
+        let cursor = Cursor::new(&self.order, fingerprint, progress);
+        Cursor { positions: self.windows(), packer: Some(state), ..cursor }
     }
 
     /// Goes on in an epoch where `progress.consumed` windows are delivered and `state` is the carry-over behind them; both

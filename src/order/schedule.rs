@@ -38,6 +38,15 @@ impl Policy {
         if world == 1 { Policy::Short } else { Policy::Drop }
     }
 
+    /// That several ranks do not ask for `Short`.
+    pub(super) fn check(self, rank: Rank) -> Result<()> {
+        if self == Policy::Short && rank.world() > 1 {
+            let problem = format!("short needs world 1, and this is world {}; use drop, pad or wrap", rank.world());
+            return Err(Error::config("policy", problem));
+        }
+        Ok(())
+    }
+
     /// `"drop"`, `"pad"`, `"wrap"`, `"short"`.
     pub fn name(self) -> &'static str {
         match self {
@@ -80,10 +89,7 @@ impl Schedule {
             let problem = format!("{batch_size} samples on each of {} ranks; give 1 or more", rank.world());
             return Err(Error::config("batch_size", problem));
         };
-        if policy == Policy::Short && rank.world() > 1 {
-            let problem = format!("short needs world 1, and this is world {}; use drop, pad or wrap", rank.world());
-            return Err(Error::config("policy", problem));
-        }
+        policy.check(rank)?;
         if policy == Policy::Drop && !order.is_empty() && order.len() < global {
             let problem = format!(
                 "drop leaves nothing of {} samples with a global batch of {global}; lower batch_size, or use pad or wrap",
@@ -111,16 +117,7 @@ impl Schedule {
     pub fn steps(&self, from: Progress) -> Result<Steps> {
         let Progress { epoch, consumed } = from;
         let n = self.order.len();
-        if consumed > n {
-            let problem = format!("{consumed} samples consumed of an epoch of {n}; is this another dataset's cursor?");
-            return Err(Error::config("cursor", problem));
-        }
-        if epoch > self.order.epoch_max() {
-            return Err(Error::config(
-                "cursor",
-                format!("epoch {epoch}; this order has {} at most", self.order.epoch_max()),
-            ));
-        }
+        self.order.check(from)?;
         let (left, global) = (n - consumed, self.global_batch());
         let len = match self.policy {
             Policy::Drop => left / global,
