@@ -1,10 +1,15 @@
 //! Which sample stands at which position: pure functions of (seed, epoch, position), without I/O, clock or threads.
 //!
 //! ```text
-//!   Order      (seed, epoch, position) -> sample id             Sequential | Full | Block | Mixture
+//!   Order      (seed, epoch, position) -> sample id              Sequential | Full | Block | mixture by weight
 //!   Schedule   (epoch, step, rank)     -> sample ids of a batch  equal steps on every rank: drop | pad | wrap
 //!   Cursor     samples consumed by all ranks, and what they were consumed from
 //!   audit      runs the three above and counts what was seen once, twice, never
+//!
+//!   BudgetSchedule    in place of Schedule, where samples differ in length: as many as a budget holds, bucketed
+//!   TokenWindows      samples that are windows of tokens, as documents are stored
+//!   Packer            windows of tokens over shuffled documents; its carry-over is in the cursor
+//!   BadSamples        what becomes of samples that cannot be read; remembered in the cursor
 //! ```
 //!
 //! World size and batch size are in the schedule and never in the order or the cursor. So a run may stop after any
