@@ -35,13 +35,13 @@ pub(crate) struct Body {
 /// The bytes are there once [`wait`](Batch::wait) says so, or, without blocking the host, on a stream that
 /// [`wait_on`](Batch::wait_on) has made wait. On the host device they are there at once.
 pub struct Batch {
-    body: Option<Box<Body>>,
+    body: Option<Body>,
     back: Sender<Message>,
     shared: Arc<Shared>,
 }
 
 impl Batch {
-    pub(crate) fn new(body: Box<Body>, back: Sender<Message>, shared: Arc<Shared>) -> Batch {
+    pub(crate) fn new(body: Body, back: Sender<Message>, shared: Arc<Shared>) -> Batch {
         shared.held.fetch_add(1, Ordering::Relaxed);
         Batch { body: Some(body), back, shared }
     }

@@ -123,7 +123,7 @@ impl Config {
         if !align.is_power_of_two() || align < 4096 {
             return Err(Error::config("align_bytes", format!("{align} is not a power of two of at least 4096")));
         }
-        if self.block_bytes == 0 || self.block_bytes % align != 0 || self.block_bytes > 1 << 30 {
+        if self.block_bytes == 0 || !self.block_bytes.is_multiple_of(align) || self.block_bytes > 1 << 30 {
             let problem = format!("{} is not a multiple of {align} up to 1 GiB", self.block_bytes);
             return Err(Error::config("block_bytes", problem));
         }
