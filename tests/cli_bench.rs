@@ -191,7 +191,7 @@ fn assert_plugged_in(output: &Output) {
 fn a_tiny_file_is_measured_and_verified() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("records.bin");
-    std::fs::write(&path, (0..4u32 << 20).map(|i| (i * 7 >> 3) as u8).collect::<Vec<u8>>()).unwrap();
+    std::fs::write(&path, (0..4u32 << 20).map(|i| ((i * 7) >> 3) as u8).collect::<Vec<u8>>()).unwrap();
     let path = path.to_str().unwrap();
     for order in [&["--block-bytes", "1MiB"][..], &["--shuffle", "--depth", "16"]] {
         let fixed = ["--record-bytes", "64KiB", "--device", "host", "--rounds", "1", "--verify", "--json", path];
