@@ -1,13 +1,28 @@
-//! strait streams training shards and model weights from NVMe straight into GPU memory.
+#![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
+mod assembly;
+mod batch;
+mod config;
 pub mod dataset;
 pub mod device;
+mod engine;
 pub mod error;
+mod loader;
+pub mod memory;
 pub mod order;
+#[cfg(test)]
+mod pipeline_sim;
+pub mod plan;
+mod region;
 pub mod sim;
+pub mod stats;
 pub mod storage;
 
+pub use batch::{Batch, FieldView};
+pub use config::{PathChoice, RingChoice};
 pub use dataset::Dataset;
 pub use device::Device;
 pub use error::{Error, Result};
+pub use loader::{Builder, Epoch, Loader};
+pub use stats::{Fallback, Stats};

@@ -55,6 +55,11 @@ impl Clock {
         Clock(Source::Simulated(Arc::default()))
     }
 
+    /// Whether time stands still by itself.
+    pub fn is_simulated(&self) -> bool {
+        matches!(self.0, Source::Simulated(_))
+    }
+
     /// Time since the clock was made.
     pub fn now(&self) -> Duration {
         match &self.0 {

@@ -2,13 +2,22 @@
 //!
 //! A [`Dataset`] knows extents, never payload: opening one reads headers and indexes only.
 
+mod files;
+mod fingerprint;
+mod open;
 mod records;
+mod table;
+mod tar;
 mod webdataset;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use table::Table;
+
+#[cfg(doc)]
+use crate::error::Error;
 
 /// A named part of every sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,18 +54,19 @@ pub struct Shard {
 enum Layout {
     /// `count` records of `record_bytes`, the first at `first`. One field.
     Records { first: u64, record_bytes: u64, count: u64 },
-    /// Entry `sample * fields + field`; an `offset` of [`ABSENT`] marks a field that the sample lacks.
-    Table { entries: Vec<Entry>, samples: u64 },
+    /// Each sample's fields on their own.
+    Table(Table),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Entry {
-    offset: u64,
-    len: u64,
+impl Shard {
+    /// How many samples the shard holds.
+    pub fn samples(&self) -> u64 {
+        match &self.layout {
+            Layout::Records { count, .. } => *count,
+            Layout::Table(table) => table.rows(),
+        }
+    }
 }
-
-/// The offset of a field that a sample does not have.
-const ABSENT: u64 = u64::MAX;
 
 /// Shards, fields and the place of every sample.
 #[derive(Debug, Clone)]
@@ -69,14 +79,40 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Raw files made of records of one size, one field `"record"`. A file that is no whole number of records is an error.
+    /// The shards named, in whatever format they are in: tar files are read as WebDataset, other files as records of
+    /// `record_bytes` if that is given.
+    ///
+    /// A directory stands for the regular files in it, sorted by name; subdirectories and names that begin with a dot
+    /// are left out, and so is everything but tar files where there is one. A tar file is told by its content
+    /// (`ustar` at byte 257) or its name (`.tar`, `.tgz`, `.tar.gz` ...). To read a file as records no matter what it
+    /// looks like, use [`Dataset::records`]; as a tar file, [`Dataset::webdataset`].
+    ///
+    /// # Errors
+    /// Those of [`Dataset::records`] and [`Dataset::webdataset`]; [`Error::Config`] if nothing is named, the files
+    /// are of different formats, or there is no way to tell how to read them.
+    pub fn open<P: AsRef<Path>>(paths: &[P], record_bytes: Option<u64>) -> Result<Dataset> {
+        open::open(paths, record_bytes)
+    }
+
+    /// Raw files made of records of `record_bytes` bytes each, one field `"record"`. An empty file has no records.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `record_bytes` is 0 or no file is named, [`Error::Open`] for what cannot be read,
+    /// [`Error::Format`] for what is no regular file or no whole number of records.
     pub fn records<P: AsRef<Path>>(paths: &[P], record_bytes: u64) -> Result<Dataset> {
         records::open(paths, record_bytes)
     }
 
     /// WebDataset tar shards, indexed from their headers alone; one field per file extension.
     ///
-    /// Consecutive members whose names agree up to the first dot form a sample, as WebDataset groups them.
+    /// Consecutive members whose names agree up to the first dot form a sample, as WebDataset groups them. The index
+    /// takes 8 bytes per sample and field (16 in a shard of 2 TiB and more, or with members of 4 GiB and more), and
+    /// never more than the shards themselves and half a MiB each.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if no file is named, [`Error::Open`] for what cannot be read, [`Error::Io`] where the
+    /// storage fails, and [`Error::Format`], with the byte, for what is no whole tar file or has names that are no
+    /// sample's: absolute, with `..`, or twice in one sample. Compressed tar files are refused.
     pub fn webdataset<P: AsRef<Path>>(paths: &[P]) -> Result<Dataset> {
         webdataset::open(paths)
     }
@@ -111,48 +147,34 @@ impl Dataset {
     /// # Panics
     /// If `sample` or `field` is out of range.
     pub fn extent(&self, sample: u64, field: usize) -> Option<Extent> {
+        assert!(sample < self.len() && field < self.fields.len(), "sample {sample}, field {field}: out of range");
         let shard = self.first.partition_point(|&first| first <= sample) - 1;
         let local = sample - self.first[shard];
-        let at = |offset, len| Some(Extent { shard: shard as u32, offset, len });
+        let at = |offset, len| Extent { shard: shard as u32, offset, len };
         match &self.shards[shard].layout {
-            Layout::Records { first, record_bytes, count } => {
-                assert!(local < *count && field == 0, "sample {sample}, field {field}: out of range");
-                at(first + local * record_bytes, *record_bytes)
-            }
-            Layout::Table { entries, .. } => {
-                let entry = entries[local as usize * self.fields.len() + field];
-                (entry.offset != ABSENT).then_some(())?;
-                at(entry.offset, entry.len)
-            }
+            Layout::Records { first, record_bytes, .. } => Some(at(first + local * record_bytes, *record_bytes)),
+            Layout::Table(table) => table.get(local, field).map(|entry| at(entry.offset, entry.len)),
         }
     }
 
-    /// Puts shards together; their tables already have one entry per field of `fields`.
+    /// A number that stays the same as long as the dataset does: by it a resumed run notices another one.
+    ///
+    /// FNV-1a (64 bits) over the format, the fields' names, and each shard's file name, size and number of samples,
+    /// in order; every text is preceded by its length, every number is 8 bytes, little-endian. Directories are not in
+    /// it, so a dataset may move; contents are not either, so a shard rewritten to the same size goes unnoticed.
+    pub fn fingerprint(&self) -> u64 {
+        fingerprint::of(self)
+    }
+
+    /// Puts shards together; their tables already know the numbers of `fields`.
     fn new(format: &'static str, shards: Vec<Shard>, fields: Vec<Field>) -> Dataset {
         let mut first = Vec::with_capacity(shards.len() + 1);
         let mut total = 0;
         for shard in &shards {
             first.push(total);
-            total += match &shard.layout {
-                Layout::Records { count, .. } => *count,
-                Layout::Table { samples, .. } => *samples,
-            };
+            total += shard.samples();
         }
         first.push(total);
         Dataset { format, shards, fields, first }
     }
-}
-
-/// The size of a regular file that this process may read; anything else is an error that says what it is.
-fn file_bytes(path: &Path) -> Result<u64> {
-    let open_error = |e| Error::open(path, &e);
-    let meta = std::fs::metadata(path).map_err(open_error)?;
-    if meta.is_dir() {
-        return Err(Error::Open { path: path.into(), errno: libc::EISDIR });
-    }
-    if !meta.is_file() {
-        return Err(Error::format(path, 0, "not a regular file: name a file on a file system"));
-    }
-    std::fs::File::open(path).map_err(open_error)?;
-    Ok(meta.len())
 }

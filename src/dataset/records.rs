@@ -9,15 +9,12 @@ pub(super) fn open<P: AsRef<Path>>(paths: &[P], record_bytes: u64) -> Result<Dat
     if record_bytes == 0 {
         return Err(Error::config("record_bytes", "must be at least 1"));
     }
-    if paths.is_empty() {
-        return Err(Error::config("paths", "no file was named"));
-    }
-    let shards = paths.iter().map(|path| shard(path.as_ref(), record_bytes)).collect::<Result<Vec<_>>>()?;
+    let shards = super::files::index_shards(paths, |path| shard(path, record_bytes))?;
     Ok(Dataset::new("records", shards, vec![Field { name: "record".into(), fixed_bytes: Some(record_bytes) }]))
 }
 
 fn shard(path: &Path, record_bytes: u64) -> Result<Shard> {
-    let bytes = super::file_bytes(path)?;
+    let (_, bytes) = super::files::open_file(path)?;
     let rest = bytes % record_bytes;
     if rest != 0 {
         return Err(Error::format(

@@ -3,6 +3,17 @@
 //! [`RawDevice`] and [`Stream`] are narrow unsafe seams; [`CopyQueue`] above them is the one safe owner of host memory
 //! that a copy still reads. Nothing above this module names CUDA.
 
+mod choose;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod host;
+mod queue;
+mod sim;
+
+pub use host::HostDevice;
+pub use queue::{CopyQueue, RawCopy};
+pub use sim::{SimDevice, SimFaults, SimRead};
+
 use std::ffi::c_void;
 use std::fmt;
 use std::ptr::NonNull;
@@ -73,7 +84,7 @@ unsafe impl Sync for RawMemory {}
 ///
 /// # Safety
 /// An implementation promises: memory from `allocate` stays valid until `free`; pinned memory may be copied from
-/// asynchronously until `unpin`.
+/// asynchronously until `unpin`. Streams, timelines and fences that it made keep what they need of the device alive.
 pub unsafe trait RawDevice: Send + Sync {
     /// For people: `"cuda:0 (NVIDIA H200)"`.
     fn name(&self) -> String;
@@ -134,7 +145,8 @@ pub unsafe trait Stream: Send {
     /// The source stays valid and unchanged, and the target is not freed, until a later mark is reached.
     unsafe fn copy(&mut self, source: NonNull<u8>, target: DevicePtr, bytes: usize) -> Result<()>;
 
-    /// Puts a point on the timeline behind all copies so far.
+    /// Puts a point on the timeline behind all copies so far, also behind those whose call failed: a driver may have
+    /// started them all the same. On error there is no new point, and a later mark stands in for it.
     fn mark(&mut self) -> Result<Seq>;
 
     /// The latest point that has been reached. Does not block.
@@ -156,7 +168,8 @@ pub unsafe trait Stream: Send {
 /// As [`Stream`]: an error is never reported as completion, and a consumer stream that was made to wait runs nothing
 /// more until `seq` is reached.
 pub unsafe trait Timeline: Send + Sync {
-    /// Waits until `seq` is reached or `timeout` has passed; true if it is reached.
+    /// Waits until `seq` is reached or `timeout` has passed; true if it is reached. One that no mark has given out is
+    /// not reached, and need not be waited for.
     fn wait(&self, seq: Seq, timeout: Duration) -> Result<bool>;
 
     /// Makes `consumer` wait for `seq` on the device, without blocking the host.

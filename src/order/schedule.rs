@@ -178,6 +178,11 @@ impl Steps {
         self.len
     }
 
+    /// The epoch that these steps belong to.
+    pub fn epoch(&self) -> u64 {
+        self.from.epoch
+    }
+
     /// Whether the epoch is over.
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -3,7 +3,22 @@
 //! A [`Ring`] is a narrow unsafe seam: it starts reads and tells when they ended, nothing more. [`ReadQueue`] is the
 //! one safe owner above it: it holds the memory in flight, continues short reads, retries, and drains by counting.
 
-use std::os::fd::RawFd;
+mod files;
+mod pread;
+mod probe;
+mod queue;
+mod sim;
+mod uring;
+
+pub use files::{Opening, ShardFile};
+pub use pread::Pread;
+pub use probe::{Mode, Probed, Prober, Way, buffered, dio_align};
+pub use queue::{Accepted, Landed, LandingId, Memory, Options, ReadQueue, Want};
+pub use sim::{Faults, SimRing};
+pub use uring::Uring;
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -86,6 +101,50 @@ pub unsafe trait Ring: Send {
     /// ring is broken and that reads in flight may never be reported.
     fn poll(&mut self, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> Result<()>;
 
-    /// A file descriptor that is readable while completions wait, for waiting on several rings at once.
-    fn wait_fd(&self) -> Option<RawFd>;
+    /// A file descriptor that is readable once a read has ended since the last [`poll`](Ring::poll), for waiting on
+    /// several rings at once. `None` if the ring has nothing of the kind.
+    fn wait_fd(&mut self) -> Option<RawFd>;
+}
+
+/// A counter that is readable while it is not 0 (eventfd(2)).
+struct Event(OwnedFd);
+
+impl Event {
+    fn new() -> io::Result<Event> {
+        // SAFETY: eventfd takes no pointer.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is fresh and has no other owner.
+        Ok(Event(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Cannot fail: the counter is far from its end.
+    fn set(&self) {
+        let one = 1u64;
+        // SAFETY: the buffer is eight bytes that outlive the call.
+        unsafe { libc::write(self.fd(), (&raw const one).cast(), 8) };
+    }
+
+    fn clear(&self) {
+        let mut count = 0u64;
+        // SAFETY: the buffer is eight bytes that outlive the call.
+        unsafe { libc::read(self.fd(), (&raw mut count).cast(), 8) };
+    }
+}
+
+/// Waits until one of `fds` is readable or `timeout` has passed. Signals end the wait early.
+fn wait_readable(fds: &[RawFd], timeout: Duration) {
+    let mut polls = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 2];
+    for (poll, &fd) in polls.iter_mut().zip(fds) {
+        poll.fd = fd; // poll(2) ignores negative ones
+    }
+    let time = libc::timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+    // SAFETY: the array and the time outlive the call.
+    unsafe { libc::ppoll(polls.as_mut_ptr(), polls.len() as u64, &raw const time, std::ptr::null()) };
 }

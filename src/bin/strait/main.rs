@@ -1,2 +1,92 @@
-//! The command `strait`.
-fn main() {}
+//! The command `strait`: measures how fast this machine moves shards to a device, and says what holds it back.
+
+mod bench;
+mod doctor;
+mod failure;
+mod interrupt;
+mod linux;
+mod size;
+mod text;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde_json::Value;
+
+const HELP_END: &str = "\
+Examples:
+  # what this machine can do for files under /data, and what to change
+  strait doctor /data
+  # measure with a sample dataset that is made for the purpose and removed
+  strait bench
+  # measure on your own files (they are only read)
+  strait bench /data/*.bin
+  # the same numbers for a program
+  strait bench --json > result.json
+
+Exit codes:
+  0    done
+  1    it could not be done; standard error says what happened, why, what to do
+  2    the command line was not understood; nothing was started
+  130  interrupted (Ctrl-C, SIGTERM); what the command made was removed
+
+Results go to standard output; progress and messages go to standard error. With --json, standard output is exactly \
+one JSON object, also when a command that was understood fails ({\"error\": {..}}). STRAIT_LOG=debug shows the library's log.";
+
+/// Streams training shards from NVMe straight into GPU memory: measure it, examine the machine.
+#[derive(Parser)]
+#[command(name = "strait", version, after_help = HELP_END, max_term_width = 110, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print exactly one JSON object on standard output instead of tables
+    #[arg(long, global = true, display_order = 900)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Bench(bench::Options),
+    Doctor(doctor::Options),
+}
+
+/// What a subcommand has found out: the same thing for people and for programs.
+pub(crate) struct Answer {
+    text: String,
+    json: Value,
+    exit_code: u8,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let log = tracing_subscriber::EnvFilter::try_from_env("STRAIT_LOG").unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).without_time().init();
+    interrupt::watch();
+    let answer = match cli.command {
+        Command::Bench(options) => bench::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
+    };
+    match answer {
+        Ok(answer) => {
+            print(if cli.json { answer.json.to_string() } else { answer.text });
+            ExitCode::from(answer.exit_code)
+        }
+        Err(failure) => {
+            if cli.json {
+                print(failure.to_json().to_string());
+            }
+            eprintln!("{failure}");
+            ExitCode::from(failure.exit_code)
+        }
+    }
+}
+
+/// Writes a result; a reader that went away (`strait doctor | head`) is not an error.
+fn print(mut text: String) {
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

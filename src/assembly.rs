@@ -1,0 +1,220 @@
+//! Puts an engine together: sums first, then memory, ring and stream, on the thread that will own them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{self, Receiver, Sender};
+
+use crate::batch::Body;
+use crate::config::{Config, PathChoice, RingChoice, Sizes};
+use crate::dataset::Dataset;
+use crate::device::{Device, DeviceKind, Seq};
+use crate::engine::{Engine, Message, Output, Shared, Stage, State};
+use crate::error::{Error, Result};
+use crate::order::{Order, Policy, Progress, Schedule};
+use crate::plan::Plan;
+use crate::region::RegionPool;
+use crate::sim::Clock;
+use crate::stats::{Fallback, Setup};
+use crate::storage::{Opening, Options, Pread, Prober, ReadQueue, Registered, Ring, ShardFile, Uring};
+
+/// Makes a ring for so many reads in flight.
+pub(crate) type MakeRing = Box<dyn FnOnce(usize) -> Result<Box<dyn Ring>> + Send>;
+
+/// An engine to be, and the consumer's ends of its channels.
+pub(crate) struct Frame {
+    pub(crate) engine: Parts,
+    pub(crate) messages: Sender<Message>,
+    pub(crate) output: Receiver<Output>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) schedule: Schedule,
+}
+
+/// What an engine is made of; nothing is allocated, opened or started yet.
+pub(crate) struct Parts {
+    pub(crate) sizes: Sizes,
+    dataset: Arc<Dataset>,
+    config: Config,
+    direct: bool,
+    clock: Clock,
+    shared: Arc<Shared>,
+    messages: Receiver<Message>,
+    output: Sender<Output>,
+}
+
+/// An engine with nothing to do looks this often whether its loader is gone.
+const IDLE: Duration = Duration::from_millis(200);
+
+/// Checks the options and sums up what they come to.
+pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clock) -> Result<Frame> {
+    config.check()?;
+    if dataset.is_empty() {
+        let shards = dataset.shards().len();
+        return Err(Error::config("dataset", format!("no sample in its {shards} files; check the paths")));
+    }
+    let direct = device.kind() == DeviceKind::Host && config.path == PathChoice::Auto;
+    let sizes = config.sizes(&dataset, &device, direct)?;
+    let order = Order::new(config.shuffle, dataset.len(), config.seed)?;
+    let policy = config.policy.unwrap_or_else(|| Policy::default_for(config.rank.world()));
+    let schedule = Schedule::new(order, config.batch_size as u64, config.rank, policy)?;
+    // Every batch may be on its way back at once, and an epoch, a stop, and a few more that the engine has not seen.
+    let (messages, inbox) = channel::bounded(sizes.batches_max + 8);
+    // Every batch, the end of this generation, and that of the one before.
+    let (outbox, output) = channel::bounded(sizes.batches_max + 2);
+    let shared = Arc::new(Shared::new(device, &dataset, config.deadline));
+    let engine = Parts {
+        sizes,
+        dataset: Arc::new(dataset),
+        config,
+        direct,
+        clock,
+        shared: shared.clone(),
+        messages: inbox,
+        output: outbox,
+    };
+    Ok(Frame { engine, messages, output, shared, schedule })
+}
+
+impl Parts {
+    /// Makes the engine, with the ring that the options name or one of the caller's own.
+    pub(crate) fn assemble(self, make_ring: Option<MakeRing>) -> Result<Engine> {
+        // Where time is simulated nobody waits for real.
+        let idle = if self.clock.is_simulated() { Duration::ZERO } else { IDLE };
+        let (ring, opening) = match make_ring {
+            Some(make) => (make(self.config.reads_in_flight)?, Opening::Ring { direct: false }),
+            None => self.ring()?,
+        };
+        let device = self.shared.device.clone();
+        let regions = RegionPool::new(&device, self.sizes.region_bytes as usize, self.sizes.batches_max)?;
+        let slab_bytes = self.sizes.limits.block_bytes as usize;
+        let stage = match self.direct {
+            true => None,
+            false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes)?),
+        };
+        if let Some(stage) = &stage {
+            let _ = self.shared.timeline.set(stage.copies.timeline());
+        }
+        let name = ring.name();
+        let mut queue = self.queue(ring, opening);
+        self.register(&mut queue, &stage, &regions, name);
+        let batches = self.batches(&device)?;
+        Ok(Engine {
+            queue,
+            stage,
+            regions,
+            dataset: self.dataset,
+            sizes: self.sizes,
+            shared: self.shared,
+            messages: self.messages,
+            output: self.output,
+            clock: self.clock,
+            idle,
+            state: State::new(batches),
+        })
+    }
+
+    fn ring(&self) -> Result<(Box<dyn Ring>, Opening)> {
+        let (depth, align) = (self.config.reads_in_flight, self.config.align_bytes);
+        let threads = || -> Result<(Box<dyn Ring>, Opening)> {
+            Ok((Box::new(Pread::new(depth)?), Opening::Probed(Prober::new(false, align))))
+        };
+        match (self.config.ring, Uring::new(depth, self.config.open_files_max)) {
+            (RingChoice::Pread, _) => threads(),
+            (RingChoice::Auto, Ok(ring)) => Ok((Box::new(ring), Opening::Probed(Prober::new(true, align)))),
+            (RingChoice::Uring, Ok(ring)) => Ok((Box::new(ring), Opening::Ring { direct: true })),
+            (RingChoice::Auto, Err(Error::Ring { errno, .. })) => {
+                self.shared.counters.fall_back(no_uring(errno));
+                threads()
+            }
+            (_, Err(error)) => Err(error),
+        }
+    }
+
+    fn queue<L: crate::storage::Memory>(&self, ring: Box<dyn Ring>, opening: Opening) -> ReadQueue<L> {
+        let shards = self.dataset.shards().iter();
+        let shards = shards.map(|shard| ShardFile { path: shard.path.clone(), bytes: shard.bytes }).collect();
+        let options = Options {
+            depth: self.config.reads_in_flight,
+            bytes_in_flight_max: self.config.bytes_in_flight,
+            landings: self.sizes.slabs.max(self.sizes.batches_max),
+            open_files_max: self.config.open_files_max,
+            deadline: self.config.deadline,
+            opening,
+            clock: self.clock.clone(),
+        };
+        ReadQueue::new(ring, shards, options, self.shared.counters.clone())
+    }
+
+    /// Registers the memory that reads land in, and says what was set up.
+    fn register<L: crate::storage::Memory>(
+        &self,
+        queue: &mut ReadQueue<L>,
+        stage: &Option<Stage>,
+        regions: &RegionPool,
+        ring: &'static str,
+    ) {
+        let (base, bytes, pages) = match stage {
+            Some(stage) => {
+                (stage.slabs.arena().base(), stage.slabs.arena().bytes(), stage.slabs.arena().pages().as_str())
+            }
+            None => (regions.host().expect("the host's own memory"), regions.bytes(), regions.pages()),
+        };
+        // SAFETY: slabs and regions are dropped after the queue (field order of `Engine`), or leaked with it.
+        if let Registered::No(errno) = unsafe { queue.register_memory(base, bytes) } {
+            self.shared.counters.fall_back(Fallback {
+                instead: "memory pinned at each read instead of registered".into(),
+                reason: format!("{bytes} bytes with io_uring_register"),
+                errno: Some(errno),
+                remedy: "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
+            });
+        }
+        let (path, path_reason) = match (stage.is_some(), self.config.path) {
+            (false, _) => ("direct", "the ring writes into the batch's own memory"),
+            (true, PathChoice::Staged) => ("staged", "asked for"),
+            (true, PathChoice::Auto) => ("staged", "the ring cannot write into this device's memory"),
+        };
+        let device = self.shared.device.name();
+        let path_reason = format!("{path_reason} ({device})");
+        let region_bytes = regions.bytes() as u64;
+        let setup = Setup { path, path_reason, ring, device, pages, pinned_bytes: bytes as u64, region_bytes };
+        *self.shared.counters.setup.lock().unwrap_or_else(|e| e.into_inner()) = setup;
+    }
+
+    fn batches(&self, device: &Device) -> Result<Vec<Body>> {
+        let views = self.config.batch_size * self.dataset.fields().len();
+        let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
+        let batch = |slot| {
+            Ok(Body {
+                slot: slot as u32,
+                generation: 0,
+                epoch: 0,
+                step: 0,
+                samples: Vec::with_capacity(self.config.batch_size),
+                padded: 0,
+                progress: Progress::default(),
+                plan: Plan::with_capacity(views, cuts),
+                region: None,
+                seq: Seq(0),
+                fence: device.raw().fence()?,
+                fenced: false,
+            })
+        };
+        (0..self.sizes.batches_max).map(batch).collect()
+    }
+}
+
+fn no_uring(errno: i32) -> Fallback {
+    let (reason, remedy) = match errno {
+        libc::EPERM | libc::EACCES => (
+            "io_uring is forbidden here, by sysctl kernel.io_uring_disabled or by the container's seccomp profile",
+            "allow it (`sysctl kernel.io_uring_disabled=0`, `--security-opt seccomp=unconfined`)",
+        ),
+        libc::ENOSYS => (
+            "this kernel or container runtime has no io_uring, or the kernel is older than 5.11",
+            "use a newer kernel, or a container runtime that passes io_uring through",
+        ),
+        libc::ENOMEM => ("locked memory is short", "raise `ulimit -l`"),
+        _ => ("io_uring cannot be set up", "run `strait doctor`"),
+    };
+    Fallback { instead: "pread threads instead of io_uring".into(), reason: reason.into(), errno: Some(errno), remedy }
+}

@@ -1,0 +1,257 @@
+//! What a consumer gets: samples that already lie in device memory.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam::channel::Sender;
+
+use crate::dataset::Field;
+use crate::device::{DevicePtr, Fence, RawStream, Seq};
+use crate::engine::{Message, Shared};
+use crate::error::{Error, Result};
+use crate::order::Progress;
+use crate::plan::Plan;
+use crate::region::Region;
+
+/// A batch's memory and arithmetic. It goes from the engine to the consumer and back, and is never allocated anew.
+pub(crate) struct Body {
+    pub(crate) slot: u32,
+    pub(crate) generation: u64,
+    pub(crate) epoch: u64,
+    pub(crate) step: u64,
+    pub(crate) samples: Vec<u64>,
+    pub(crate) padded: u64,
+    pub(crate) progress: Progress,
+    pub(crate) plan: Plan,
+    pub(crate) region: Option<Region>,
+    pub(crate) seq: Seq,
+    pub(crate) fence: Fence,
+    /// The consumer's stream may use the region until this body's fence.
+    pub(crate) fenced: bool,
+}
+
+/// A batch of samples on the device. Dropping it gives its memory back to the loader.
+///
+/// The bytes are there once [`wait`](Batch::wait) says so, or, without blocking the host, on a stream that
+/// [`wait_on`](Batch::wait_on) has made wait. On the host device they are there at once.
+pub struct Batch {
+    body: Option<Body>,
+    back: Sender<Message>,
+    shared: Arc<Shared>,
+}
+
+impl Batch {
+    pub(crate) fn new(body: Body, back: Sender<Message>, shared: Arc<Shared>) -> Batch {
+        shared.held.fetch_add(1, Ordering::Relaxed);
+        Batch { body: Some(body), back, shared }
+    }
+
+    /// The number of samples.
+    pub fn len(&self) -> usize {
+        self.body().samples.len()
+    }
+
+    /// Whether there is no sample. The loader never hands over such a batch.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The epoch that this batch belongs to.
+    pub fn epoch(&self) -> u64 {
+        self.body().epoch
+    }
+
+    /// The batch's place among those of its epoch that [`Loader::epoch`](crate::Loader::epoch) or
+    /// [`Loader::resume`](crate::Loader::resume) delivers, from 0.
+    pub fn step(&self) -> u64 {
+        self.body().step
+    }
+
+    /// The ids of the samples, in the order in which they stand in the batch.
+    pub fn samples(&self) -> &[u64] {
+        &self.body().samples
+    }
+
+    /// How many samples at the end are padding ([`Policy::Pad`](crate::order::Policy::Pad)): repeated, to be masked.
+    pub fn padded(&self) -> u64 {
+        self.body().padded
+    }
+
+    /// How far the run has come once every rank has used its batch of this step; [`Loader::resume`](crate::Loader::resume)
+    /// goes on from here.
+    pub fn progress(&self) -> Progress {
+        self.body().progress
+    }
+
+    /// The fields that samples have.
+    pub fn fields(&self) -> &[Field] {
+        &self.shared.fields
+    }
+
+    /// One field of all samples; `None` if the dataset has no field of that name.
+    pub fn field(&self, name: &str) -> Option<FieldView<'_>> {
+        let field = self.shared.fields.iter().position(|f| &*f.name == name)?;
+        let body = self.body();
+        let views = field * body.samples.len()..(field + 1) * body.samples.len();
+        let offsets = &body.plan.offsets()[views.clone()];
+        Some(FieldView { batch: self, offsets, lengths: &body.plan.lengths()[views] })
+    }
+
+    /// First byte of the batch's region in device memory; offsets of views count from here. 0 if no sample has a byte.
+    pub fn device_ptr(&self) -> DevicePtr {
+        self.body().region.as_ref().map_or(0, Region::base)
+    }
+
+    /// Length of the region in use, in bytes: all views lie inside.
+    pub fn region_bytes(&self) -> u64 {
+        self.body().plan.region_bytes()
+    }
+
+    /// The sum of all views' lengths.
+    pub fn bytes(&self) -> u64 {
+        self.body().plan.wanted_bytes()
+    }
+
+    /// The point on the loader's copy stream behind which the bytes are there. `Seq(0)`: they are there now.
+    pub fn seq(&self) -> Seq {
+        self.body().seq
+    }
+
+    /// Waits, on the host, until the bytes are there. [`Error::Timeout`] if that takes longer than the loader's deadline.
+    pub fn wait(&self) -> Result<()> {
+        let Some(timeline) = self.shared.timeline.get() else { return Ok(()) };
+        let waited = self.shared.deadline;
+        if timeline.wait(self.seq(), waited)? {
+            return Ok(());
+        }
+        let what = format!("the copies of batch {} to {}", self.step(), self.shared.device.name());
+        Err(Error::Timeout { what, waited })
+    }
+
+    /// Makes a consumer's stream wait until the bytes are there, without blocking the host.
+    ///
+    /// # Safety
+    /// `stream` is a live stream of the loader's device.
+    pub unsafe fn wait_on(&self, stream: RawStream) -> Result<()> {
+        match self.shared.timeline.get() {
+            // SAFETY: the caller vouches for the stream.
+            Some(timeline) => unsafe { timeline.wait_on(self.seq(), stream) },
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the memory back once `stream` has done what is on it now, without blocking the host.
+    ///
+    /// A plain drop says instead that nothing uses the memory any more. If the fence cannot be recorded, the batch
+    /// is leaked rather than refilled under its reader, and the error says so.
+    ///
+    /// # Safety
+    /// `stream` is a live stream of the loader's device, and only work already on it uses the batch.
+    pub unsafe fn release_on(mut self, stream: RawStream) -> Result<()> {
+        let fence = self.body().fence;
+        // SAFETY: the caller vouches for the stream.
+        let recorded = unsafe { self.shared.device.raw().record(fence, stream) };
+        let body = self.body.as_mut().expect("taken only by drop");
+        match &recorded {
+            Ok(()) => body.fenced = true,
+            Err(_) => std::mem::forget(self.body.take()),
+        }
+        recorded
+    }
+
+    fn body(&self) -> &Body {
+        self.body.as_ref().expect("taken only by drop")
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.shared.held.fetch_sub(1, Ordering::Relaxed);
+        if let Some(body) = self.body.take() {
+            // Without an engine the body is dropped here, and with the last one the device memory.
+            let _ = self.back.send(Message::Release(body));
+        }
+    }
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Batch {{ epoch: {}, step: {}, samples: {} }}", self.epoch(), self.step(), self.len())
+    }
+}
+
+/// One field of every sample of a batch: a ragged array in device memory.
+///
+/// Sample `i` has `lengths()[i]` bytes at `device_ptr() + offsets()[i]`; a sample that lacks the field has the length
+/// [`FieldView::ABSENT`].
+#[derive(Clone, Copy)]
+pub struct FieldView<'a> {
+    batch: &'a Batch,
+    offsets: &'a [u64],
+    lengths: &'a [u64],
+}
+
+impl<'a> FieldView<'a> {
+    /// The length of a field that a sample does not have.
+    pub const ABSENT: u64 = Plan::ABSENT;
+
+    /// What offsets count from.
+    pub fn device_ptr(&self) -> DevicePtr {
+        self.batch.device_ptr()
+    }
+
+    /// Byte offsets from [`device_ptr`](FieldView::device_ptr), one per sample.
+    pub fn offsets(&self) -> &'a [u64] {
+        self.offsets
+    }
+
+    /// Lengths in bytes, one per sample.
+    pub fn lengths(&self) -> &'a [u64] {
+        self.lengths
+    }
+
+    /// Copies the bytes of sample `index` of the batch into `target`, from whatever device they are on, and waits for it;
+    /// false if the sample lacks the field. For checks and small values: this is not the data path.
+    ///
+    /// # Panics
+    /// If `index` is not less than the batch's length.
+    pub fn read_back(&self, index: usize, target: &mut Vec<u8>) -> Result<bool> {
+        let (offset, len) = (self.offsets[index], self.lengths[index]);
+        target.clear();
+        if len == Self::ABSENT {
+            return Ok(false);
+        }
+        target.resize(len as usize, 0);
+        if len > 0 {
+            self.batch.wait()?;
+            // SAFETY: the view lies inside the batch's region, its copies have ended, and nothing writes to it while
+            // the batch lives.
+            unsafe { self.batch.shared.device.raw().read_back(self.device_ptr() + offset, target) }?;
+        }
+        Ok(true)
+    }
+
+    /// The bytes of sample `index` of the batch; `None` if it lacks the field.
+    ///
+    /// Only where the host can address the device's memory; elsewhere an error ([`Error::Config`]).
+    ///
+    /// # Panics
+    /// If `index` is not less than the batch's length.
+    pub fn host_bytes(&self, index: usize) -> Result<Option<&'a [u8]>> {
+        let (offset, len) = (self.offsets[index], self.lengths[index]);
+        if len == Self::ABSENT {
+            return Ok(None);
+        }
+        let Some(region) = &self.batch.body().region else { return Ok(Some(&[])) };
+        let Some(host) = region.host() else {
+            let device = self.batch.shared.device.name();
+            let problem = format!("the memory of {device} is not the host's; use device_ptr, or copy it back");
+            return Err(Error::config("host_bytes", problem));
+        };
+        self.batch.wait()?;
+        assert!(offset + len <= region.bytes() as u64, "a view outside its region");
+        // SAFETY: the view lies inside the region, whose bytes were written before its seq, reached above. Nothing
+        // writes to it while the batch lives: the lease is in the batch, and the slice borrows the batch.
+        Ok(Some(unsafe { std::slice::from_raw_parts(host.as_ptr().add(offset as usize), len as usize) }))
+    }
+}

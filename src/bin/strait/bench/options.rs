@@ -1,0 +1,164 @@
+//! The command line of `strait bench`.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+
+use crate::failure::{Failure, Result};
+use crate::linux::pages::ALIGN;
+use crate::size;
+
+const HELP_END: &str = "\
+Examples:
+  # 4 MiB blocks in order, from a sample dataset made for this run
+  strait bench
+  # the same on another disk
+  strait bench --dir /mnt/nvme --size 8GiB
+  # samples as large as images, in random order
+  strait bench shard-0.bin --shuffle --record-bytes 100KiB --depth 64
+  # small samples, into host memory
+  strait bench --shuffle --record-bytes 4KiB --depth 64 --device host
+  # at most 10 s per run; one JSON object for a program
+  strait bench shard-*.bin --seconds 10 --rounds 5 --json
+
+What is compared: each round runs strait, the limit (a plain io_uring O_DIRECT loop over the same files, same block, \
+same depth) and, where it is installed, fio. The order rotates from round to round, and the page cache is emptied of \
+these files before each run.
+
+A share is the median, over the rounds, of the ratio within a round: runs next to each other in time see the same \
+disk, distant ones often do not. It is not the ratio of two medians.
+
+In shuffle, the references read blocks of one record (rounded up to 4 KiB) where records are smaller than a block, \
+and the record's bytes are counted.
+
+CPU-seconds are user + system time of the whole process around the measured part, per GiB delivered.
+
+Exit codes: 0 measured; 1 could not be measured; 2 bad command line; 130 interrupted (the sample is removed).";
+
+/// Measure how fast samples reach the device, next to what the disk can do at all
+///
+/// Prints throughput, its share of the disk's limit and of fio's, CPU-seconds per GiB, peak pinned and resident
+/// memory, time to the first batch, and the path that was taken and why. Without PATH, a sample dataset of random
+/// bytes is made in a temporary directory and removed afterwards.
+#[derive(clap::Args)]
+#[command(after_help = HELP_END)]
+pub(crate) struct Options {
+    /// Shards to read: raw files of fixed-size records, or WebDataset .tar files
+    #[arg(value_name = "PATH")]
+    pub(super) paths: Vec<PathBuf>,
+    /// Size of one read
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = size::parse_nonzero)]
+    pub(super) block_bytes: u64,
+    /// Reads in flight
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(super) depth: u32,
+    /// Samples per batch [default: as many as fill 32 MiB, at most 1024]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) batch: Option<u32>,
+    /// Size of one sample in raw files
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size::parse_nonzero)]
+    pub(super) record_bytes: u64,
+    /// Deliver samples in a random order (full shuffle) instead of the order on disk
+    #[arg(long)]
+    pub(super) shuffle: bool,
+    /// How files are read; `auto` takes the better one for this place, and says why
+    #[arg(long, value_enum, default_value_t = RingOption::Auto)]
+    pub(super) ring: RingOption,
+    /// Where batches are delivered: auto, host, cuda:N
+    #[arg(long, default_value = "auto", value_parser = parse_device)]
+    pub(super) device: DeviceOption,
+    /// Size of the sample dataset [default: 2GiB, at most a quarter of the free space]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_nonzero, conflicts_with = "paths")]
+    pub(super) size: Option<u64>,
+    /// Where the sample dataset is made [default: the temporary directory, or /var/tmp if that is in memory]
+    #[arg(long, value_name = "DIR", conflicts_with = "paths")]
+    pub(super) dir: Option<PathBuf>,
+    /// End each run after this time, if it has not read everything
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(super) seconds: Option<f64>,
+    /// How often to run each of strait, limit, fio
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) rounds: u32,
+    /// Do not run fio
+    #[arg(long)]
+    pub(super) no_fio: bool,
+    /// First compare every delivered byte with the file (one more pass, not timed)
+    #[arg(long)]
+    pub(super) verify: bool,
+    /// Measure limit and fio alone: what this disk can do
+    #[arg(long, conflicts_with = "verify")]
+    pub(super) references_only: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RingOption {
+    Auto,
+    Uring,
+    Pread,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeviceOption {
+    Auto,
+    Host,
+    Cuda(u32),
+}
+
+fn parse_device(text: &str) -> std::result::Result<DeviceOption, String> {
+    match (text, text.strip_prefix("cuda:").map(str::parse)) {
+        ("auto", _) => Ok(DeviceOption::Auto),
+        ("host", _) => Ok(DeviceOption::Host),
+        ("cuda", _) => Ok(DeviceOption::Cuda(0)),
+        (_, Some(Ok(ordinal))) => Ok(DeviceOption::Cuda(ordinal)),
+        _ => Err(format!("`{text}` is not a device; write auto, host, or cuda:0 (1, 2, ..)")),
+    }
+}
+
+fn parse_seconds(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.05..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("must be a number of seconds from 0.05 to 86400".into()),
+    }
+}
+
+/// What cannot be checked option by option.
+pub(super) fn check(options: &Options) -> Result<()> {
+    let block = options.block_bytes;
+    if !block.is_multiple_of(ALIGN as u64) || block > 1 << 30 {
+        return Err(Failure::usage(
+            format!("--block-bytes {block} cannot be read directly"),
+            "O_DIRECT reads and registered buffers want multiples of 4 KiB up to 1 GiB",
+            format!("take --block-bytes {}", block.clamp(1, 1 << 30).next_multiple_of(ALIGN as u64)),
+        ));
+    }
+    let read = if options.shuffle { options.record_bytes.min(block) } else { block };
+    let in_flight = read.saturating_mul(options.depth.into());
+    if in_flight > 4 << 30 {
+        return Err(Failure::usage(
+            format!("{} x {} would need {} of pinned memory", size::show(read), options.depth, size::show(in_flight)),
+            "every read in flight needs a buffer of its own",
+            "32 MiB in flight saturate most disks: lower --depth or --block-bytes",
+        ));
+    }
+    if let Some(path) = options.paths.iter().find(|path| Path::new(path).is_dir()) {
+        return Err(Failure::usage(
+            format!("{} is a directory", path.display()),
+            "a dataset is a list of files",
+            format!("name the files ({}/*), or measure this place with --dir {0}", path.display()),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_as_everywhere_else() {
+        assert_eq!(parse_device("cuda:3"), Ok(DeviceOption::Cuda(3)));
+        assert_eq!(parse_device("host"), Ok(DeviceOption::Host));
+        assert!(parse_device("gpu").unwrap_err().contains("cuda:0"));
+        assert!(parse_device("cuda:x").is_err());
+    }
+}

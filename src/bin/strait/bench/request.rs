@@ -1,0 +1,90 @@
+//! What a bench run amounts to, for strait and for its references alike.
+
+use std::path::PathBuf;
+
+use super::options::{DeviceOption, Options, RingOption};
+use crate::failure::{Failure, Result};
+use crate::linux::pages::ALIGN;
+
+/// What to read, and how: the same for strait and for its references.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) paths: Vec<PathBuf>,
+    /// Of all files together.
+    pub(crate) file_bytes: u64,
+    pub(crate) block_bytes: u64,
+    pub(crate) depth: usize,
+    pub(crate) batch: usize,
+    pub(crate) record_bytes: u64,
+    pub(crate) shuffle: bool,
+    pub(crate) ring: RingOption,
+    pub(crate) device: DeviceOption,
+    pub(crate) seconds: Option<f64>,
+    pub(crate) seed: u64,
+}
+
+impl Request {
+    /// `sample_bytes` is the mean size of a sample; for raw files that of a record.
+    pub(super) fn new(options: &Options, paths: &[PathBuf], sample_bytes: u64) -> Result<Request> {
+        let mut file_bytes = 0;
+        for path in paths {
+            file_bytes += std::fs::metadata(path).map_err(|e| Failure::file("examine", path, &e))?.len();
+        }
+        let batch = options.batch.unwrap_or(((32 << 20) / sample_bytes.max(1)).clamp(1, 1024) as u32);
+        Ok(Request {
+            paths: paths.to_vec(),
+            file_bytes,
+            block_bytes: options.block_bytes,
+            depth: options.depth as usize,
+            batch: batch as usize,
+            record_bytes: sample_bytes,
+            shuffle: options.shuffle,
+            ring: options.ring,
+            device: options.device,
+            seconds: options.seconds,
+            seed: 0,
+        })
+    }
+
+    /// The size of the references' reads: what the disk has to serve for one read of strait's.
+    pub(crate) fn reference_bytes(&self) -> u64 {
+        let wanted = if self.shuffle { self.record_bytes.min(self.block_bytes) } else { self.block_bytes };
+        wanted.next_multiple_of(ALIGN as u64)
+    }
+
+    /// What of `bytes` read by a reference was asked for: all, but for the rounding of records to direct blocks.
+    pub(super) fn useful_bytes(&self, bytes: u64) -> u64 {
+        if self.shuffle && self.record_bytes < self.block_bytes {
+            (bytes as f64 * self.record_bytes as f64 / self.reference_bytes() as f64) as u64
+        } else {
+            bytes
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_reads_what_the_disk_has_to_serve() {
+        let mut request = Request {
+            paths: vec![],
+            file_bytes: 0,
+            block_bytes: 4 << 20,
+            depth: 8,
+            batch: 1,
+            record_bytes: 100_000,
+            shuffle: true,
+            ring: RingOption::Auto,
+            device: DeviceOption::Auto,
+            seconds: None,
+            seed: 0,
+        };
+        assert_eq!((request.reference_bytes(), request.useful_bytes(1_024_000)), (102_400, 1_000_000));
+        request.record_bytes = 64 << 20;
+        assert_eq!(request.reference_bytes(), 4 << 20);
+        request.shuffle = false;
+        assert_eq!(request.reference_bytes(), 4 << 20);
+    }
+}

@@ -1,0 +1,124 @@
+//! Runs strait and its references in turn, so that each share compares neighbours in time.
+
+use std::path::PathBuf;
+
+use super::fio;
+use super::limit;
+use super::measure::Measure;
+use super::progress::Watch;
+use super::request::Request;
+use super::run_strait::{self, RunResult};
+use crate::failure::{Failure, Result};
+use crate::linux::cache::{Residency, evict, residency};
+use crate::linux::usage;
+
+/// Who runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Strait,
+    Limit,
+    Fio,
+}
+
+/// A run of strait, and the state of machine and process around it.
+#[derive(Debug, Clone)]
+pub(super) struct StraitRun {
+    pub(super) result: RunResult,
+    pub(super) rss_bytes_max: u64,
+    pub(super) cached_before: Residency,
+    pub(super) cached_after: Residency,
+}
+
+/// What was measured in one round.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Round {
+    pub(super) strait: Option<StraitRun>,
+    pub(super) limit: Option<Measure>,
+    pub(super) fio: Option<Measure>,
+}
+
+/// All rounds, and what was learned besides numbers.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rounds {
+    pub(super) rounds: Vec<Round>,
+    pub(super) limit_how: String,
+    /// Why fio has no number.
+    pub(super) fio_reason: Option<String>,
+}
+
+pub(super) fn run(request: &Request, stages: &[Stage], count: u32, watch: &mut Watch) -> Result<Rounds> {
+    let mut all = Rounds::default();
+    for number in 0..count as usize {
+        let request = Request { seed: request.seed + number as u64, ..request.clone() };
+        let mut round = Round::default();
+        for stage in in_turn(stages, number) {
+            let name = format!("round {}/{count}: {}", number + 1, format!("{stage:?}").to_lowercase());
+            watch.stage(name, request.file_bytes, request.seconds);
+            evict_all(&request.paths)?;
+            match stage {
+                Stage::Strait => round.strait = Some(strait(&request, watch)?),
+                Stage::Limit => {
+                    let run = limit::run(&request, watch)?;
+                    round.limit = Some(useful(&request, run.measure));
+                    all.limit_how = run.how;
+                }
+                // What made fio fail once makes it fail again.
+                Stage::Fio if all.fio_reason.is_some() => {}
+                Stage::Fio => match fio::run(&request, watch)? {
+                    Ok(measure) => round.fio = Some(useful(&request, measure)),
+                    Err(reason) => all.fio_reason = Some(reason),
+                },
+            }
+            watch.end_stage();
+        }
+        all.rounds.push(round);
+    }
+    Ok(all)
+}
+
+/// Each round begins with another stage: whatever the first run of a round pays or gains, all pay and gain in turn.
+fn in_turn(stages: &[Stage], round: usize) -> impl Iterator<Item = Stage> {
+    let begin = round % stages.len().max(1);
+    stages.iter().cycle().skip(begin).take(stages.len()).copied()
+}
+
+fn useful(request: &Request, measure: Measure) -> Measure {
+    Measure { bytes: request.useful_bytes(measure.bytes), ..measure }
+}
+
+fn strait(request: &Request, watch: &mut Watch) -> Result<StraitRun> {
+    let cached_before = residency_of_all(&request.paths)?;
+    usage::reset_peak_rss();
+    let result = run_strait::run(request, watch)?;
+    let rss_bytes_max = usage::peak_rss_bytes();
+    if result.measure.bytes == 0 {
+        return Err(Failure::new("no byte was delivered", "the dataset is empty", "name files that hold samples"));
+    }
+    Ok(StraitRun { result, rss_bytes_max, cached_before, cached_after: residency_of_all(&request.paths)? })
+}
+
+fn evict_all(paths: &[PathBuf]) -> Result<()> {
+    paths.iter().try_for_each(|path| evict(path).map_err(|e| Failure::file("empty the page cache of", path, &e)))
+}
+
+fn residency_of_all(paths: &[PathBuf]) -> Result<Residency> {
+    paths.iter().try_fold(Residency::default(), |sum, path| {
+        let one = residency(path).map_err(|e| Failure::file("examine the page cache of", path, &e))?;
+        Ok(Residency { cached: sum.cached + one.cached, pages: sum.pages + one.pages })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stage_begins_a_round_once() {
+        let stages = [Stage::Strait, Stage::Limit, Stage::Fio];
+        let order = |round| in_turn(&stages, round).collect::<Vec<_>>();
+        assert_eq!(order(0), stages);
+        assert_eq!(order(1), [Stage::Limit, Stage::Fio, Stage::Strait]);
+        assert_eq!(order(2)[0], Stage::Fio);
+        assert_eq!(order(3), order(0));
+    }
+}

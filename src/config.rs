@@ -1,0 +1,277 @@
+//! Options, and the sums that bound a loader's memory.
+//!
+//! ```text
+//!  pinned bytes   staged  slabs x slab_bytes                         <= pinned_bytes_max
+//!                 direct  region_bytes: the ring writes there        <= pinned_bytes_max
+//!  device bytes   region_bytes                                       <= region_bytes_max
+//!  in flight      reads <= reads_in_flight, bytes <= bytes_in_flight
+//!  batches        batches_max = prefetch + hold; each is planned, being filled, waiting, or with the consumer
+//!  open files     open_files_max
+//! ```
+
+use std::time::Duration;
+
+use crate::dataset::Dataset;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::order::{Policy, Rank, Shuffle};
+use crate::plan;
+
+/// Which storage backend reads the shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RingChoice {
+    /// io_uring where the kernel allows it and the file gains by it, threads otherwise: decided per file by a probe.
+    #[default]
+    Auto,
+    /// io_uring or an error; no file is probed.
+    Uring,
+    /// Threads that call `preadv2`.
+    Pread,
+}
+
+/// Which way bytes take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PathChoice {
+    /// Direct where the ring can write into the batch's memory, staged otherwise.
+    #[default]
+    Auto,
+    /// Through slabs and a copy stream, even where direct would do.
+    Staged,
+}
+
+/// The options of a loader; see [`crate::Builder`] for what each means.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) batch_size: usize,
+    pub(crate) shuffle: Shuffle,
+    pub(crate) rank: Rank,
+    pub(crate) policy: Option<Policy>,
+    pub(crate) seed: u64,
+    pub(crate) prefetch: Option<usize>,
+    pub(crate) hold: usize,
+    pub(crate) block_bytes: u64,
+    pub(crate) gap_bytes: u64,
+    pub(crate) align_bytes: u64,
+    pub(crate) reads_in_flight: usize,
+    pub(crate) bytes_in_flight: u64,
+    pub(crate) pinned_bytes_max: u64,
+    pub(crate) region_bytes_max: u64,
+    pub(crate) region_bytes: Option<u64>,
+    pub(crate) open_files_max: usize,
+    pub(crate) deadline: Duration,
+    pub(crate) ring: RingChoice,
+    pub(crate) path: PathChoice,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            batch_size: 256,
+            shuffle: Shuffle::Sequential,
+            rank: Rank::SINGLE,
+            policy: None,
+            seed: 0,
+            prefetch: None,
+            hold: 2,
+            block_bytes: 4 << 20,
+            gap_bytes: 16 << 10,
+            align_bytes: 4096,
+            reads_in_flight: 128,
+            bytes_in_flight: 32 << 20,
+            pinned_bytes_max: 256 << 20,
+            region_bytes_max: 1 << 30,
+            region_bytes: None,
+            open_files_max: 256,
+            deadline: Duration::from_secs(30),
+            ring: RingChoice::Auto,
+            path: PathChoice::Auto,
+        }
+    }
+}
+
+/// One is read while the next is planned, and two more even out what reads take.
+const PREFETCH_MIN: u64 = 4;
+/// More batches ahead than this do not help: the reads in flight are bounded anyway.
+const PREFETCH_MAX: u64 = 64;
+/// More slabs than this are never in flight at once.
+const SLABS_MAX: u64 = 64;
+
+/// What the options come to for one dataset, one device and one path.
+#[derive(Debug, Clone)]
+pub(crate) struct Sizes {
+    pub(crate) prefetch: usize,
+    pub(crate) batches_max: usize,
+    pub(crate) region_bytes: u64,
+    /// 0 on the direct path.
+    pub(crate) slabs: usize,
+    pub(crate) limits: plan::Limits,
+}
+
+impl Config {
+    pub(crate) fn check(&self) -> Result<()> {
+        let at_least_1 = [
+            ("batch_size", self.batch_size as u64),
+            ("hold", self.hold as u64),
+            ("reads_in_flight", self.reads_in_flight as u64),
+            ("open_files_max", self.open_files_max as u64),
+            ("prefetch", self.prefetch.unwrap_or(1) as u64),
+        ];
+        for (option, value) in at_least_1 {
+            if value == 0 {
+                return Err(Error::config(option, "must be at least 1"));
+            }
+        }
+        let align = self.align_bytes;
+        if !align.is_power_of_two() || align < 4096 {
+            return Err(Error::config("align_bytes", format!("{align} is not a power of two of at least 4096")));
+        }
+        if self.block_bytes == 0 || !self.block_bytes.is_multiple_of(align) || self.block_bytes > 1 << 30 {
+            let problem = format!("{} is not a multiple of {align} up to 1 GiB", self.block_bytes);
+            return Err(Error::config("block_bytes", problem));
+        }
+        if self.reads_in_flight > 4096 {
+            return Err(Error::config("reads_in_flight", "more than 4096 reads in flight help no device"));
+        }
+        Ok(())
+    }
+
+    /// Sizes everything for batches of `dataset`'s samples.
+    pub(crate) fn sizes(&self, dataset: &Dataset, device: &Device, direct: bool) -> Result<Sizes> {
+        let batch = BatchBytes::of(dataset, self);
+        let (budget_name, budget) = match direct {
+            true => ("pinned_bytes_max", self.pinned_bytes_max),
+            false => ("region_bytes_max", self.region_bytes_max),
+        };
+        let hold = self.hold as u64;
+        let prefetch = self.prefetch.map_or_else(|| self.ahead(&batch, budget), |n| n as u64);
+        let typical = (prefetch + hold) * batch.typical;
+        let wanted = match self.region_bytes {
+            Some(bytes) => bytes,
+            // Room for one batch of the larger kind, if there is room.
+            None => (typical + batch.largest - batch.typical).min(budget.max(typical)),
+        };
+        let region_bytes = wanted.max(4096).next_multiple_of(4096);
+        if batch.typical > region_bytes {
+            return Err(Error::BatchTooLarge { batch_bytes: batch.typical, pool_bytes: region_bytes });
+        }
+        if region_bytes > budget {
+            let problem = format!(
+                "{} batches of {} bytes need {region_bytes} bytes of memory on {}, more than {budget}; lower batch_size, \
+                 prefetch or hold, or raise {budget_name}",
+                prefetch + hold,
+                batch.typical,
+                device.name(),
+            );
+            return Err(Error::config(budget_name, problem));
+        }
+        Ok(Sizes {
+            prefetch: prefetch as usize,
+            batches_max: (prefetch + hold) as usize,
+            region_bytes,
+            slabs: if direct { 0 } else { self.slabs()? },
+            limits: plan::Limits {
+                align: self.align_bytes,
+                block_bytes: self.block_bytes,
+                window_bytes: if direct { 1 << 62 } else { self.block_bytes },
+                gap_bytes: self.gap_bytes,
+            },
+        })
+    }
+
+    /// How many batches to read ahead: as many as hold twice the bytes in flight, if they fit.
+    fn ahead(&self, batch: &BatchBytes, budget: u64) -> u64 {
+        let read = self.block_bytes.min(batch.sample.max(1));
+        let in_flight = self.bytes_in_flight.min(self.reads_in_flight as u64 * read);
+        let wanted = (2 * in_flight).div_ceil(batch.typical).clamp(PREFETCH_MIN, PREFETCH_MAX);
+        let fitting = (budget / batch.typical).saturating_sub(self.hold as u64);
+        wanted.min(fitting).max(1)
+    }
+
+    /// Slabs for the reads in flight and as many again for the copies behind them.
+    fn slabs(&self) -> Result<usize> {
+        let wanted = (2 * self.bytes_in_flight).div_ceil(self.block_bytes).clamp(2, SLABS_MAX);
+        let allowed = self.pinned_bytes_max / self.block_bytes;
+        if allowed < 2 {
+            let problem = format!("{} does not hold two slabs of {} bytes", self.pinned_bytes_max, self.block_bytes);
+            return Err(Error::config("pinned_bytes_max", problem));
+        }
+        Ok(wanted.min(allowed) as usize)
+    }
+}
+
+/// What batches of a dataset need in a region.
+struct BatchBytes {
+    /// One sample, aligned.
+    sample: u64,
+    /// A batch of average samples, far from each other; at least 1.
+    typical: u64,
+    /// A batch that needs more: with gaps read along, or of large samples. There may be larger ones: they wait until
+    /// they have the pool to themselves.
+    largest: u64,
+}
+
+impl BatchBytes {
+    fn of(dataset: &Dataset, config: &Config) -> BatchBytes {
+        let samples = (config.batch_size as u64).min(dataset.len().max(1));
+        let align = config.align_bytes;
+        let fixed = match dataset.fields() {
+            [field] => field.fixed_bytes,
+            _ => None,
+        };
+        let mean = dataset.shards().iter().map(|shard| shard.bytes).sum::<u64>() / dataset.len().max(1);
+        let sample = match fixed.unwrap_or(mean) {
+            bytes if fixed.is_some() && bytes.is_multiple_of(align) => bytes,
+            // It may start anywhere in a block, and then ends one block later.
+            bytes => bytes.next_multiple_of(align) + align,
+        };
+        let typical = (samples * sample).max(1);
+        let ragged = if fixed.is_some() { 0 } else { typical / 2 };
+        let gaps = samples * config.gap_bytes.min(sample);
+        BatchBytes { sample, typical, largest: typical + ragged.max(gaps) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dataset(record_bytes: u64, records: u64) -> (tempfile::NamedTempFile, Dataset) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(record_bytes * records).unwrap();
+        let dataset = Dataset::records(&[file.path()], record_bytes).unwrap();
+        (file, dataset)
+    }
+
+    #[test]
+    fn defaults_stay_within_their_budgets() {
+        let device = Device::host();
+        for (record_bytes, records) in [(1, 10), (512, 100_000), (4096, 1 << 20), (100_000, 5000), (1 << 20, 4096)] {
+            let (_file, dataset) = dataset(record_bytes, records);
+            for batch_size in [1, 8, 64] {
+                for direct in [true, false] {
+                    let config = Config { batch_size, ..Config::default() };
+                    let sizes = config.sizes(&dataset, &device, direct).unwrap();
+                    let pinned = if direct { sizes.region_bytes } else { sizes.slabs as u64 * config.block_bytes };
+                    assert!(pinned <= 256 << 20, "{record_bytes} x {batch_size}: {pinned} bytes pinned");
+                    assert!(sizes.region_bytes <= 1 << 30);
+                    assert_eq!(sizes.batches_max, sizes.prefetch + config.hold);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_met_names_the_option_that_would() {
+        let (_file, dataset) = dataset(1 << 20, 4096);
+        let sizes = |config: &Config| config.sizes(&dataset, &Device::host(), true).unwrap_err().to_string();
+        let config = Config { batch_size: 200, ..Config::default() };
+        let text = sizes(&config);
+        assert!(text.contains("pinned_bytes_max") && text.contains("batch_size"), "{text}");
+        let text = sizes(&Config { batch_size: 8, region_bytes: Some(1 << 20), ..Config::default() });
+        assert!(text.contains("region_bytes"), "{text}");
+        let text = Config { block_bytes: 5000, ..Config::default() }.check().unwrap_err().to_string();
+        assert!(text.contains("block_bytes: 5000 is not a multiple of 4096"), "{text}");
+        let text = Config { hold: 0, ..Config::default() }.check().unwrap_err().to_string();
+        assert!(text.contains("hold: must be at least 1"), "{text}");
+    }
+}

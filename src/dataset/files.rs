@@ -1,0 +1,82 @@
+//! The files of a dataset: opening them, and going through many side by side.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::error::{Error, Result};
+
+/// Opens a regular file that this process may read, and says its size; anything else is an error that says what it is.
+pub(super) fn open_file(path: &Path) -> Result<(File, u64)> {
+    let open_error = |e| Error::open(path, &e);
+    // Asked before opening: opening a pipe would wait for its writer.
+    let meta = std::fs::metadata(path).map_err(open_error)?;
+    if meta.is_dir() {
+        return Err(Error::Open { path: path.into(), errno: libc::EISDIR });
+    }
+    if !meta.is_file() {
+        return Err(Error::format(path, 0, "not a regular file: name a file on a file system"));
+    }
+    let file = File::open(path).map_err(open_error)?;
+    let bytes = file.metadata().map_err(open_error)?.len();
+    Ok((file, bytes))
+}
+
+/// Fills `buffer` from `offset` on; how many bytes there were, which is less only at the end of the file.
+pub(super) fn read_at(file: &File, path: &Path, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+    let mut got = 0;
+    while got < buffer.len() {
+        match file.read_at(&mut buffer[got..], offset + got as u64) {
+            Ok(0) => break,
+            Ok(n) => got += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => {
+                let errno = e.raw_os_error().unwrap_or(libc::EIO);
+                return Err(Error::Io { path: path.into(), offset, bytes: buffer.len() as u64, errno });
+            }
+        }
+    }
+    Ok(got)
+}
+
+/// How many shards are indexed at a time: indexing waits for storage more than it computes, so this is not the number
+/// of processors, and it bounds the open files.
+const INDEX_THREADS_MAX: usize = 16;
+
+/// Indexes shards side by side. The first shard that fails, in the order of `paths`, is the error.
+pub(super) fn index_shards<P: AsRef<Path>, T: Send>(
+    paths: &[P],
+    index: impl Fn(&Path) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    if paths.is_empty() {
+        return Err(Error::config("paths", "no file was named"));
+    }
+    let paths: Vec<&Path> = paths.iter().map(AsRef::as_ref).collect();
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    // Shards are begun in order and always finished, so nothing before the first failure is left undone.
+    let work = || {
+        let mut done = Vec::new();
+        while !failed.load(Ordering::Relaxed) {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(path) = paths.get(i) else { break };
+            let result = index(path);
+            failed.fetch_or(result.is_err(), Ordering::Relaxed);
+            done.push((i, result));
+        }
+        done
+    };
+    let mut results = std::thread::scope(|scope| {
+        let spawn = |_| std::thread::Builder::new().name("strait-index".into()).spawn_scoped(scope, work);
+        // This thread works too, so a machine that gives no more threads only takes longer.
+        let others: Vec<_> = (1..paths.len().min(INDEX_THREADS_MAX)).map_while(|i| spawn(i).ok()).collect();
+        let mut results = work();
+        for other in others {
+            results.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        results
+    });
+    results.sort_unstable_by_key(|&(i, _)| i);
+    results.into_iter().map(|(_, result)| result).collect()
+}

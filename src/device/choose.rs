@@ -1,0 +1,51 @@
+//! Which device: the constructors of [`Device`].
+
+use std::sync::Arc;
+
+use super::{Device, HostDevice, SimDevice};
+#[cfg(not(feature = "cuda"))]
+use crate::error::Error;
+use crate::error::Result;
+use crate::sim::Clock;
+
+impl Device {
+    /// Host memory: batches lie in huge pages where there are any, and a ring writes into them directly.
+    pub fn host() -> Device {
+        Device::new(Arc::new(HostDevice::default()))
+    }
+
+    /// The CUDA device `ordinal`, counted among the visible ones (`CUDA_VISIBLE_DEVICES`). Uses its primary context,
+    /// as PyTorch and the CUDA runtime do.
+    ///
+    /// Without a driver or a device this is an ordinary [`Error::NoDevice`](crate::Error::NoDevice) that says what is missing.
+    #[cfg(feature = "cuda")]
+    pub fn cuda(ordinal: u32) -> Result<Device> {
+        Ok(Device::new(Arc::new(super::cuda::CudaDevice::new(ordinal)?)))
+    }
+
+    /// The CUDA device `ordinal`; this build has no CUDA.
+    #[cfg(not(feature = "cuda"))]
+    pub fn cuda(ordinal: u32) -> Result<Device> {
+        let reason = "this build of strait has no CUDA; build it with the feature `cuda`".into();
+        Err(Error::NoDevice { device: format!("cuda:{ordinal}"), reason })
+    }
+
+    /// CUDA device 0 if it works, else the host. The log says which, and why.
+    pub fn auto() -> Device {
+        match Device::cuda(0) {
+            Ok(device) => {
+                tracing::info!(device = device.name(), "batches go to the first CUDA device");
+                device
+            }
+            Err(reason) => {
+                tracing::info!(device = "host", %reason, "batches go to host memory");
+                Device::host()
+            }
+        }
+    }
+
+    /// A device for tests, whose copies are late, in pieces, and decided by `seed`; see [`SimDevice`].
+    pub fn sim(seed: u64, clock: Clock) -> Device {
+        Device::new(Arc::new(SimDevice::new(seed, clock)))
+    }
+}

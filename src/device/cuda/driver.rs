@@ -1,0 +1,165 @@
+//! The CUDA driver as a table of functions, found at run time.
+//!
+//! cudarc finds and keeps the library. Its functions are not called: they panic where a symbol is missing, and return
+//! an enum, for which a result code that is newer than the binding is undefined behaviour.
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::OnceLock;
+
+use cudarc::driver::sys;
+
+use crate::error::Error;
+
+/// A `CUcontext`, `CUstream` or `CUevent`.
+pub(super) type Handle = *mut c_void;
+
+pub(super) const SUCCESS: i32 = 0;
+pub(super) const NOT_READY: i32 = 600;
+/// The driver is gone because the process is ending.
+const DEINITIALIZED: i32 = 4;
+
+pub(super) const STREAM_NON_BLOCKING: c_uint = 1;
+pub(super) const EVENT_DISABLE_TIMING: c_uint = 2;
+pub(super) const HOST_REGISTER_PORTABLE: c_uint = 1;
+
+macro_rules! table {
+    ($($field:ident = $symbol:literal ($($argument:ty),*);)*) => {
+        /// One entry point per call, named as in `cuda.h`. None of them fails by panicking.
+        pub(super) struct Driver {
+            $(pub(super) $field: (&'static str, unsafe extern "C" fn($($argument),*) -> i32),)*
+            error_name: Option<unsafe extern "C" fn(i32, *mut *const c_char) -> i32>,
+        }
+
+        fn load() -> Result<Driver, String> {
+            // SAFETY: loading the driver runs its initialisers, which every CUDA program of this machine runs too.
+            if !unsafe { sys::is_culib_present() } {
+                return Err(NO_LIBRARY.into());
+            }
+            // SAFETY: as above; it does not panic, since the library has just been found.
+            let library = unsafe { sys::culib() };
+            Ok(Driver {
+                $($field: {
+                    // SAFETY: the type is that of the function of this name in `cuda.h`, where these never change: a
+                    // new signature gets a new suffix. The library stays loaded for the rest of the process.
+                    let symbol = unsafe {
+                        library.get::<unsafe extern "C" fn($($argument),*) -> i32>(concat!($symbol, "\0").as_bytes())
+                    };
+                    ($symbol, *symbol.map_err(|_| old_driver($symbol))?)
+                },)*
+                // SAFETY: as above.
+                error_name: unsafe { library.get(b"cuGetErrorName\0") }.ok().map(|symbol| *symbol),
+            })
+        }
+    };
+}
+
+table! {
+    init = "cuInit" (c_uint);
+    device_count = "cuDeviceGetCount" (*mut c_int);
+    device = "cuDeviceGet" (*mut c_int, c_int);
+    device_name = "cuDeviceGetName" (*mut c_char, c_int, c_int);
+    context_retain = "cuDevicePrimaryCtxRetain" (*mut Handle, c_int);
+    context_release = "cuDevicePrimaryCtxRelease_v2" (c_int);
+    context_push = "cuCtxPushCurrent_v2" (Handle);
+    context_pop = "cuCtxPopCurrent_v2" (*mut Handle);
+    allocate = "cuMemAlloc_v2" (*mut u64, usize);
+    free = "cuMemFree_v2" (u64);
+    host_register = "cuMemHostRegister_v2" (*mut c_void, usize, c_uint);
+    host_unregister = "cuMemHostUnregister" (*mut c_void);
+    copy_to_device = "cuMemcpyHtoDAsync_v2" (u64, *const c_void, usize, Handle);
+    copy_to_host = "cuMemcpyDtoHAsync_v2" (*mut c_void, u64, usize, Handle);
+    stream_create = "cuStreamCreate" (*mut Handle, c_uint);
+    stream_destroy = "cuStreamDestroy_v2" (Handle);
+    stream_synchronize = "cuStreamSynchronize" (Handle);
+    stream_wait_event = "cuStreamWaitEvent" (Handle, Handle, c_uint);
+    event_create = "cuEventCreate" (*mut Handle, c_uint);
+    event_destroy = "cuEventDestroy_v2" (Handle);
+    event_record = "cuEventRecord" (Handle, Handle);
+    event_query = "cuEventQuery" (Handle);
+}
+
+const NO_LIBRARY: &str = "no CUDA driver (libcuda.so.1) was found; install the NVIDIA driver, or start the container \
+                          with the NVIDIA runtime (`--gpus all`)";
+
+fn old_driver(symbol: &str) -> String {
+    format!("the CUDA driver has no `{symbol}`: it is older than CUDA 11.0, or not NVIDIA's; update the NVIDIA driver")
+}
+
+impl Driver {
+    /// The driver of this process, or why there is none.
+    pub(super) fn get() -> Result<&'static Driver, String> {
+        static DRIVER: OnceLock<Result<Driver, String>> = OnceLock::new();
+        DRIVER.get_or_init(load).as_ref().map_err(String::clone)
+    }
+
+    /// The driver's name for a result code.
+    pub(super) fn name(&self, code: i32) -> String {
+        let mut name = std::ptr::null();
+        if let Some(error_name) = self.error_name
+            // SAFETY: `name` is writable; any number may be asked for.
+            && unsafe { error_name(code, &mut name) } == SUCCESS
+            && !name.is_null()
+        {
+            // SAFETY: the driver gives a constant string that ends with 0.
+            return unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+        }
+        "unknown CUresult".into()
+    }
+
+    /// The result of a call as an error of `device`, unless it is a success.
+    pub(super) fn check(&self, device: &str, call: &'static str, code: i32) -> Result<(), Error> {
+        if code == SUCCESS {
+            return Ok(());
+        }
+        let remedy = remedy(code).map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        Err(Error::Device { device: device.into(), call, code, name: self.name(code), remedy })
+    }
+
+    /// For calls that give something back, where nobody can act on an error. At the end of a process the driver may
+    /// be gone before us: what it held is gone with it.
+    pub(super) fn check_release(&self, device: &str, call: &'static str, code: i32) {
+        if code == DEINITIALIZED {
+            return;
+        }
+        if let Err(error) = self.check(device, call, code) {
+            tracing::warn!(%error, "the driver did not take something back");
+        }
+    }
+}
+
+/// Why there is no device, from the result of the calls that look for one.
+pub(super) fn absence(driver: &Driver, call: &str, code: i32) -> String {
+    let why = match code {
+        3 => "this process was forked from one that had started CUDA; start it with `spawn` or `exec` instead",
+        34 => {
+            "the CUDA toolkit's stub library was loaded in place of the driver; take its `stubs` directory off \
+             LD_LIBRARY_PATH"
+        }
+        35 | 804 => "the NVIDIA driver is older than the CUDA libraries in use; update the driver",
+        100 => {
+            "the driver sees no CUDA device; check `nvidia-smi`, CUDA_VISIBLE_DEVICES and the rights on /dev/nvidia*"
+        }
+        802 => "the system is not ready; on NVSwitch machines start nvidia-fabricmanager",
+        803 => "the CUDA driver library and the kernel module differ in version; reload the module or restart",
+        999 => "the driver could not start; check `dmesg`, and that the module nvidia-uvm is loaded",
+        _ => "check `nvidia-smi` and `dmesg`",
+    };
+    format!("{call} failed: {} ({code}); {why}", driver.name(code))
+}
+
+fn remedy(code: i32) -> Option<&'static str> {
+    Some(match code {
+        2 => "device memory is used up: lower region_bytes or batch_size, or free memory of other users",
+        3 | DEINITIALIZED => "the driver is not, or no longer, running in this process",
+        201 | 400 => "the stream or memory belongs to another context than the device's primary one",
+        304 => "the operating system refused: raise `ulimit -l`, or lower pinned_bytes_max",
+        712 => "this memory is pinned already",
+        713 => "this memory is not pinned",
+        801 => "this machine cannot do that: in a virtual machine, check how the GPU is passed through",
+        // The errors after which every call on the context fails.
+        214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 => {
+            "the CUDA context is lost, through this or other work in the process: restart the process"
+        }
+        _ => return None,
+    })
+}

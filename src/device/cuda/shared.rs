@@ -1,0 +1,198 @@
+//! A device's primary context, and what lives and dies with it.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char};
+use std::marker::PhantomData;
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
+
+use super::super::{DevicePtr, Fence};
+use super::driver::{self, Driver, EVENT_DISABLE_TIMING, Handle, STREAM_NON_BLOCKING};
+use crate::error::{Error, Result};
+
+/// What devices, streams and timelines need of the driver; released with the last of them.
+pub(super) struct Shared {
+    pub(super) driver: &'static Driver,
+    device: i32,
+    /// `"cuda:0"`.
+    pub(super) label: String,
+    pub(super) model: String,
+    pub(super) ordinal: u32,
+    context: Handle,
+    /// CUDA does not survive a fork; see [`Shared::enter`].
+    pid: u32,
+    /// For [`RawDevice::read_back`].
+    pub(super) read_stream: Handle,
+    /// The events behind fences, by [`Fence`].
+    pub(super) fences: RwLock<Vec<Handle>>,
+    /// Where an allocation began before it was aligned, by its aligned base.
+    pub(super) unaligned: Mutex<HashMap<DevicePtr, DevicePtr>>,
+}
+
+// SAFETY: the handles are names that the driver accepts from any thread, under the context that `enter` makes current;
+// the driver locks what it shares.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+/// Why a device could not be opened.
+pub(super) enum Failure {
+    Absent(String),
+    Broken(Error),
+}
+
+const FORKED: &str = "start it with `spawn` or `exec` instead of `fork`";
+
+/// The context is current on this thread as long as this lives.
+pub(super) struct Entered<'a> {
+    shared: &'a Shared,
+    /// Stays on its thread.
+    _not_send: PhantomData<*mut ()>,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        let Shared { driver, label, .. } = self.shared;
+        let (mut popped, (call, pop)) = (std::ptr::null_mut(), driver.context_pop);
+        // SAFETY: `popped` is writable. `enter` pushed on this thread, and the pairs nest like the locals that hold
+        // them, so this pops what was pushed.
+        driver.check_release(label, call, unsafe { pop(&mut popped) });
+    }
+}
+
+impl Shared {
+    /// Finds the device, and retains its primary context.
+    pub(super) fn open(ordinal: u32, label: String) -> Result<Shared, Failure> {
+        let driver = Driver::get().map_err(Failure::Absent)?;
+        let found = |call, code| match code {
+            driver::SUCCESS => Ok(()),
+            code => Err(Failure::Absent(driver::absence(driver, call, code))),
+        };
+        static STARTED_IN: OnceLock<u32> = OnceLock::new();
+        let pid = std::process::id();
+        if let Some(first) = STARTED_IN.get().filter(|&&first| first != pid) {
+            let reason = format!("this process was forked from process {first}, which had started CUDA; {FORKED}");
+            return Err(Failure::Absent(reason));
+        }
+        let (mut count, mut device, mut context) = (0, 0, std::ptr::null_mut());
+        let mut model = [0 as c_char; 128];
+        // SAFETY: every pointer is to a local that outlives the call; `model` has room for the length given.
+        unsafe {
+            found(driver.init.0, (driver.init.1)(0))?;
+            STARTED_IN.get_or_init(|| pid);
+            found(driver.device_count.0, (driver.device_count.1)(&mut count))?;
+            if ordinal >= count as u32 {
+                let reason = format!("there are {count} CUDA devices, counted from 0; check CUDA_VISIBLE_DEVICES");
+                return Err(Failure::Absent(reason));
+            }
+            found(driver.device.0, (driver.device.1)(&mut device, ordinal as i32))?;
+            found(driver.device_name.0, (driver.device_name.1)(model.as_mut_ptr(), model.len() as i32 - 1, device))?;
+            found(driver.context_retain.0, (driver.context_retain.1)(&mut context, device))?;
+        }
+        // SAFETY: the last byte of `model` was not given to the driver and is 0.
+        let model = unsafe { CStr::from_ptr(model.as_ptr()) }.to_string_lossy().into_owned();
+        let mut shared = Shared {
+            driver,
+            device,
+            label,
+            model,
+            ordinal,
+            context,
+            pid,
+            read_stream: std::ptr::null_mut(),
+            fences: RwLock::default(),
+            unaligned: Mutex::default(),
+        };
+        shared.read_stream = shared.create_stream().map_err(Failure::Broken)?;
+        Ok(shared)
+    }
+
+    pub(super) fn check(&self, call: &'static str, code: i32) -> Result<()> {
+        self.driver.check(&self.label, call, code)
+    }
+
+    /// Makes the context current on this thread for as long as the result lives.
+    pub(super) fn enter(&self) -> Result<Entered<'_>> {
+        if std::process::id() != self.pid {
+            let reason = format!("this process was forked from process {} that had opened it; {FORKED}", self.pid);
+            return Err(Error::NoDevice { device: self.label.clone(), reason });
+        }
+        let (call, push) = self.driver.context_push;
+        // SAFETY: the context is retained until `drop`.
+        self.check(call, unsafe { push(self.context) })?;
+        Ok(Entered { shared: self, _not_send: PhantomData })
+    }
+
+    pub(super) fn create_stream(&self) -> Result<Handle> {
+        let _entered = self.enter()?;
+        let (mut stream, (call, create)) = (std::ptr::null_mut(), self.driver.stream_create);
+        // SAFETY: `stream` is writable. Non-blocking: no implicit order with the legacy stream that others use.
+        self.check(call, unsafe { create(&mut stream, STREAM_NON_BLOCKING) })?;
+        Ok(stream)
+    }
+
+    pub(super) fn create_event(&self) -> Result<Handle> {
+        let _entered = self.enter()?;
+        let (mut event, (call, create)) = (std::ptr::null_mut(), self.driver.event_create);
+        // SAFETY: `event` is writable.
+        self.check(call, unsafe { create(&mut event, EVENT_DISABLE_TIMING) })?;
+        Ok(event)
+    }
+
+    /// Destroys streams and events. The driver keeps what unfinished work still needs.
+    ///
+    /// # Safety
+    /// They came from this Shared and are not used again.
+    pub(super) unsafe fn destroy(&self, stream: Handle, events: &[Handle]) {
+        let Ok(_entered) = self.enter() else { return };
+        let Driver {
+            event_destroy: (event_call, destroy_event), stream_destroy: (stream_call, destroy_stream), ..
+        } = *self.driver;
+        // SAFETY: the caller's promise.
+        let codes = events.iter().map(|&event| unsafe { destroy_event(event) });
+        // On a lost device all of them fail, alike: said once.
+        let code = codes.fold(driver::SUCCESS, |first, code| if first == driver::SUCCESS { code } else { first });
+        self.driver.check_release(&self.label, event_call, code);
+        if !stream.is_null() {
+            // SAFETY: the caller's promise.
+            self.driver.check_release(&self.label, stream_call, unsafe { destroy_stream(stream) });
+        }
+    }
+
+    pub(super) fn fence_event(&self, fence: Fence) -> Result<Handle> {
+        let fences = self.fences.read().unwrap_or_else(PoisonError::into_inner);
+        fences.get(fence.0 as usize).copied().ok_or_else(|| Error::Device {
+            device: self.label.clone(),
+            call: self.driver.event_record.0,
+            code: 400,
+            name: format!("{fence:?} is not of this device"),
+            remedy: String::new(),
+        })
+    }
+
+    pub(super) fn allocate_bytes(&self, bytes: usize) -> Result<DevicePtr> {
+        let (mut base, (call, allocate)) = (0, self.driver.allocate);
+        // SAFETY: `base` is writable, and the caller has entered the context.
+        self.check(call, unsafe { allocate(&mut base, bytes) })?;
+        Ok(base)
+    }
+
+    pub(super) fn free_bytes(&self, base: DevicePtr) {
+        let (call, free) = self.driver.free;
+        // SAFETY: `base` came from `allocate_bytes` and is freed once, and the caller has entered the context.
+        self.driver.check_release(&self.label, call, unsafe { free(base) });
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if std::process::id() != self.pid {
+            return; // The parent's, not ours.
+        }
+        let fences = std::mem::take(self.fences.get_mut().unwrap_or_else(PoisonError::into_inner));
+        // SAFETY: the last owner is going, so nobody uses them again.
+        unsafe { self.destroy(self.read_stream, &fences) };
+        let (call, release) = self.driver.context_release;
+        // SAFETY: retained once in `open`. Others that retained it keep it alive.
+        self.driver.check_release(&self.label, call, unsafe { release(self.device) });
+    }
+}

@@ -1,0 +1,294 @@
+//! Everything a simulated device holds, and how it moves on in time.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::super::{DevicePtr, Fence, RawStream, Seq};
+use super::memory::Memory;
+use super::{SimFaults, SimRead, failure};
+use crate::error::{Error, Result};
+use crate::sim::Rng;
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) faults: SimFaults,
+    pub(super) violations: Vec<String>,
+    pub(super) memory: Memory,
+    rng: Rng,
+    queues: Vec<Queue>,
+    fences: Vec<FenceState>,
+    pub(super) copies_started: u64,
+    copies_ended: u64,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    ops: VecDeque<(Duration, Op)>,
+    /// When the last op ended.
+    idle_since: Duration,
+    /// When the next step of the first op happens, if time alone decides that.
+    due: Option<Duration>,
+    marked: Seq,
+    reached: Seq,
+    /// Whether the next mark fails.
+    mark_fails: bool,
+}
+
+#[derive(Debug, Default)]
+struct FenceState {
+    recorded: u64,
+    passed: u64,
+}
+
+#[derive(Debug)]
+pub(super) enum Op {
+    Copy { source: usize, target: DevicePtr, bytes: usize, done: usize, started_with: Vec<u8> },
+    Read { source: DevicePtr, bytes: usize, read: SimRead },
+    Mark(Seq),
+    Record { fence: usize, generation: u64 },
+    WaitFence { fence: usize, generation: u64 },
+    WaitSeq { queue: usize, seq: Seq },
+}
+
+impl State {
+    pub(super) fn new(seed: u64) -> State {
+        State {
+            faults: SimFaults::default(),
+            violations: Vec::new(),
+            memory: Memory::new(),
+            rng: Rng::new(seed),
+            // The first one stands for a consumer without a stream of its own (null).
+            queues: vec![Queue::default()],
+            fences: Vec::new(),
+            copies_started: 0,
+            copies_ended: 0,
+        }
+    }
+
+    /// Notes what the caller did wrong.
+    pub(super) fn violation(&mut self, call: &'static str, what: String) -> Error {
+        self.violations.push(format!("{call}: {what}"));
+        failure(call, what)
+    }
+
+    /// Fails once the device is lost.
+    pub(super) fn check(&self, call: &'static str) -> Result<()> {
+        match self.faults.lost {
+            Some(n) if self.copies_started >= n => Err(failure(call, "simulated loss of the device")),
+            _ => Ok(()),
+        }
+    }
+
+    // Queues and fences.
+
+    pub(super) fn add_queue(&mut self) -> usize {
+        self.queues.push(Queue::default());
+        self.queues.len() - 1
+    }
+
+    pub(super) fn consumer(&mut self, stream: RawStream) -> Result<usize> {
+        match stream.0 as usize {
+            queue if queue < self.queues.len() => Ok(queue),
+            other => Err(self.violation("consumer", format!("{other:#x} is no stream of this device"))),
+        }
+    }
+
+    pub(super) fn push(&mut self, queue: usize, now: Duration, op: Op) {
+        self.queues[queue].ops.push_back((now, op));
+    }
+
+    pub(super) fn marked(&self, queue: usize) -> Seq {
+        self.queues[queue].marked
+    }
+
+    pub(super) fn reached(&self, queue: usize) -> Seq {
+        self.queues[queue].reached
+    }
+
+    pub(super) fn mark(&mut self, queue: usize, now: Duration) -> Result<Seq> {
+        self.check("mark")?;
+        if std::mem::take(&mut self.queues[queue].mark_fails) {
+            return Err(failure("mark", "simulated failure"));
+        }
+        let seq = Seq(self.queues[queue].marked.0 + 1);
+        self.queues[queue].marked = seq;
+        self.push(queue, now, Op::Mark(seq));
+        Ok(seq)
+    }
+
+    pub(super) fn add_fence(&mut self) -> Fence {
+        self.fences.push(FenceState::default());
+        Fence(self.fences.len() as u64 - 1)
+    }
+
+    pub(super) fn record(&mut self, fence: Fence, queue: usize, now: Duration) -> Result<()> {
+        let Some(state) = self.fences.get_mut(fence.0 as usize) else {
+            return Err(self.violation("record", format!("{fence:?} is no fence of this device")));
+        };
+        state.recorded += 1;
+        let generation = state.recorded;
+        self.push(queue, now, Op::Record { fence: fence.0 as usize, generation });
+        Ok(())
+    }
+
+    pub(super) fn wait_fence(&mut self, queue: usize, fence: Fence, now: Duration) -> Result<()> {
+        self.check("wait_fence")?;
+        let Some(state) = self.fences.get(fence.0 as usize) else {
+            return Err(self.violation("wait_fence", format!("{fence:?} is no fence of this device")));
+        };
+        let generation = state.recorded;
+        self.push(queue, now, Op::WaitFence { fence: fence.0 as usize, generation });
+        Ok(())
+    }
+
+    // Memory.
+
+    pub(super) fn free(&mut self, base: DevicePtr) {
+        let Some(bytes) = self.memory.free(base) else {
+            self.violation("free", format!("{base:#x} is not allocated"));
+            return;
+        };
+        if self.ops().any(|op| op.device_address().is_some_and(|at| (base..base + bytes as u64).contains(&at))) {
+            self.violation("free", format!("{base:#x} is freed while a stream still uses it"));
+        }
+    }
+
+    pub(super) fn unpin(&mut self, base: usize) {
+        let Some(bytes) = self.memory.unpin(base) else {
+            self.violation("unpin", "this memory is not pinned".into());
+            return;
+        };
+        let reads = |op: &Op| matches!(op, Op::Copy { source, .. } if (base..base + bytes).contains(source));
+        if self.ops().any(reads) {
+            self.violation("unpin", "memory is unpinned while a copy still reads it".into());
+        }
+    }
+
+    fn ops(&self) -> impl Iterator<Item = &Op> {
+        self.queues.iter().flat_map(|queue| &queue.ops).map(|(_, op)| op)
+    }
+
+    // Copies.
+
+    pub(super) fn start_copy(
+        &mut self,
+        queue: usize,
+        now: Duration,
+        source: usize,
+        target: DevicePtr,
+        bytes: usize,
+    ) -> Result<()> {
+        let Some(started_with) = self.memory.source(source, bytes).map(<[u8]>::to_vec) else {
+            return Err(self.violation("copy", format!("the source of {bytes} bytes is not pinned")));
+        };
+        if self.memory.locate(target, bytes).is_none() {
+            return Err(self.violation("copy", format!("{bytes} bytes at {target:#x} are outside live memory")));
+        }
+        self.copies_started += 1;
+        let fails = self.faults.copy_fails == Some(self.copies_started);
+        if self.faults.mark_fails == Some(self.copies_started) {
+            self.queues[queue].mark_fails = true;
+        }
+        if !fails || self.rng.one_in(2) {
+            self.push(queue, now, Op::Copy { source, target, bytes, done: 0, started_with });
+        }
+        self.check("copy")?;
+        if fails { Err(failure("copy", "simulated failure")) } else { Ok(()) }
+    }
+
+    // Time.
+
+    /// Lets everything happen that is due by `now`, in the order of time.
+    pub(super) fn advance(&mut self, now: Duration) {
+        loop {
+            while (0..self.queues.len()).any(|queue| self.pass(queue)) {}
+            let Some((due, queue)) = self.earliest().filter(|&(due, _)| due <= now) else { return };
+            self.step(queue, due);
+        }
+    }
+
+    /// When the next thing happens by itself.
+    pub(super) fn next_due(&self) -> Option<Duration> {
+        self.earliest().map(|(due, _)| due)
+    }
+
+    fn earliest(&self) -> Option<(Duration, usize)> {
+        let due = self.queues.iter().enumerate().filter_map(|(index, queue)| Some((queue.due?, index)));
+        due.min()
+    }
+
+    /// Passes the first op of a queue if it takes no time and nothing holds it up; gives it a time if it takes some.
+    fn pass(&mut self, queue: usize) -> bool {
+        let stalled = self.faults.stalls.is_some_and(|n| self.copies_ended + 1 >= n);
+        let Some((at, op)) = self.queues[queue].ops.front() else { return false };
+        match *op {
+            Op::Copy { .. } if stalled => {
+                self.queues[queue].due = None;
+                return false;
+            }
+            Op::Copy { .. } | Op::Read { .. } => {
+                if self.queues[queue].due.is_none() {
+                    let start = self.queues[queue].idle_since.max(*at);
+                    self.queues[queue].due = Some(start + delay(&mut self.rng));
+                }
+                return false;
+            }
+            Op::Mark(seq) => self.queues[queue].reached = seq,
+            Op::Record { fence, generation } => self.fences[fence].passed = generation,
+            Op::WaitFence { fence, generation } if self.fences[fence].passed < generation => return false,
+            Op::WaitSeq { queue: other, seq } if self.queues[other].reached < seq => return false,
+            Op::WaitFence { .. } | Op::WaitSeq { .. } => {}
+        }
+        self.queues[queue].ops.pop_front();
+        true
+    }
+
+    /// One step of an op that takes time: a piece of a copy, or a whole read.
+    fn step(&mut self, queue: usize, now: Duration) {
+        self.queues[queue].due = None;
+        self.queues[queue].idle_since = now;
+        let Some((at, op)) = self.queues[queue].ops.pop_front() else { return };
+        match op {
+            Op::Copy { source, target, bytes, done, started_with } => {
+                let piece = if bytes == done { 0 } else { 1 + self.rng.below((bytes - done) as u64) as usize };
+                if !self.memory.copy(source + done, target + done as u64, piece) {
+                    self.violation("copy", "its memory was freed or unpinned while it was in flight".into());
+                }
+                let done = done + piece;
+                if done < bytes {
+                    let rest = Op::Copy { source, target, bytes, done, started_with };
+                    self.queues[queue].ops.push_front((at, rest));
+                    return;
+                }
+                self.copies_ended += 1;
+                if self.memory.source(source, bytes).is_some_and(|now| now != started_with) {
+                    self.violation("copy", "its source changed while it was in flight".into());
+                }
+            }
+            Op::Read { source, bytes, read } => {
+                let mut target = vec![0; bytes];
+                if !self.memory.read(source, &mut target) {
+                    self.violation("consumer", format!("a read of {source:#x} is outside live memory"));
+                }
+                *read.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = (true, target);
+            }
+            other => self.queues[queue].ops.push_front((at, other)),
+        }
+    }
+}
+
+impl Op {
+    fn device_address(&self) -> Option<DevicePtr> {
+        match self {
+            Op::Copy { target, .. } => Some(*target),
+            Op::Read { source, .. } => Some(*source),
+            _ => None,
+        }
+    }
+}
+
+/// Mostly some microseconds, sometimes milliseconds.
+fn delay(rng: &mut Rng) -> Duration {
+    let range = if rng.one_in(16) { 5_000_000 } else { 100_000 };
+    Duration::from_nanos(1 + rng.below(range))
+}

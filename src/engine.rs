@@ -1,0 +1,553 @@
+//! The one place where stages meet: one thread, one ring, one copy stream.
+//!
+//! ```text
+//!   turn:  messages -> reap copies -> reap reads, start their copies -> refill from the plan
+//!          -> hand over the oldest whole batch -> wait
+//! ```
+//!
+//! It waits in one place: on the ring if reads are in flight, else on the oldest copy, else for a message. What holds
+//! it back is the lack of a slab, of a region, or of a free batch. Nothing is allocated once it runs.
+
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::batch::Body;
+use crate::config::Sizes;
+use crate::dataset::{Dataset, Field};
+use crate::device::{CopyQueue, Device, Fence, RawCopy, Seq, Timeline};
+use crate::error::{Error, Result};
+use crate::memory::{Arena, Slab, SlabPool};
+use crate::order::Steps;
+use crate::plan;
+use crate::region::{Region, RegionPool};
+use crate::sim::Clock;
+use crate::stats::Counters;
+use crate::storage::{Accepted, Landed, LandingId, Memory, ReadQueue, Want};
+
+/// What the consumer tells the engine.
+pub(crate) enum Message {
+    /// Deliver these steps; what is under way for earlier generations is dropped.
+    Epoch { generation: u64, steps: Steps },
+    /// A batch comes back.
+    Release(Body),
+    /// The loader is going away.
+    Stop,
+}
+
+/// What the engine tells the consumer, each for one generation.
+pub(crate) enum Output {
+    Batch(Body),
+    Failed(u64, Error),
+    End(u64),
+}
+
+/// What engine, loader and batches have in common.
+pub(crate) struct Shared {
+    pub(crate) device: Device,
+    pub(crate) fields: Arc<[Field]>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) timeline: OnceLock<Arc<dyn Timeline>>,
+    pub(crate) deadline: Duration,
+    /// Batches with the consumer.
+    pub(crate) held: AtomicUsize,
+    /// Why the engine is gone, if it is.
+    pub(crate) stopped: OnceLock<String>,
+}
+
+/// Memory that reads land in: the batch's own, or a slab on the way to it.
+pub(crate) enum Hold {
+    Region(Region),
+    Slab(Slab),
+}
+
+// SAFETY: both kinds own their range, keep it when moved, and keep it mapped when forgotten (an Arc of the arena or
+// allocation is forgotten with them).
+unsafe impl Memory for Hold {
+    fn base(&self) -> std::ptr::NonNull<u8> {
+        match self {
+            Hold::Region(region) => Memory::base(region),
+            Hold::Slab(slab) => slab.base(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Hold::Region(region) => region.bytes(),
+            Hold::Slab(slab) => slab.bytes(),
+        }
+    }
+}
+
+/// The staged path's own parts. Fields drop in order: copies drain before the slabs they read are let go.
+pub(crate) struct Stage {
+    pub(crate) copies: CopyQueue<Slab>,
+    pub(crate) slabs: SlabPool,
+    /// When a copy last ended, or there was none.
+    moved: Duration,
+    _pinned: Pinned,
+}
+
+/// The arena of the slabs, pinned with the device.
+struct Pinned {
+    device: Device,
+    arena: Arc<Arena>,
+}
+
+impl Stage {
+    /// Maps and pins slabs, and opens a copy stream for them.
+    pub(crate) fn new(device: &Device, slabs: usize, slab_bytes: usize) -> Result<Stage> {
+        let pool = SlabPool::new(slabs, slab_bytes)?;
+        let arena = pool.arena().clone();
+        // SAFETY: `Pinned` keeps the mapping until it has unpinned it, or for ever.
+        unsafe { device.raw().pin(arena.base(), arena.bytes()) }?;
+        let pinned = Pinned { device: device.clone(), arena };
+        Ok(Stage {
+            copies: CopyQueue::new(device.raw().stream()?, slabs),
+            slabs: pool,
+            moved: Duration::ZERO,
+            _pinned: pinned,
+        })
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // Slabs that reads or copies never gave back hold the arena: it stays mapped then, and pinned.
+        if Arc::strong_count(&self.arena) == 1 {
+            // SAFETY: pinned in `Stage::new`; every slab is gone, so no copy reads the arena any more.
+            unsafe { self.device.raw().unpin(self.arena.base()) };
+        }
+    }
+}
+
+/// A batch on its way.
+struct Filling {
+    body: Body,
+    next_read: usize,
+    open: Option<(LandingId, u64)>,
+    landings: usize,
+    failure: Option<Error>,
+}
+
+/// A wait without news is never longer than this, so that messages and deadlines are seen.
+const SLICE: Duration = Duration::from_millis(20);
+/// Reads shorter than this are waited for several at a time: their wake-ups would cost more than they bring.
+const SHORT_READ: u32 = 64 << 10;
+
+/// The engine. Fields drop in order: reads and copies drain before their memory is let go.
+pub(crate) struct Engine {
+    pub(crate) queue: ReadQueue<Hold>,
+    pub(crate) stage: Option<Stage>,
+    pub(crate) regions: RegionPool,
+    pub(crate) dataset: Arc<Dataset>,
+    pub(crate) sizes: Sizes,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) messages: Receiver<Message>,
+    pub(crate) output: Sender<Output>,
+    pub(crate) clock: Clock,
+    /// How long to wait for a message when there is nothing else to wait for.
+    pub(crate) idle: Duration,
+    pub(crate) state: State,
+}
+
+/// Where the engine stands.
+pub(crate) struct State {
+    generation: u64,
+    steps: Option<Steps>,
+    next_step: u64,
+    /// The end of this generation, or its failure, has not been said yet.
+    running: bool,
+    /// The loader is going away.
+    stopped: bool,
+    /// A ring or stream broke: every later epoch fails with this.
+    broken: Option<Error>,
+    /// Batches that nobody uses.
+    idle: Vec<Body>,
+    /// Planned, and waiting for a region.
+    planned: Option<Body>,
+    /// In order.
+    filling: VecDeque<Filling>,
+    /// Of earlier generations; they only wait for their reads to end.
+    doomed: Vec<Filling>,
+    /// Regions given back behind a consumer's stream; whoever gets their memory next waits for the fence first.
+    fences: Vec<((usize, usize), Fence)>,
+}
+
+impl State {
+    pub(crate) fn new(batches: Vec<Body>) -> State {
+        let count = batches.len();
+        State {
+            generation: 0,
+            steps: None,
+            next_step: 0,
+            running: false,
+            stopped: false,
+            broken: None,
+            idle: batches,
+            planned: None,
+            filling: VecDeque::with_capacity(count),
+            doomed: Vec::with_capacity(count),
+            fences: Vec::with_capacity(count),
+        }
+    }
+}
+
+impl Engine {
+    /// Turns until the loader goes away.
+    pub(crate) fn run(mut self) {
+        while self.turn() {}
+    }
+
+    /// One turn; false once the loader has gone away.
+    pub(crate) fn turn(&mut self) -> bool {
+        while let Ok(message) = self.messages.try_recv() {
+            self.take(message);
+        }
+        if !self.state.stopped
+            && let Err(error) = self.advance()
+        {
+            self.fail(error);
+            self.wait_for_message(); // what is broken stays broken: do not spin on it
+        }
+        !self.state.stopped
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.reap_copies()?;
+        self.reap_reads()?;
+        self.refill();
+        self.hand_over();
+        self.wait()
+    }
+
+    // ---- messages -------------------------------------------------------------------------------------------------
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Epoch { generation, steps } => {
+                self.doom();
+                let state = &mut self.state;
+                (state.generation, state.steps, state.next_step, state.running) = (generation, Some(steps), 0, true);
+                if let Some(error) = self.state.broken.clone() {
+                    self.fail(error);
+                }
+            }
+            Message::Release(body) => self.recycle(body),
+            Message::Stop => self.state.stopped = true,
+        }
+    }
+
+    /// A body becomes free, and with it its region.
+    fn recycle(&mut self, mut body: Body) {
+        if let Some(region) = body.region.take() {
+            if std::mem::take(&mut body.fenced) {
+                self.state.fences.push((region.range(), body.fence));
+            }
+            self.regions.give_back(region);
+        }
+        self.state.idle.push(body);
+    }
+
+    // ---- copies and reads that have ended -------------------------------------------------------------------------
+
+    fn reap_copies(&mut self) -> Result<()> {
+        let Some(Stage { copies, slabs, moved, .. }) = &mut self.stage else { return Ok(()) };
+        let ended = copies.reap(|slab| slabs.give_back(slab))?;
+        let now = self.clock.now();
+        if ended > 0 || copies.in_flight() == 0 {
+            *moved = now;
+        }
+        let waited = now.saturating_sub(*moved);
+        if waited < self.shared.deadline {
+            return Ok(());
+        }
+        let (left, device) = (copies.in_flight(), self.shared.device.name());
+        let what = format!("{left} copies to {device}: it does not answer, or a consumer's stream holds them up");
+        Err(Error::Timeout { what, waited })
+    }
+
+    fn reap_reads(&mut self) -> Result<()> {
+        while let Some(Landed { lease, tag, result }) = self.queue.reap() {
+            let (slot, window) = ((tag >> 32) as u32, tag & 0xFFFF_FFFF);
+            let state = &mut self.state;
+            let mut batches = state.filling.iter_mut().chain(&mut state.doomed);
+            let filling = batches.find(|f| f.body.slot == slot).expect("a landing belongs to a batch on its way");
+            filling.landings -= 1;
+            match lease {
+                Hold::Region(region) => filling.body.region = Some(region),
+                Hold::Slab(slab) => {
+                    let Stage { copies, slabs, .. } = self.stage.as_mut().expect("slabs are the staged path's");
+                    if result.is_err() || filling.body.generation != state.generation {
+                        slabs.give_back(slab);
+                    } else {
+                        let copied = copy_window(copies, slab, &filling.body, window * self.sizes.limits.window_bytes);
+                        let (seq, bytes) = copied?;
+                        filling.body.seq = filling.body.seq.max(seq);
+                        self.shared.counters.bytes_copied.add(bytes);
+                    }
+                }
+            }
+            if let Err(error) = result {
+                filling.failure.get_or_insert(error);
+            }
+        }
+        self.bury();
+        Ok(())
+    }
+
+    // ---- refill -----------------------------------------------------------------------------------------------------
+
+    fn refill(&mut self) {
+        while self.issue() && self.start_batch() {}
+    }
+
+    /// Issues reads of the newest batch; true once it has no more.
+    fn issue(&mut self) -> bool {
+        let Engine { queue, stage, state, sizes, shared, .. } = self;
+        let Some(filling) = state.filling.back_mut() else { return true };
+        while let Some(&read) = filling.body.plan.reads().get(filling.next_read) {
+            let window = read.at / sizes.limits.window_bytes;
+            let landing = match filling.open {
+                Some((landing, open)) if open == window => landing,
+                _ => {
+                    filling.close(queue);
+                    let lease = match stage {
+                        Some(stage) => stage.slabs.lease().map(Hold::Slab),
+                        None => filling.body.region.take().map(Hold::Region),
+                    };
+                    let Some(lease) = lease else {
+                        shared.counters.waits_for_slab.add(1);
+                        return false;
+                    };
+                    let tag = u64::from(filling.body.slot) << 32 | window;
+                    let landing = queue.open(lease, tag).ok().expect("as many landings as slabs and batches");
+                    filling.open = Some((landing, window));
+                    filling.landings += 1;
+                    landing
+                }
+            };
+            let plan::Read { shard, offset, len, want, at } = read;
+            let at = (at % sizes.limits.window_bytes) as usize;
+            match queue.read(landing, Want { shard, offset, len, want, at }) {
+                Ok(Accepted::Yes) => filling.next_read += 1,
+                Ok(Accepted::Full) => return false,
+                Err(error) => {
+                    filling.failure.get_or_insert(error);
+                    filling.next_read = filling.body.plan.reads().len();
+                }
+            }
+        }
+        filling.close(queue);
+        true
+    }
+
+    /// Plans the next batch and finds it a region; false if there is none to start now.
+    fn start_batch(&mut self) -> bool {
+        let Some(mut body) = self.planned() else { return false };
+        let (bytes, room) = (body.plan.region_bytes(), self.regions.bytes() as u64);
+        let mut failure = None;
+        if bytes > room {
+            failure = Some(Error::BatchTooLarge { batch_bytes: bytes, pool_bytes: room });
+        } else if bytes > 0 {
+            let Some(region) = self.regions.lease(bytes as usize) else {
+                self.shared.counters.waits_for_region.add(1);
+                self.state.planned = Some(body);
+                return false;
+            };
+            failure = self.behind_fences(&body, &region).err();
+            body.region = Some(region);
+        }
+        let next_read = if failure.is_some() { body.plan.reads().len() } else { 0 };
+        self.state.filling.push_back(Filling { body, next_read, open: None, landings: 0, failure });
+        true
+    }
+
+    /// The next body with a plan: the one that waited for a region, or a new one.
+    fn planned(&mut self) -> Option<Body> {
+        let state = &mut self.state;
+        if !state.running {
+            return None;
+        }
+        if let Some(body) = state.planned.take() {
+            return Some(body);
+        }
+        let steps = state.steps.as_ref().filter(|steps| state.next_step < steps.len())?;
+        if state.filling.len() >= self.sizes.prefetch {
+            return None;
+        }
+        let Some(mut body) = state.idle.pop() else {
+            self.shared.counters.waits_for_region.add(1);
+            return None;
+        };
+        (body.generation, body.epoch, body.step) = (state.generation, steps.epoch(), state.next_step);
+        body.seq = Seq(0);
+        body.padded = steps.batch(body.step, &mut body.samples);
+        body.progress = steps.progress_after(body.step);
+        state.next_step += 1;
+        self.plan(&mut body);
+        Some(body)
+    }
+
+    fn plan(&self, body: &mut Body) {
+        let Body { samples, plan, .. } = body;
+        let dataset = &*self.dataset;
+        let mut limits = self.sizes.limits;
+        loop {
+            let views = (0..dataset.fields().len()).flat_map(|f| samples.iter().map(move |&s| dataset.extent(s, f)));
+            plan.build(views, |shard| dataset.shards()[shard as usize].bytes, &limits);
+            // Reading gaps along saves reads and costs room; where there is no room, do without.
+            if limits.gap_bytes == 0 || plan.region_bytes() <= self.regions.bytes() as u64 {
+                return;
+            }
+            limits.gap_bytes = 0;
+        }
+    }
+
+    /// Orders copies into `region` behind the consumers' streams that may still use its memory, or this body's fence.
+    fn behind_fences(&mut self, body: &Body, region: &Region) -> Result<()> {
+        let Some(stage) = &mut self.stage else {
+            self.state.fences.clear(); // the host's consumers have no streams
+            return Ok(());
+        };
+        let mut result = Ok(());
+        self.state.fences.retain(|&((start, end), fence)| {
+            let concerns = region.overlaps(start, end) || fence == body.fence;
+            if concerns && result.is_ok() {
+                result = stage.copies.wait_fence(fence);
+            }
+            !concerns || result.is_err()
+        });
+        result
+    }
+
+    // ---- hand over --------------------------------------------------------------------------------------------------
+
+    fn hand_over(&mut self) {
+        while let Some(filling) = self.state.filling.front() {
+            if let Some(error) = filling.failure.clone() {
+                return self.fail(error);
+            }
+            if !filling.whole() {
+                return;
+            }
+            if self.output.is_full() {
+                return;
+            }
+            let filling = self.state.filling.pop_front().expect("looked at above");
+            let counters = &self.shared.counters;
+            counters.batches.add(1);
+            counters.samples.add(filling.body.samples.len() as u64);
+            counters.bytes_wanted.add(filling.body.plan.wanted_bytes());
+            let _ = self.output.try_send(Output::Batch(filling.body));
+        }
+        let state = &mut self.state;
+        let all = state.steps.as_ref().is_none_or(|steps| state.next_step >= steps.len());
+        let over = all && state.planned.is_none() && state.filling.is_empty();
+        if state.running && over && self.output.try_send(Output::End(state.generation)).is_ok() {
+            state.running = false;
+        }
+    }
+
+    /// Ends this generation with an error, once.
+    fn fail(&mut self, error: Error) {
+        if matches!(error, Error::Ring { .. } | Error::Device { .. }) {
+            self.state.broken.get_or_insert(error.clone());
+        }
+        if std::mem::take(&mut self.state.running) {
+            // The queue has room for every batch and one more output; only stale ones could fill it.
+            let _ = self.output.try_send(Output::Failed(self.state.generation, error));
+        }
+        self.doom();
+    }
+
+    /// What is under way is not wanted any more. Its memory comes back when its reads have ended.
+    fn doom(&mut self) {
+        let state = &mut self.state;
+        if let Some(body) = state.planned.take() {
+            state.idle.push(body);
+        }
+        for mut filling in state.filling.drain(..) {
+            filling.close(&mut self.queue);
+            filling.next_read = filling.body.plan.reads().len();
+            filling.body.generation = 0;
+            state.doomed.push(filling);
+        }
+        self.bury();
+    }
+
+    /// Takes back the batches of earlier generations whose reads have all ended.
+    fn bury(&mut self) {
+        let mut i = 0;
+        while i < self.state.doomed.len() {
+            if self.state.doomed[i].landings == 0 {
+                let filling = self.state.doomed.swap_remove(i);
+                self.recycle(filling.body);
+            } else {
+                i += 1;
+            }
+        }
+    }
+
+    // ---- wait -------------------------------------------------------------------------------------------------------
+
+    fn wait(&mut self) -> Result<()> {
+        let in_flight = self.queue.in_flight();
+        if in_flight > 0 {
+            let short = self.state.filling.back().is_some_and(Filling::reads_are_short);
+            let want = if short { (in_flight / 4).clamp(1, 16) } else { 1 };
+            return self.queue.wait(want, SLICE);
+        }
+        if self.queue.has_ended() {
+            return Ok(());
+        }
+        if let Some(stage) = &mut self.stage
+            && stage.copies.in_flight() > 0
+        {
+            return stage.copies.wait_oldest(SLICE).map(drop);
+        }
+        self.wait_for_message();
+        Ok(())
+    }
+
+    fn wait_for_message(&mut self) {
+        match self.messages.recv_timeout(self.idle) {
+            Ok(message) => self.take(message),
+            Err(RecvTimeoutError::Timeout) => {}
+            // The loader says Stop before it goes; without it and without batches nobody is left to serve.
+            Err(RecvTimeoutError::Disconnected) => self.state.stopped = true,
+        }
+    }
+}
+
+/// Starts the copy of one landed window; gives the point behind it and the bytes.
+fn copy_window(copies: &mut CopyQueue<Slab>, slab: Slab, body: &Body, at: u64) -> Result<(Seq, u64)> {
+    let region = body.region.as_ref().expect("staged batches keep their region");
+    let bytes = (body.plan.region_bytes() - at).min(slab.bytes() as u64);
+    let copy = RawCopy { source: slab.base(), target: region.base() + at, bytes: bytes as usize };
+    // SAFETY: the slab is pinned for as long as the engine lives (`Stage`), and moves into the queue. The target lies
+    // in the body's region: the pool leases it to nobody else before the body comes back, and frees it only after
+    // the copy queue has drained or leaked (field order of `Engine`).
+    let seq = unsafe { copies.copy(slab, copy) }?;
+    Ok((seq, bytes))
+}
+
+impl Filling {
+    fn close(&mut self, queue: &mut ReadQueue<Hold>) {
+        if let Some((landing, _)) = self.open.take() {
+            queue.close(landing);
+        }
+    }
+
+    /// Every read has ended and every copy has been started.
+    fn whole(&self) -> bool {
+        self.next_read == self.body.plan.reads().len() && self.open.is_none() && self.landings == 0
+    }
+
+    fn reads_are_short(&self) -> bool {
+        self.body.plan.reads().first().is_some_and(|read| read.len < SHORT_READ)
+    }
+}

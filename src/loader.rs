@@ -1,0 +1,314 @@
+//! The consumer's side: build a loader, iterate its epochs.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
+
+use crate::assembly::{self, MakeRing};
+use crate::batch::Batch;
+use crate::config::{Config, PathChoice, RingChoice};
+use crate::dataset::Dataset;
+use crate::device::Device;
+use crate::engine::{Message, Output, Shared};
+use crate::error::{Error, Result};
+use crate::order::{Policy, Progress, Rank, Schedule, Shuffle};
+use crate::sim::Clock;
+use crate::stats::Stats;
+use crate::storage::Ring;
+
+/// Reads a dataset's samples in batches that lie in device memory.
+///
+/// A loader owns one engine thread, one ring, one copy stream, and all memory that its batches live in. Dropping it
+/// stops the engine in bounded time; batches that are still held stay valid.
+pub struct Loader {
+    messages: Sender<Message>,
+    output: Receiver<Output>,
+    shared: Arc<Shared>,
+    generation: u64,
+    schedule: Schedule,
+    steps: u64,
+    batches_max: usize,
+    /// Disconnected once the engine's thread is over.
+    over: Receiver<()>,
+}
+
+impl Loader {
+    /// Options for a loader of this dataset.
+    pub fn builder(dataset: Dataset) -> Builder {
+        Builder { dataset, device: None, config: Config::default(), make_ring: None }
+    }
+
+    /// The number of batches in an epoch.
+    pub fn len(&self) -> u64 {
+        self.steps
+    }
+
+    /// Whether an epoch has no batch: never so, as such a loader is not built.
+    pub fn is_empty(&self) -> bool {
+        self.steps == 0
+    }
+
+    /// The batches of epoch `epoch`, in order. An epoch under way is given up.
+    pub fn epoch(&mut self, epoch: u64) -> Epoch<'_> {
+        self.resume(Progress { epoch, consumed: 0 })
+    }
+
+    /// What is left of an epoch after `from`, in whatever world and batch size it was reached.
+    ///
+    /// More consumed than the dataset has is an error of the first `next`.
+    pub fn resume(&mut self, from: Progress) -> Epoch<'_> {
+        self.generation += 1;
+        while let Ok(stale) = self.output.try_recv() {
+            self.give_back(stale);
+        }
+        let failure = self.start(from).err();
+        Epoch { loader: self, failure, over: false }
+    }
+
+    /// What the loader has done so far, and which way its bytes took.
+    pub fn stats(&self) -> Stats {
+        self.shared.counters.snapshot()
+    }
+
+    fn start(&self, from: Progress) -> Result<()> {
+        let message = Message::Epoch { generation: self.generation, steps: self.schedule.steps(from)? };
+        self.messages.send_timeout(message, self.shared.deadline).map_err(|_| self.stopped())
+    }
+
+    fn give_back(&self, output: Output) {
+        if let Output::Batch(body) = output {
+            let _ = self.messages.send(Message::Release(body));
+        }
+    }
+
+    fn stopped(&self) -> Error {
+        let reason = self.shared.stopped.get().cloned();
+        Error::Stopped { reason: reason.unwrap_or_else(|| "its thread does not answer".into()) }
+    }
+
+    /// What keeps the next batch from coming.
+    fn stalled(&self, waited: Duration) -> Error {
+        let held = self.shared.held.load(Ordering::Relaxed);
+        let what = match held {
+            0 => "the next batch: the engine makes no progress".to_string(),
+            _ => format!(
+                "a free region: the consumer holds {held} of {} batches; drop some, or raise hold or region_bytes",
+                self.batches_max
+            ),
+        };
+        Error::Timeout { what, waited }
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        let _ = self.messages.send_timeout(Message::Stop, self.shared.deadline);
+        // The engine drains reads, then copies, each within a deadline of its own, and is over.
+        let bound = 3 * self.shared.deadline + Duration::from_secs(1);
+        if self.over.recv_timeout(bound) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the engine's thread did not end within {bound:?}; it is left to itself");
+        }
+    }
+}
+
+/// The batches of one epoch. Dropping it in the middle is fine.
+///
+/// After an error it ends; another epoch may be tried.
+pub struct Epoch<'a> {
+    loader: &'a mut Loader,
+    failure: Option<Error>,
+    over: bool,
+}
+
+/// The consumer looks this often whether the engine still makes progress.
+const LOOK: Duration = Duration::from_millis(100);
+
+impl Iterator for Epoch<'_> {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Result<Batch>> {
+        if self.over {
+            return None;
+        }
+        let next = match self.failure.take() {
+            Some(error) => Some(Err(error)),
+            None => self.receive(),
+        };
+        self.over = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+impl Epoch<'_> {
+    fn receive(&mut self) -> Option<Result<Batch>> {
+        let loader = &mut *self.loader;
+        let mut since = Instant::now();
+        let mut progress = loader.shared.progress();
+        loop {
+            match loader.output.recv_timeout(LOOK) {
+                Ok(Output::Batch(body)) if body.generation == loader.generation => {
+                    return Some(Ok(Batch::new(body, loader.messages.clone(), loader.shared.clone())));
+                }
+                Ok(Output::Failed(generation, error)) if generation == loader.generation => return Some(Err(error)),
+                Ok(Output::End(generation)) if generation == loader.generation => return None,
+                Ok(stale) => loader.give_back(stale),
+                Err(RecvTimeoutError::Disconnected) => return Some(Err(loader.stopped())),
+                Err(RecvTimeoutError::Timeout) => {
+                    let now = loader.shared.progress();
+                    if now != progress {
+                        (progress, since) = (now, Instant::now());
+                    }
+                    // The engine reports a stalled read itself, and first: it knows which one.
+                    if since.elapsed() > loader.shared.deadline + 10 * LOOK {
+                        return Some(Err(loader.stalled(since.elapsed())));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Options of a [`Loader`]. Everything has a default; what cannot be met is an error of [`build`](Builder::build).
+pub struct Builder {
+    dataset: Dataset,
+    device: Option<Device>,
+    config: Config,
+    make_ring: Option<MakeRing>,
+}
+
+macro_rules! options {
+    ($($(#[$doc:meta])* $name:ident: $type:ty => $field:ident = $value:expr;)*) => {
+        $($(#[$doc])*
+        pub fn $name(mut self, $name: $type) -> Builder {
+            self.config.$field = $value;
+            self
+        })*
+    };
+}
+
+impl Builder {
+    options! {
+        /// Samples per batch. Default 256.
+        batch_size: usize => batch_size = batch_size;
+        /// The order of samples, anew in every epoch. Default: sequential.
+        shuffle: Shuffle => shuffle = shuffle;
+        /// Which slice of every global batch is this process's. Default: all of it.
+        rank: Rank => rank = rank;
+        /// What happens behind the last whole global batch. Default: [`Policy::default_for`] the world.
+        policy: Policy => policy = Some(policy);
+        /// What decides the random order. Default 0.
+        seed: u64 => seed = seed;
+        /// Batches read ahead. Default: as many as keep the storage busy.
+        prefetch: usize => prefetch = Some(prefetch);
+        /// Batches that the consumer may hold at once while others are read. Default 2.
+        hold: usize => hold = hold;
+        /// The longest read, and the size of a slab: a multiple of 4096. Default 4 MiB.
+        block_bytes: u64 => block_bytes = block_bytes;
+        /// Extents of a batch that are nearer to each other than this are read as one. Default 16 KiB.
+        gap_bytes: u64 => gap_bytes = gap_bytes;
+        /// Alignment of direct reads: a power of two, at least 4096. Default 4096.
+        align_bytes: u64 => align_bytes = align_bytes;
+        /// Reads in flight at most. Default 128.
+        reads_in_flight: usize => reads_in_flight = reads_in_flight;
+        /// Bytes in flight at most. Default 32 MiB.
+        bytes_in_flight: u64 => bytes_in_flight = bytes_in_flight;
+        /// Pinned or registered host memory at most. Default 256 MiB.
+        pinned_bytes_max: u64 => pinned_bytes_max = pinned_bytes_max;
+        /// Memory for batches on a device other than the host, at most. Default 1 GiB.
+        region_bytes_max: u64 => region_bytes_max = region_bytes_max;
+        /// Memory for batches. Default: room for the batches read ahead and held.
+        region_bytes: u64 => region_bytes = Some(region_bytes);
+        /// Files open at most. Default 256.
+        open_files_max: usize => open_files_max = open_files_max;
+        /// Whatever takes longer than this is an error that names it. Default 30 s.
+        deadline: Duration => deadline = deadline;
+        /// Which storage backend. Default: decided by a probe.
+        ring: RingChoice => ring = ring;
+        /// Which way bytes take. Default: direct where possible.
+        path: PathChoice => path = path;
+    }
+
+    /// Where batches live. Default: [`Device::auto`].
+    pub fn device(mut self, device: Device) -> Builder {
+        self.device = Some(device);
+        self
+    }
+
+    /// A storage backend of one's own, made on the engine's thread; it gets the number of reads in flight.
+    pub fn custom_ring(mut self, make: impl FnOnce(usize) -> Result<Box<dyn Ring>> + Send + 'static) -> Builder {
+        self.make_ring = Some(Box::new(make));
+        self
+    }
+
+    /// Allocates all memory, starts the engine's thread, and returns once it is ready to read.
+    pub fn build(self) -> Result<Loader> {
+        let Builder { dataset, device, config, make_ring } = self;
+        let device = device.unwrap_or_else(Device::auto);
+        let frame = assembly::frame(dataset, device, config, Clock::real())?;
+        let (ready, answer) = channel::bounded(1);
+        let (alive, over) = channel::bounded(0);
+        let assembly::Frame { engine: parts, messages, output, shared, schedule } = frame;
+        let (steps, batches_max) = (schedule.steps(Progress::default())?.len(), parts.sizes.batches_max);
+        let engine_shared = shared.clone();
+        let body = move || {
+            let _alive = alive;
+            let life = AssertUnwindSafe(|| match parts.assemble(make_ring) {
+                Ok(engine) => {
+                    let _ = ready.send(Ok(()));
+                    engine.run();
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            });
+            if let Err(panic) = catch_unwind(life) {
+                let text = panic.downcast_ref::<&str>().map(|s| s.to_string());
+                let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+                let _ = engine_shared.stopped.set(format!("it panicked: {text}"));
+            }
+        };
+        let no_thread = |e: std::io::Error| Error::Memory {
+            what: "the engine's thread",
+            bytes: 0,
+            errno: e.raw_os_error().unwrap_or(libc::EAGAIN),
+        };
+        thread::Builder::new().name("strait-engine".into()).spawn(body).map_err(no_thread)?;
+        let start = Instant::now();
+        let bound = shared.deadline.max(Duration::from_secs(60)); // a driver may take seconds to wake a GPU
+        match answer.recv_timeout(bound) {
+            Ok(ready) => ready?,
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(Error::Timeout {
+                    what: "the engine to allocate its memory".into(),
+                    waited: start.elapsed(),
+                });
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let reason = shared.stopped.get().cloned().unwrap_or_default();
+                return Err(Error::Stopped { reason });
+            }
+        }
+        Ok(Loader { messages, output, shared, generation: 0, schedule, steps, batches_max, over })
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(device: Device, dataset: &Dataset, deadline: Duration) -> Shared {
+        Shared {
+            device,
+            fields: dataset.fields().into(),
+            counters: Arc::default(),
+            timeline: OnceLock::new(),
+            deadline,
+            held: AtomicUsize::new(0),
+            stopped: OnceLock::new(),
+        }
+    }
+
+    /// A number that changes as long as bytes arrive or batches go out.
+    fn progress(&self) -> u64 {
+        self.counters.reads_ended.get().wrapping_add(self.counters.batches.get())
+    }
+}

@@ -1,0 +1,239 @@
+//! One anonymous mapping in the largest pages that can be had.
+//!
+//! Page size decides the cost of direct reads more than any ring flag does: a 4 MiB read is one device request on
+//! huge pages and several on 4 KiB pages, and pinning costs per page.
+
+use std::fmt;
+use std::io;
+use std::ptr::NonNull;
+
+use crate::error::{Error, Result};
+
+const HUGE: usize = 2 << 20;
+const PAGE: usize = 4096;
+
+/// What an arena is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    /// 2 MiB pages from the reserved pool (`vm.nr_hugepages`).
+    HugeTlb,
+    /// Transparent huge pages; at least nine tenths of the arena really got them.
+    Transparent,
+    /// Ordinary 4 KiB pages.
+    Small,
+}
+
+impl Pages {
+    /// For the stats: `"hugetlb 2 MiB"`, `"transparent huge pages"`, `"4 KiB pages"`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Pages::HugeTlb => "hugetlb 2 MiB",
+            Pages::Transparent => "transparent huge pages",
+            Pages::Small => "4 KiB pages",
+        }
+    }
+}
+
+impl fmt::Display for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Anonymous memory, touched, zeroed, excluded from children of `fork`. Unmapped when dropped.
+///
+/// Whoever lets hardware write into an arena keeps it alive until every such write has completed.
+#[derive(Debug)]
+pub struct Arena {
+    base: NonNull<u8>,
+    bytes: usize,
+    pages: Pages,
+}
+
+// SAFETY: an arena is a plain mapping; it only gives out addresses, and their users answer for access.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    /// Maps at least `bytes`, rounded up to 4 KiB, or to 2 MiB from 2 MiB on.
+    pub fn map(bytes: usize) -> Result<Arena> {
+        let unit = if bytes >= HUGE { HUGE } else { PAGE };
+        let no_memory = |errno| Error::Memory { what: "host memory", bytes: bytes as u64, errno };
+        let bytes = bytes.max(1).checked_next_multiple_of(unit).ok_or(no_memory(libc::ENOMEM))?;
+        let (base, pages) = match map_hugetlb(bytes) {
+            Some(base) => (base, Pages::HugeTlb),
+            None => (map_aligned(bytes).map_err(|e| no_memory(errno(&e)))?, Pages::Small),
+        };
+        let mut arena = Arena { base, bytes, pages };
+        arena.advise(libc::MADV_DONTFORK).map_err(|e| no_memory(errno(&e)))?;
+        if pages == Pages::Small && bytes >= HUGE {
+            let _ = arena.advise(libc::MADV_HUGEPAGE); // EINVAL where the kernel has none: small pages work too
+        }
+        arena.populate().map_err(|e| no_memory(errno(&e)))?;
+        if pages == Pages::Small && arena.huge_bytes().is_some_and(|huge| huge >= bytes / 10 * 9) {
+            arena.pages = Pages::Transparent;
+        }
+        Ok(arena)
+    }
+
+    /// First byte; 4096-aligned, 2 MiB-aligned from 2 MiB on.
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Length.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What it is made of.
+    pub fn pages(&self) -> Pages {
+        self.pages
+    }
+
+    /// Gives the mapping up; [`Arena::from_raw`] takes it back.
+    pub fn into_raw(self) -> (NonNull<u8>, usize) {
+        let raw = (self.base, self.bytes);
+        std::mem::forget(self);
+        raw
+    }
+
+    /// Takes a mapping back.
+    ///
+    /// # Safety
+    /// The pair came from [`Arena::into_raw`], and this is its only owner.
+    pub unsafe fn from_raw(base: NonNull<u8>, bytes: usize) -> Arena {
+        Arena { base, bytes, pages: Pages::Small }
+    }
+
+    fn advise(&self, advice: i32) -> io::Result<()> {
+        // SAFETY: the range is exactly this arena's own mapping, alive as long as `self`.
+        match unsafe { libc::madvise(self.base.as_ptr().cast(), self.bytes, advice) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Faults every page in now: later, pinning would do it, and khugepaged cannot mend pinned small pages.
+    fn populate(&self) -> io::Result<()> {
+        match self.advise(libc::MADV_POPULATE_WRITE) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                for at in (0..self.bytes).step_by(PAGE) {
+                    // SAFETY: `at` is inside this arena's own writable mapping, which nobody else has seen yet.
+                    unsafe { self.base.add(at).write_volatile(0) };
+                }
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// How many bytes of this mapping are in transparent huge pages, by `/proc/self/smaps`.
+    fn huge_bytes(&self) -> Option<usize> {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").ok()?;
+        let (start, end) = (self.base.as_ptr() as usize, self.base.as_ptr() as usize + self.bytes);
+        let (mut inside, mut huge) = (false, 0);
+        for line in smaps.lines() {
+            let first = line.split(' ').next().unwrap_or("");
+            if let Some((low, high)) = first.split_once('-') {
+                let (low, high) = (usize::from_str_radix(low, 16).ok()?, usize::from_str_radix(high, 16).ok()?);
+                inside = low < end && start < high; // the kernel may have merged neighbours into one line
+            } else if inside && first == "AnonHugePages:" {
+                let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
+                huge += kib << 10;
+            }
+        }
+        Some(huge)
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and this is its last owner; by the type's contract no hardware writes to it now.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+fn map_hugetlb(bytes: usize) -> Option<NonNull<u8>> {
+    if bytes < HUGE {
+        return None;
+    }
+    map(bytes, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB).ok()
+}
+
+/// Maps with 2 MiB alignment by mapping more and giving the ends back.
+fn map_aligned(bytes: usize) -> io::Result<NonNull<u8>> {
+    if bytes < HUGE {
+        return map(bytes, 0);
+    }
+    let wide = bytes.checked_add(HUGE).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+    let start = map(wide, 0)?.as_ptr() as usize;
+    let base = start.next_multiple_of(HUGE);
+    for (from, len) in [(start, base - start), (base + bytes, start + wide - base - bytes)] {
+        if len > 0 {
+            // SAFETY: this is an unused end of the mapping made three lines above.
+            unsafe { libc::munmap(from as *mut libc::c_void, len) };
+        }
+    }
+    Ok(NonNull::new(base as *mut u8).expect("a mapping is never at address 0"))
+}
+
+fn map(bytes: usize, flags: i32) -> io::Result<NonNull<u8>> {
+    let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches no existing memory.
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(NonNull::new(base.cast()).expect("a mapping is never at address 0"))
+}
+
+fn errno(e: &io::Error) -> i32 {
+    e.raw_os_error().unwrap_or(libc::ENOMEM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_alignment() {
+        for bytes in [0, 1, PAGE, PAGE + 1, HUGE - 1, HUGE, 5 * HUGE + 1] {
+            let arena = Arena::map(bytes).unwrap();
+            let unit = if bytes >= HUGE { HUGE } else { PAGE };
+            assert!(arena.bytes() >= bytes.max(1) && arena.bytes().is_multiple_of(PAGE));
+            assert_eq!(arena.base().as_ptr() as usize % unit, 0, "{bytes} bytes");
+            // SAFETY: both ends are inside the arena, which nobody else uses.
+            unsafe {
+                arena.base().write(1);
+                arena.base().add(arena.bytes() - 1).write(2);
+            }
+        }
+    }
+
+    #[test]
+    fn too_much_is_an_error_with_the_amount() {
+        let error = Arena::map(usize::MAX - HUGE).unwrap_err();
+        assert!(matches!(error, Error::Memory { errno: libc::ENOMEM, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_child_does_not_inherit_it() {
+        let arena = Arena::map(PAGE).unwrap();
+        let address = arena.base().as_ptr();
+        // SAFETY: the child calls only async-signal-safe functions (mincore is a bare syscall) and _exit.
+        let status = unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                let mut residency = 0u8;
+                let gone = libc::mincore(address.cast(), PAGE, &raw mut residency) == -1;
+                libc::_exit(i32::from(!gone));
+            }
+            let mut status = 0;
+            libc::waitpid(child, &raw mut status, 0);
+            status
+        };
+        assert_eq!(status, 0, "the mapping is visible in a child");
+    }
+}

@@ -1,0 +1,169 @@
+//! What a loader did, and which way its bytes took.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::errno_text;
+
+/// Something that was wanted and could not be had. Reads work without it, at a price.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fallback {
+    /// What is done instead of what: `"pread threads instead of io_uring"`.
+    pub instead: String,
+    /// Why.
+    pub reason: String,
+    /// The operating system's answer, if it was one.
+    pub errno: Option<i32>,
+    /// What would change it.
+    pub remedy: &'static str,
+}
+
+impl fmt::Display for Fallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.instead, self.reason)?;
+        if let Some(errno) = self.errno {
+            write!(f, ": {}", errno_text(errno))?;
+        }
+        write!(f, "; {}", self.remedy)
+    }
+}
+
+/// A snapshot of a loader's numbers. All counts are since the loader was built.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// `"direct"`: the ring writes into the batch's own memory; `"staged"`: through slabs and a copy stream.
+    pub path: &'static str,
+    /// Why that path.
+    pub path_reason: String,
+    /// The ring that is asked first: `"uring"`, `"pread"`.
+    pub ring: &'static str,
+    /// The device that batches live on.
+    pub device: String,
+    /// What the memory that the storage writes to is made of.
+    pub pages: &'static str,
+    /// What could not be had, each once.
+    pub fallbacks: Vec<Fallback>,
+    /// Batches handed to the consumer.
+    pub batches: u64,
+    /// Samples in them.
+    pub samples: u64,
+    /// Payload bytes in them.
+    pub bytes_wanted: u64,
+    /// Bytes asked of the storage, alignment and gaps included.
+    pub bytes_read: u64,
+    /// Reads started, retries and continuations not counted.
+    pub reads: u64,
+    /// Reads that ended before their last byte and were continued.
+    pub reads_continued: u64,
+    /// Reads that were started again after EAGAIN or EINTR.
+    pub reads_retried: u64,
+    /// Most reads in flight at once.
+    pub reads_in_flight_max: u64,
+    /// Host memory that is pinned or registered, most at once.
+    pub pinned_bytes_max: u64,
+    /// Device memory for regions.
+    pub region_bytes: u64,
+    /// Most files open at once.
+    pub open_files_max: u64,
+    /// Bytes copied from slabs to regions.
+    pub bytes_copied: u64,
+    /// Times the engine had to stop reading because every region was in use or waiting for the consumer.
+    pub waits_for_region: u64,
+    /// Times the engine had to stop reading because every slab was in use.
+    pub waits_for_slab: u64,
+}
+
+/// The engine's side of [`Stats`]: written by one thread, read by any.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) batches: Counter,
+    pub(crate) samples: Counter,
+    pub(crate) bytes_wanted: Counter,
+    pub(crate) bytes_read: Counter,
+    pub(crate) reads: Counter,
+    pub(crate) reads_ended: Counter,
+    pub(crate) reads_continued: Counter,
+    pub(crate) reads_retried: Counter,
+    pub(crate) reads_in_flight_max: Counter,
+    pub(crate) open_files_max: Counter,
+    pub(crate) bytes_copied: Counter,
+    pub(crate) waits_for_region: Counter,
+    pub(crate) waits_for_slab: Counter,
+    pub(crate) setup: Mutex<Setup>,
+    fallbacks: Mutex<Vec<Fallback>>,
+}
+
+/// What is known once the engine is built.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Setup {
+    pub(crate) path: &'static str,
+    pub(crate) path_reason: String,
+    pub(crate) ring: &'static str,
+    pub(crate) device: String,
+    pub(crate) pages: &'static str,
+    pub(crate) pinned_bytes: u64,
+    pub(crate) region_bytes: u64,
+}
+
+/// Fallbacks kept; more kinds than this do not exist, but shards can be many.
+const FALLBACKS_MAX: usize = 16;
+
+impl Counters {
+    /// Notes a fallback and logs it, once for each reason.
+    pub(crate) fn fall_back(&self, fallback: Fallback) {
+        let mut known = self.fallbacks.lock().unwrap_or_else(|e| e.into_inner());
+        let twin = |f: &Fallback| f.instead == fallback.instead && f.errno == fallback.errno;
+        if known.len() < FALLBACKS_MAX && !known.iter().any(twin) {
+            tracing::warn!("{fallback}");
+            known.push(fallback);
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Stats {
+        let setup = self.setup.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        Stats {
+            path: setup.path,
+            path_reason: setup.path_reason,
+            ring: setup.ring,
+            device: setup.device,
+            pages: setup.pages,
+            pinned_bytes_max: setup.pinned_bytes,
+            region_bytes: setup.region_bytes,
+            fallbacks: self.fallbacks.lock().unwrap_or_else(|e| e.into_inner()).clone(),
+            batches: self.batches.get(),
+            samples: self.samples.get(),
+            bytes_wanted: self.bytes_wanted.get(),
+            bytes_read: self.bytes_read.get(),
+            reads: self.reads.get(),
+            reads_continued: self.reads_continued.get(),
+            reads_retried: self.reads_retried.get(),
+            reads_in_flight_max: self.reads_in_flight_max.get(),
+            open_files_max: self.open_files_max.get(),
+            bytes_copied: self.bytes_copied.get(),
+            waits_for_region: self.waits_for_region.get(),
+            waits_for_slab: self.waits_for_slab.get(),
+        }
+    }
+}
+
+/// A number with one writer: no locked instruction on the data path.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
+    }
+
+    pub(crate) fn at_least(&self, n: u64) {
+        if n > self.get() {
+            self.0.store(n, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

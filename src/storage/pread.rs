@@ -1,0 +1,145 @@
+//! The pread ring: a few threads that call `preadv2`, where io_uring is refused or no better.
+
+use std::os::fd::RawFd;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{self, Receiver, Sender};
+
+use super::{Completion, Event, RawRead, Registered, Ring};
+use crate::error::{Error, Result};
+
+/// Threads beyond this give no more throughput to one consumer, and cost memory.
+const THREADS_MAX: usize = 8;
+
+/// A bounded pool of reading threads.
+pub struct Pread {
+    depth: usize,
+    in_flight: usize,
+    reads: Option<Sender<RawRead>>,
+    done: Arc<Done>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Where threads leave completions. The event counter is readable while there are some.
+struct Done {
+    completions: Mutex<Vec<Completion>>,
+    event: Event,
+}
+
+impl Pread {
+    /// A pool for `depth` reads in flight, on at most eight threads.
+    pub fn new(depth: usize) -> Result<Pread> {
+        let depth = depth.max(1);
+        let refused = |problem: &str, e: std::io::Error| Error::Ring {
+            ring: "pread",
+            problem: problem.into(),
+            errno: e.raw_os_error().unwrap_or(libc::EAGAIN),
+        };
+        let event = Event::new().map_err(|e| refused("eventfd", e))?;
+        let done = Arc::new(Done { completions: Mutex::new(Vec::with_capacity(depth)), event });
+        let (sender, reads) = channel::bounded(depth);
+        let mut pool = Pread { depth, in_flight: 0, reads: Some(sender), done, threads: Vec::new() };
+        for i in 0..depth.min(THREADS_MAX) {
+            let (reads, done) = (reads.clone(), pool.done.clone());
+            let thread = thread::Builder::new().name(format!("strait-pread-{i}"));
+            let thread = thread.spawn(move || serve(&reads, &done)).map_err(|e| refused("cannot start a thread", e))?;
+            pool.threads.push(thread);
+        }
+        Ok(pool)
+    }
+}
+
+fn serve(reads: &Receiver<RawRead>, done: &Done) {
+    for read in reads {
+        let vector = libc::iovec { iov_base: read.target.as_ptr().cast(), iov_len: read.len as usize };
+        // SAFETY: by the contract of `Ring::submit` target and file stay valid, and the target is ours alone, until
+        // the completion is pushed below.
+        let got = unsafe { libc::preadv2(read.fd, &raw const vector, 1, read.offset as i64, read.rw_flags) };
+        let result = match got {
+            -1 => -std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
+            got => got as i32,
+        };
+        let mut completions = done.completions.lock().unwrap_or_else(|e| e.into_inner());
+        completions.push(Completion { token: read.token, result });
+        if completions.len() == 1 {
+            done.event.set();
+        }
+    }
+}
+
+impl Done {
+    /// Takes what there is, and with it the event.
+    fn take(&self, out: &mut Vec<Completion>) -> usize {
+        let mut completions = self.completions.lock().unwrap_or_else(|e| e.into_inner());
+        let taken = completions.len();
+        if taken > 0 {
+            self.event.clear();
+            out.append(&mut completions);
+        }
+        taken
+    }
+}
+
+// SAFETY: a read goes through the channel to one thread, which pushes its completion once, after the system call
+// that writes to the target has returned. Dropping with reads in flight leaves the threads to finish them.
+unsafe impl Ring for Pread {
+    fn name(&self) -> &'static str {
+        "pread"
+    }
+
+    fn capacity(&self) -> usize {
+        self.depth
+    }
+
+    unsafe fn register_memory(&mut self, _base: NonNull<u8>, _bytes: usize) -> Registered {
+        Registered::NotNeeded
+    }
+
+    fn register_file(&mut self, _slot: u32, _fd: RawFd) -> Registered {
+        Registered::NotNeeded
+    }
+
+    unsafe fn submit(&mut self, read: RawRead) -> Result<()> {
+        let full = || Error::Ring { ring: "pread", problem: "submit".into(), errno: libc::EBUSY };
+        if self.in_flight == self.depth {
+            return Err(full());
+        }
+        self.reads.as_ref().expect("open until drop").try_send(read).map_err(|_| full())?;
+        self.in_flight += 1;
+        Ok(())
+    }
+
+    fn poll(&mut self, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> Result<()> {
+        let want = want.min(self.in_flight);
+        let deadline = Instant::now() + timeout;
+        let mut taken = self.done.take(out);
+        while taken < want {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            super::wait_readable(&[self.done.event.fd()], left);
+            taken += self.done.take(out);
+        }
+        self.in_flight -= taken;
+        Ok(())
+    }
+
+    fn wait_fd(&mut self) -> Option<RawFd> {
+        Some(self.done.event.fd())
+    }
+}
+
+impl Drop for Pread {
+    fn drop(&mut self) {
+        self.reads = None; // threads end after the reads already accepted
+        if self.in_flight == 0 {
+            for thread in self.threads.drain(..) {
+                let _ = thread.join();
+            }
+        }
+    }
+}

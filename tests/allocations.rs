@@ -1,0 +1,89 @@
+//! A loader that runs takes nothing more: no allocation after the first epoch, no memory, file or thread after many.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::{disk_directory, write_shard};
+use strait::order::Shuffle;
+use strait::{Dataset, Device, Loader, PathChoice, RingChoice};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call goes to the system allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// One test only: the counters see every thread of the process.
+#[test]
+fn nothing_grows() {
+    the_loop_does_not_allocate();
+    a_thousand_epochs_leave_nothing_behind();
+}
+
+fn the_loop_does_not_allocate() {
+    let directory = disk_directory();
+    let path = write_shard(directory.path(), 1, 5000 * 512);
+    for (ring, way) in [
+        (RingChoice::Uring, PathChoice::Auto),
+        (RingChoice::Uring, PathChoice::Staged),
+        (RingChoice::Pread, PathChoice::Auto),
+    ] {
+        let dataset = Dataset::records(&[&path], 5000).unwrap();
+        let builder = Loader::builder(dataset).device(Device::host()).shuffle(Shuffle::Full);
+        let mut loader = builder.batch_size(16).ring(ring).path(way).build().unwrap();
+        for epoch in 0..3 {
+            loader.epoch(epoch).for_each(|batch| drop(batch.unwrap()));
+            // Let the engine run out of work once: a thread's first sleep on a channel allocates.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        for epoch in 3..13 {
+            loader.epoch(epoch).for_each(|batch| drop(batch.unwrap()));
+        }
+        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        assert_eq!(allocations, 0, "{ring:?}, {way:?}: {allocations} allocations in 320 batches");
+    }
+}
+
+fn a_thousand_epochs_leave_nothing_behind() {
+    let directory = disk_directory();
+    let paths: Vec<_> = (0..8).map(|seed| write_shard(directory.path(), seed, 10 * 4096)).collect();
+    let dataset = Dataset::records(&paths, 4096).unwrap();
+    let builder = Loader::builder(dataset).device(Device::host()).batch_size(16).shuffle(Shuffle::Full);
+    let mut loader = builder.open_files_max(3).build().unwrap();
+    let mut epochs = |range: std::ops::Range<u64>| {
+        range.for_each(|epoch| assert_eq!(loader.epoch(epoch).map(|b| b.unwrap().len()).sum::<usize>(), 80));
+        (resident_bytes(), count("/proc/self/fd"), count("/proc/self/task"))
+    };
+    let (rss, fds, threads) = epochs(0..50);
+    let (rss_after, fds_after, threads_after) = epochs(50..1050);
+    assert!(rss_after < rss + (2 << 20), "resident memory grew from {rss} to {rss_after} bytes");
+    assert!(fds_after <= fds + 1 && threads_after <= threads + 8, "{fds} -> {fds_after}, {threads} -> {threads_after}");
+    assert!(loader.stats().open_files_max <= 3);
+}
+
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+fn count(directory: &str) -> usize {
+    std::fs::read_dir(directory).unwrap().count()
+}

@@ -1,0 +1,210 @@
+//! `strait bench`: its command line, its references, its JSON.
+#![cfg(feature = "cli")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn bench(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_strait")).arg("bench").args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", text(&output.stdout), text(&output.stderr)))
+}
+
+/// The keys that programs rely on; `null` where something was not measured.
+const KEYS: [&str; 20] = [
+    "bytes",
+    "seconds",
+    "gb_per_s",
+    "limit_gb_per_s",
+    "share_of_limit",
+    "cpu_seconds_per_gib",
+    "limit_cpu_seconds_per_gib",
+    "fio_gb_per_s",
+    "share_of_fio",
+    "fio_cpu_seconds_per_gib",
+    "pinned_bytes_max",
+    "rss_bytes_max",
+    "first_batch_seconds",
+    "ring",
+    "device",
+    "path",
+    "path_reason",
+    "cold",
+    "rounds",
+    "limit_how",
+];
+
+fn assert_keys(json: &Value) {
+    for key in KEYS {
+        assert!(json.get(key).is_some(), "no {key} in {json:#}");
+    }
+}
+
+fn assert_empty(directory: &Path) {
+    let left: Vec<_> = std::fs::read_dir(directory).unwrap().collect();
+    assert!(left.is_empty(), "left behind: {left:?}");
+}
+
+#[test]
+fn bad_values_are_refused_with_advice_before_anything_starts() {
+    for (arguments, wanted) in [
+        (&["--block-bytes", "4KB"][..], "write KiB"),
+        (&["--block-bytes", "1000"], "--block-bytes 4096"),
+        (&["--record-bytes", "0"], "at least 1"),
+        (&["--depth", "0"], "1..=4096"),
+        (&["--device", "gpu"], "cuda:0"),
+        (&["--ring", "aio"], "pread"),
+        (&["--seconds", "0"], "0.05"),
+        (&["--batch", "none"], "invalid"),
+        (&["--size", "1MiB", "--record-bytes", "2MiB"], "--record-bytes"),
+        (&["--size", "1MiB", "some-file"], "--size"),
+        (&["--block-bytes", "1GiB", "--depth", "64"], "--depth"),
+        (&["/"], "is a directory"),
+    ] {
+        let output = bench(arguments);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+        assert!(message.contains(wanted), "{arguments:?} does not say {wanted}: {message}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_an_error_for_people_and_for_programs() {
+    let output = bench(&["/nowhere/shard.bin", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("/nowhere/shard.bin"));
+    let error = &json(&output)["error"];
+    assert!(error["what"].as_str().unwrap().contains("/nowhere/shard.bin"), "{error}");
+    assert_eq!(error["exit_code"], 1);
+}
+
+#[test]
+fn more_than_a_quarter_of_the_free_space_is_not_taken() {
+    let output = bench(&["--size", "100000TiB"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(message.contains("quarter") && message.contains("--dir"), "{message}");
+}
+
+#[test]
+fn the_references_measure_a_sample_that_is_gone_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().to_str().unwrap();
+    let output = bench(&["--references-only", "--dir", place, "--size", "16MiB", "--rounds", "2", "--json"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let json = json(&output);
+    assert_keys(&json);
+    assert!(json["limit_gb_per_s"].as_f64().unwrap() > 0.0);
+    assert_eq!(json["rounds"].as_array().unwrap().len(), 2);
+    assert_eq!(json["rounds"][1]["limit"]["bytes"], 16 << 20);
+    assert!(json["gb_per_s"].is_null() && json["share_of_limit"].is_null());
+    if json["fio_gb_per_s"].is_null() {
+        let reason = json["fio_reason"].as_str().unwrap();
+        eprintln!("skipped: fio gives no number here: {reason}");
+    } else {
+        assert_eq!(json["rounds"][0]["fio"]["bytes"], 16 << 20);
+        assert!(json["fio_cpu_seconds_per_gib"].as_f64().unwrap() > 0.0);
+    }
+    assert_empty(dir.path());
+}
+
+#[test]
+fn the_references_read_each_byte_of_odd_files_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = [5000usize, 1, 100_000];
+    let paths: Vec<String> = (0..sizes.len()).map(|i| format!("{}/shard-{i}", dir.path().display())).collect();
+    for (path, bytes) in paths.iter().zip(sizes) {
+        std::fs::write(path, vec![3u8; bytes]).unwrap();
+    }
+    for order in [&["--block-bytes", "8KiB"][..], &["--shuffle", "--record-bytes", "4KiB", "--depth", "3"]] {
+        let mut arguments = vec!["--references-only", "--no-fio", "--json", "--rounds", "1"];
+        arguments.extend(order);
+        arguments.extend(paths.iter().map(String::as_str));
+        let json = json(&bench(&arguments));
+        assert_eq!(json["rounds"][0]["limit"]["bytes"], 105_001, "{json:#}");
+        assert_eq!(json["fio_reason"], "turned off by --no-fio");
+    }
+}
+
+#[test]
+fn a_time_limit_ends_a_run_early() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().to_str().unwrap();
+    let small = ["--shuffle", "--record-bytes", "4KiB", "--depth", "1", "--seconds", "0.05"];
+    let fixed = ["--references-only", "--no-fio", "--rounds", "1", "--size", "128MiB", "--dir", place, "--json"];
+    let json = json(&bench(&[&small[..], &fixed[..]].concat()));
+    let (bytes, seconds) = (&json["rounds"][0]["limit"]["bytes"], &json["rounds"][0]["limit"]["seconds"]);
+    assert!(bytes.as_u64().unwrap() > 0, "{json:#}");
+    if bytes.as_u64().unwrap() == 128 << 20 {
+        eprintln!("skipped: 128 MiB in 4 KiB reads took less than the time limit");
+    } else {
+        assert!(seconds.as_f64().unwrap() >= 0.05, "{json:#}");
+    }
+}
+
+#[test]
+fn an_interrupt_removes_the_sample() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(["bench", "--references-only", "--rounds", "1000", "--no-fio", "--size", "4MiB", "--dir"])
+        .arg(dir.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let patience = std::time::Instant::now();
+    let sample_is_there = || {
+        let directory = std::fs::read_dir(dir.path()).unwrap().flatten().next();
+        directory.is_some_and(|directory| directory.path().join("sample.bin").exists())
+    };
+    while !sample_is_there() {
+        assert!(patience.elapsed().as_secs() < 20, "no sample appeared");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    // SAFETY: the child is ours and has not been waited for, so its id is still its own.
+    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) };
+    let status = child.wait_with_output().unwrap().status;
+    assert_eq!(status.code(), Some(130));
+    assert_empty(dir.path());
+}
+
+#[test]
+fn a_tiny_file_is_measured_and_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("records.bin");
+    std::fs::write(&path, (0..4u32 << 20).map(|i| ((i * 7) >> 3) as u8).collect::<Vec<u8>>()).unwrap();
+    let path = path.to_str().unwrap();
+    for order in [&["--block-bytes", "1MiB"][..], &["--shuffle", "--depth", "16"]] {
+        let fixed = ["--record-bytes", "64KiB", "--device", "host", "--rounds", "1", "--verify", "--json", path];
+        let output = bench(&[order, &fixed[..]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let json = json(&output);
+        assert_keys(&json);
+        assert_eq!(json["bytes"], 4 << 20);
+        assert_eq!(json["verified_bytes"], 4 << 20);
+        assert_eq!(json["device"], "host");
+        assert!(json["share_of_limit"].as_f64().unwrap() > 0.0);
+        assert!(!json["path_reason"].as_str().unwrap().is_empty());
+        assert!(json["pinned_bytes_max"].as_u64().unwrap() <= 256 << 20);
+    }
+}
+
+#[test]
+fn the_table_names_every_number() {
+    let output = bench(&["--size", "16MiB", "--rounds", "1", "--device", "host"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let shown = text(&output.stdout);
+    for word in ["GB/s", "of limit", "of fio", "CPU-s/GiB", "first batch", "pinned", "resident", "path", "cold"] {
+        assert!(shown.contains(word), "no {word} in:\n{shown}");
+    }
+}

@@ -1,0 +1,30 @@
+//! What several test binaries share: shards whose every byte is known.
+#![allow(dead_code, unreachable_pub)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use strait::sim::Rng;
+
+/// The byte at `offset` of shard `seed`: the oracle.
+pub fn byte_at(seed: u64, offset: u64) -> u8 {
+    let word = Rng::new(seed ^ (offset / 8).wrapping_mul(0x9E37_79B9)).next_u64();
+    word.to_le_bytes()[(offset % 8) as usize]
+}
+
+/// Bytes `from..from + len` of shard `seed`.
+pub fn bytes_of(seed: u64, from: u64, len: u64) -> Vec<u8> {
+    (from..from + len).map(|offset| byte_at(seed, offset)).collect()
+}
+
+/// Writes shard `seed` of `len` bytes.
+pub fn write_shard(directory: &Path, seed: u64, len: u64) -> PathBuf {
+    let path = directory.join(format!("shard-{seed}.bin"));
+    fs::write(&path, bytes_of(seed, 0, len)).unwrap();
+    path
+}
+
+/// A temporary directory on the file system of the build, which takes O_DIRECT where /tmp may not.
+pub fn disk_directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}

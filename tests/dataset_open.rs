@@ -1,0 +1,104 @@
+//! Dataset::open finds out what it is given; fingerprints tell datasets apart.
+
+mod dataset_tar;
+
+use std::path::{Path, PathBuf};
+
+use dataset_tar::{Style, Tar, write};
+use strait::Dataset;
+
+fn tar(names: &[&str]) -> Vec<u8> {
+    let mut tar = Tar::default();
+    names.iter().for_each(|name| {
+        tar.member(Style::Ustar, name, b"data");
+    });
+    tar.finished()
+}
+
+fn file_names(dataset: &Dataset) -> Vec<&str> {
+    dataset.shards().iter().map(|shard| shard.path.file_name().unwrap().to_str().unwrap()).collect()
+}
+
+fn problem(paths: &[&Path], record_bytes: Option<u64>) -> String {
+    Dataset::open(paths, record_bytes).unwrap_err().to_string()
+}
+
+#[test]
+fn a_directory_stands_for_its_files_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["10", "2", "1", ".hidden"] {
+        write(dir.path(), name, &[0; 8]);
+    }
+    std::fs::create_dir(dir.path().join("below")).unwrap();
+    write(&dir.path().join("below"), "0", &[0; 8]);
+    std::os::unix::fs::symlink(dir.path().join("1"), dir.path().join("3")).unwrap();
+    let dataset = Dataset::open(&[dir.path()], Some(4)).unwrap();
+    assert_eq!((dataset.format(), dataset.len()), ("records", 8));
+    assert_eq!(file_names(&dataset), ["1", "10", "2", "3"]);
+    let empty = tempfile::tempdir().unwrap();
+    let text = problem(&[empty.path()], Some(4));
+    assert!(text.contains("without files") && text.contains(empty.path().to_str().unwrap()), "{text}");
+}
+
+#[test]
+fn tar_files_are_told_by_content_or_name_and_from_what_lies_beside_them() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "b.tar", &tar(&["0.jpg"]));
+    write(dir.path(), "a", &tar(&["1.jpg", "2.jpg"]));
+    for beside in ["a.parquet", "b.tar.idx", "b_stats.json"] {
+        write(dir.path(), beside, b"{}");
+    }
+    for record_bytes in [None, Some(2)] {
+        let dataset = Dataset::open(&[dir.path()], record_bytes).unwrap();
+        assert_eq!((dataset.format(), dataset.len()), ("webdataset", 3));
+        assert_eq!(file_names(&dataset), ["a", "b.tar"]);
+    }
+    let a = dir.path().join("a");
+    assert_eq!(Dataset::records(&[&a], 512).unwrap().len(), 20, "forced");
+    let no_tar = write(dir.path(), "c.tar", b"by name alone");
+    assert!(problem(&[&no_tar], Some(1)).contains("tar header"));
+    let text = problem(&[&a, &dir.path().join("a.parquet")], None);
+    assert!(text.contains("one format") && text.contains("a.parquet"), "{text}");
+}
+
+#[test]
+fn what_has_no_format_says_what_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = write(dir.path(), "tokens.bin", &[7; 600]);
+    let text = problem(&[&plain], None);
+    for word in ["tokens.bin", "WebDataset tar", "record size", "record_bytes"] {
+        assert!(text.contains(word), "{text}");
+    }
+    assert_eq!(Dataset::open(&[&plain], Some(100)).unwrap().len(), 6);
+    let zipped = write(dir.path(), "shards.gz", b"\x1f\x8b\x08\0 and so on");
+    assert!(problem(&[&zipped], None).contains("decompress"));
+    assert_eq!(Dataset::open(&[&zipped], Some(1)).unwrap().format(), "records");
+    assert!(problem(&[&write(dir.path(), "a.TGZ", b"\x1f\x8b\x08\0 and so on")], Some(1)).contains("decompress"));
+    assert!(problem(&[], None).contains("no file was named"));
+    assert!(problem(&[Path::new("/nowhere/at/all")], None).contains("/nowhere/at/all"));
+}
+
+#[test]
+fn a_fingerprint_tells_datasets_apart_and_stays() {
+    let make = |dir: &Path, name: &str, bytes: &[u8]| -> PathBuf { write(dir, name, bytes) };
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let fingerprint = |paths: &[PathBuf]| Dataset::open(paths, Some(4)).unwrap().fingerprint();
+    let base = [make(one.path(), "a.tar", &tar(&["0.jpg"])), make(one.path(), "b.tar", &tar(&["1.jpg"]))];
+    let moved = [make(two.path(), "a.tar", &tar(&["0.jpg"])), make(two.path(), "b.tar", &tar(&["1.jpg"]))];
+    // Computed from the documented layout by another program.
+    assert_eq!(fingerprint(&base), 0xb4eb_ab8b_c3d6_6a79, "{:#x}", fingerprint(&base));
+    assert_eq!(fingerprint(&base), fingerprint(&moved));
+    let swapped = [base[1].clone(), base[0].clone()];
+    let others = [
+        fingerprint(&swapped),
+        fingerprint(&base[..1]),
+        fingerprint(&[base[0].clone(), make(two.path(), "c.tar", &tar(&["1.jpg"]))]),
+        fingerprint(&[base[0].clone(), make(two.path(), "b.tar", &tar(&["1.jpg", "2.jpg"]))]),
+        fingerprint(&[base[0].clone(), make(two.path(), "b.tar", &tar(&["1.png"]))]),
+        fingerprint(&[base[0].clone(), make(two.path(), "b.tar", &[tar(&["1.jpg"]), vec![0; 512]].concat())]),
+        Dataset::records(&base, 512).unwrap().fingerprint(),
+        Dataset::records(&base, 1024).unwrap().fingerprint(),
+    ];
+    let all: std::collections::BTreeSet<_> = others.iter().copied().chain([fingerprint(&base)]).collect();
+    assert_eq!(all.len(), 1 + others.len());
+}

@@ -1,0 +1,386 @@
+//! The CUDA device over a stand-in for the driver. A test binary of its own: where others ask for CUDA, they see the
+//! machine as it is.
+#![cfg(feature = "cuda")]
+
+mod device_suite;
+
+use std::ffi::{CStr, CString};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use device_suite::cuda::{CudaConsumer, current_context, symbol};
+use device_suite::{Bed, Fault, Region, Slabs, WAIT, copy, queue};
+use strait::device::{CopyQueue, DeviceKind, RawStream, Seq};
+use strait::{Device, Error};
+
+/// The controls of the stand-in.
+struct Fake;
+
+/// The stand-in, healed. One test at a time has it: its faults are the process's.
+fn take() -> (Fake, MutexGuard<'static, ()>) {
+    static ONE: Mutex<()> = Mutex::new(());
+    let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    Fake.heal();
+    Fake.misuse();
+    (Fake, alone)
+}
+
+impl Fake {
+    fn heal(&self) {
+        // SAFETY: the type is that of control.rs.
+        unsafe { function::<extern "C" fn()>(c"fakecuda_heal")() }
+    }
+
+    fn pace(&self, seed: u64, latency_us_max: u64, bytes_per_ms: u64) {
+        // SAFETY: the type is that of control.rs.
+        unsafe { function::<extern "C" fn(u64, u64, u64)>(c"fakecuda_pace")(seed, latency_us_max, bytes_per_ms) }
+    }
+
+    fn fail(&self, symbol: &str, nth: u64, code: i32, works: bool) {
+        type Fail = unsafe extern "C" fn(*const i8, u64, i32, bool);
+        let symbol = CString::new(symbol).unwrap();
+        // SAFETY: the type is that of control.rs; the name is a C string.
+        unsafe { function::<Fail>(c"fakecuda_fail")(symbol.as_ptr().cast(), nth, code, works) }
+    }
+
+    fn stall(&self) {
+        // SAFETY: the type is that of control.rs.
+        unsafe { function::<extern "C" fn()>(c"fakecuda_stall")() }
+    }
+
+    fn lose(&self, code: i32) {
+        // SAFETY: the type is that of control.rs.
+        unsafe { function::<extern "C" fn(i32)>(c"fakecuda_lose")(code) }
+    }
+
+    /// Allocations, registrations, streams, events, retained contexts.
+    fn live(&self) -> [u64; 5] {
+        let mut counts = [0; 5];
+        // SAFETY: the type is that of control.rs; there is room for 5.
+        unsafe { function::<unsafe extern "C" fn(*mut u64)>(c"fakecuda_live")(counts.as_mut_ptr()) };
+        counts
+    }
+
+    fn misuse(&self) -> String {
+        let mut text = vec![0; 4096];
+        // SAFETY: the type is that of control.rs; there is room for 4096 bytes.
+        let bytes = unsafe {
+            function::<unsafe extern "C" fn(*mut u8, usize) -> usize>(c"fakecuda_misuse")(text.as_mut_ptr(), text.len())
+        };
+        String::from_utf8_lossy(&text[..bytes]).into_owned()
+    }
+}
+
+/// Loads the stand-in, which cargo has built beside this binary, before anything asks for the driver.
+fn load() -> *mut libc::c_void {
+    static LIBRARY: Mutex<usize> = Mutex::new(0);
+    let mut library = LIBRARY.lock().unwrap();
+    if *library == 0 {
+        let path = std::env::current_exe().unwrap().with_file_name("libfakecuda.so");
+        let path = CString::new(path.into_os_string().into_encoded_bytes()).unwrap();
+        // SAFETY: our own library, which has no initialisers.
+        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+        assert!(!handle.is_null(), "{path:?} cannot be loaded");
+        *library = handle as usize;
+    }
+    *library as *mut libc::c_void
+}
+
+/// # Safety
+/// `F` is the type of the function of this name, a function pointer.
+unsafe fn function<F: Copy>(name: &CStr) -> F {
+    assert_eq!(size_of::<F>(), size_of::<usize>());
+    // SAFETY: a symbol of a library that stays loaded.
+    let address = unsafe { libc::dlsym(load(), name.as_ptr()) };
+    assert!(!address.is_null(), "{name:?} is missing");
+    // SAFETY: a function pointer by the caller's promise, and not null.
+    unsafe { std::mem::transmute_copy(&address) }
+}
+
+#[test]
+fn conformance() {
+    let (fake, _alone) = take();
+    for seed in 0..4 {
+        let works = seed % 2 == 0;
+        let make = || {
+            fake.heal();
+            fake.pace(seed, 300, 1 << 20);
+            let device = Device::cuda(0).unwrap();
+            assert_eq!(device.name(), "cuda:0 (stand-in 0)", "a real driver was found in place of the stand-in");
+            bed(device, seed, works)
+        };
+        device_suite::run(&make);
+    }
+}
+
+fn bed(device: Device, seed: u64, works: bool) -> Bed {
+    Bed {
+        device,
+        consumer: Some(Box::new(CudaConsumer::new())),
+        late: true,
+        pins: true,
+        inject: Some(Box::new(move |fault| {
+            let fake = Fake;
+            match fault {
+                Fault::None => {
+                    fake.heal();
+                    fake.pace(seed, 300, 1 << 20);
+                }
+                Fault::CopyFails => fake.fail("cuMemcpyHtoDAsync_v2", 1, 1, works),
+                Fault::MarkFails => fake.fail("cuEventRecord", 1, 2, works),
+                Fault::Stalls => fake.stall(),
+                Fault::Lost => fake.lose(719),
+            }
+        })),
+        check: Box::new(|| {
+            let misuse = Fake.misuse();
+            let expected = |line: &str| line.contains("source changed");
+            assert!(misuse.lines().all(expected), "{misuse}");
+        }),
+    }
+}
+
+#[test]
+fn everything_is_given_back() {
+    let (fake, _alone) = take();
+    let before = fake.live();
+    let device = Device::cuda(1).unwrap();
+    assert_eq!(device.kind(), DeviceKind::Cuda(1));
+    let slabs = Slabs::new(&device, 2, 65536);
+    let regions = [1, 4096, 70_000].map(|bytes| Region::new(&device, bytes));
+    let fence = device.raw().fence().unwrap();
+    let mut queue: CopyQueue<device_suite::Lease> = CopyQueue::new(device.raw().stream().unwrap(), 2);
+    // SAFETY: null is the legacy stream of the device's context.
+    unsafe { device.raw().record(fence, RawStream(std::ptr::null_mut())) }.unwrap();
+    queue.wait_fence(fence).unwrap();
+    copy(&mut queue, slabs.lease(0), regions[2].at(0)).unwrap();
+    copy(&mut queue, slabs.lease(1), regions[2].at(0)).unwrap();
+    drop(queue);
+    assert_eq!(slabs.back(), 2);
+    drop((slabs, regions, device));
+    assert_eq!(fake.live(), before);
+    assert_eq!(fake.misuse(), "");
+}
+
+#[test]
+fn no_threads_context_changes() {
+    let (_fake, _alone) = take();
+    let device = Device::cuda(0).unwrap();
+    assert!(current_context().is_null());
+    let consumer = CudaConsumer::new();
+    let other = Device::cuda(1).unwrap();
+    let slabs = Slabs::new(&device, 1, 4096);
+    for device in [&device, &other] {
+        drop(Region::new(device, 4096));
+        assert!(current_context().is_null());
+    }
+    drop((slabs, consumer));
+    assert!(current_context().is_null());
+}
+
+#[test]
+fn more_marks_than_events() {
+    let (fake, _alone) = take();
+    let device = Device::cuda(0).unwrap();
+    let mut stream = device.raw().stream().unwrap();
+    let timeline = stream.timeline();
+    let first = stream.mark().unwrap();
+    let mut last = first;
+    for _ in 0..3000 {
+        let seq = stream.mark().unwrap();
+        assert!(seq > last);
+        last = seq;
+    }
+    assert!(timeline.wait(first, WAIT).unwrap() && timeline.wait(last, WAIT).unwrap());
+    assert!(!timeline.wait(Seq(last.0 + 1), Duration::from_millis(20)).unwrap(), "a mark that was never set");
+    // SAFETY: null is the legacy stream of the device's context.
+    assert!(unsafe { timeline.wait_on(Seq(last.0 + 1), RawStream(std::ptr::null_mut())) }.is_err());
+    assert_eq!(stream.wait(last, WAIT).unwrap(), last);
+    assert_eq!(fake.misuse(), "");
+}
+
+#[test]
+fn every_call_may_fail() {
+    let (fake, _alone) = take();
+    let before = fake.live();
+    let symbols = [
+        "cuInit cuDeviceGetCount cuDeviceGet cuDeviceGetName cuDevicePrimaryCtxRetain cuCtxPushCurrent_v2",
+        "cuMemAlloc_v2 cuMemHostRegister_v2 cuMemcpyHtoDAsync_v2 cuMemcpyDtoHAsync_v2 cuStreamCreate",
+        "cuStreamSynchronize cuStreamWaitEvent cuEventCreate cuEventRecord cuEventQuery",
+    ];
+    for symbol in symbols.iter().flat_map(|line| line.split(' ')) {
+        for nth in [1, 2, 3, 7] {
+            fake.fail(symbol, nth, 1, false);
+            let result = use_everything();
+            if let Err(error) = result {
+                assert!(error.to_string().contains(symbol), "{symbol} {nth}: {error}");
+            }
+            fake.heal();
+        }
+    }
+    let after = fake.live();
+    assert_eq!(after[2..], before[2..], "streams, events, contexts");
+    let misuse = fake.misuse();
+    assert!(misuse.is_empty(), "{misuse}");
+}
+
+/// Every call of the driver, once or more. What an error leaves behind is given back.
+fn use_everything() -> strait::Result<()> {
+    let device = Device::cuda(0)?;
+    let raw = device.raw();
+    let mut stream = raw.stream()?;
+    let fence = raw.fence()?;
+    // SAFETY: null is the legacy stream of the device's context.
+    unsafe { raw.record(fence, RawStream(std::ptr::null_mut())) }?;
+    stream.wait_fence(fence)?;
+    let region = RegionGuard(&device, Some(raw.allocate(4096)?));
+    let source = vec![7u8; 4096].leak();
+    // SAFETY: `source` is never freed, so whatever fails below, it stays valid.
+    unsafe { raw.pin(std::ptr::NonNull::from(&mut *source).cast(), source.len()) }?;
+    let base = region.1.as_ref().unwrap().base;
+    let at = std::ptr::NonNull::from(&mut *source).cast();
+    // SAFETY: pinned above; the region is freed behind the wait below, or leaked.
+    let copied = unsafe { stream.copy(at, base, 4096) };
+    let marked = stream.mark().or_else(|_| stream.mark());
+    let waited = marked.clone().and_then(|seq| stream.wait(seq, WAIT).or_else(|_| stream.wait(seq, WAIT)));
+    let mut target = vec![0; 4096];
+    // SAFETY: the region is live and the copy into it has ended.
+    let read = unsafe { raw.read_back(base, &mut target) };
+    // SAFETY: the copy has ended: the waits above were retried.
+    unsafe { raw.unpin(at) };
+    copied?;
+    marked?;
+    waited?;
+    read?;
+    assert!(target.iter().all(|&byte| byte == 7));
+    Ok(())
+}
+
+struct RegionGuard<'a>(&'a Device, Option<strait::device::RawMemory>);
+
+impl Drop for RegionGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(memory) = self.1.take() {
+            // SAFETY: `use_everything` waits for its copy.
+            unsafe { self.0.raw().free(memory) };
+        }
+    }
+}
+
+#[test]
+fn absence_says_what_to_do() {
+    let (fake, _alone) = take();
+    for (symbol, code, says) in [
+        ("cuInit", 100, "nvidia-smi"),
+        ("cuInit", 34, "stubs"),
+        ("cuInit", 803, "kernel module"),
+        ("cuInit", 35, "update the driver"),
+        ("cuInit", 3, "fork"),
+        ("cuDevicePrimaryCtxRetain", 4242, "4242"),
+    ] {
+        fake.fail(symbol, 1, code, false);
+        let error = Device::cuda(0).unwrap_err();
+        assert!(matches!(error, Error::NoDevice { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(says) && text.contains(symbol) && text.contains(&code.to_string()), "{text}");
+    }
+    let text = Device::cuda(7).unwrap_err().to_string();
+    assert!(text.contains("there are 2 CUDA devices"), "{text}");
+    assert_eq!(Device::auto().kind(), DeviceKind::Cuda(0));
+    fake.fail("cuInit", 1, 100, false);
+    assert_eq!(Device::auto().kind(), DeviceKind::Host);
+}
+
+#[test]
+fn errors_name_call_code_and_remedy() {
+    let (fake, _alone) = take();
+    let device = Device::cuda(0).unwrap();
+    let text = device.raw().allocate(1 << 50).unwrap_err().to_string();
+    assert!(text.contains("cuda:0: cuMemAlloc_v2 failed: CUDA_ERROR_OUT_OF_MEMORY (2); "), "{text}");
+    fake.lose(719);
+    let text = device.raw().allocate(1).unwrap_err().to_string();
+    assert!(text.contains("(719)") && text.contains("restart the process"), "{text}");
+    fake.heal();
+}
+
+/// The driver is unusable in a forked child: the device says so and touches nothing there.
+#[test]
+fn a_forked_child_is_refused() {
+    let (fake, _alone) = take();
+    let device = Device::cuda(0).unwrap();
+    let mut stream = device.raw().stream().unwrap();
+    // SAFETY: the child does nothing but what follows, and ends without running destructors or exit handlers.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let refused = |error: Error| error.to_string().contains("forked");
+        let told = device.raw().allocate(1).is_err_and(refused)
+            && stream.mark().is_err_and(refused)
+            && Device::cuda(0).is_err_and(refused);
+        drop((stream, device));
+        // SAFETY: ends the child at once.
+        unsafe { libc::_exit(i32::from(!told)) };
+    }
+    let mut status = 0;
+    // SAFETY: our own child; `status` is writable.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "status {status:#x}");
+    drop((stream, device));
+    assert_eq!(fake.misuse(), "");
+}
+
+/// Tests the bed: what a correct program never does is refused, and noted.
+#[test]
+fn misuse_is_caught() {
+    let (fake, _alone) = take();
+    let device = Device::cuda(0).unwrap();
+    let region = Region::new(&device, 4096);
+    let mut stream = device.raw().stream().unwrap();
+    let source = std::ptr::NonNull::from(Box::leak(Box::new([1u8; 4096]))).cast();
+    // SAFETY: the source lives for ever; that it is not pinned is what is tested.
+    unsafe { stream.copy(source, region.at(0), 4096) }.unwrap();
+    assert!(fake.misuse().contains("not registered"));
+
+    // SAFETY: the source lives for ever.
+    unsafe { device.raw().pin(source, 4096) }.unwrap();
+    fake.stall();
+    // SAFETY: the source lives for ever; that the target is freed early is what is tested, and the stand-in refuses.
+    unsafe { stream.copy(source, region.at(0), 4096) }.unwrap();
+    // SAFETY: broken on purpose: the copy is in flight. The stand-in refuses.
+    unsafe { device.raw().unpin(source) };
+    drop(region);
+    let misuse = fake.misuse();
+    assert!(misuse.contains("unregistered while") && misuse.contains("freed while"), "{misuse}");
+    fake.heal();
+    let seq = stream.mark().unwrap();
+    assert_eq!(stream.wait(seq, WAIT).unwrap(), seq);
+    assert_eq!(fake.misuse(), "", "the copy found its memory");
+
+    let mut address = 0;
+    // SAFETY: the type is that of cuda.h; `address` is writable. No context is current here.
+    let code = unsafe { symbol::<unsafe extern "C" fn(*mut u64, usize) -> i32>("cuMemAlloc_v2")(&mut address, 1) };
+    assert_eq!(code, 201);
+    assert!(fake.misuse().contains("cuMemAlloc_v2 without"));
+}
+
+#[test]
+fn a_queue_that_is_lost_leaks_its_leases() {
+    let (fake, _alone) = take();
+    let device = Device::cuda(0).unwrap();
+    let bed = bed(device.clone(), 0, true);
+    let slabs = Slabs::new(&device, 2, 65536);
+    let region = Region::new(&device, 65536);
+    let mut queue = queue(&bed, 2);
+    fake.stall();
+    copy(&mut queue, slabs.lease(0), region.at(0)).unwrap();
+    fake.lose(700);
+    assert!(copy(&mut queue, slabs.lease(1), region.at(0)).is_err());
+    drop(queue);
+    assert_eq!(slabs.back(), 0);
+    region.leak();
+    fake.heal();
+    // The copy goes on, as on hardware; nothing that it uses was given back.
+    let mut stream = device.raw().stream().unwrap();
+    let seq = stream.mark().unwrap();
+    assert_eq!(stream.wait(seq, WAIT).unwrap(), seq);
+    assert_eq!(fake.misuse(), "");
+}

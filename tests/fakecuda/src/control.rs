@@ -1,0 +1,75 @@
+//! What tests see and set. No real driver has these.
+// Found by name in the built library, not by path.
+#![allow(unreachable_pub)]
+
+use std::ffi::{CStr, c_char};
+use std::time::Duration;
+
+use crate::machine::{Failure, Knobs, changed, machine};
+
+/// Copies begin up to `latency_us_max` late, as `seed` decides, and run at `bytes_per_ms` (0: no limit).
+#[unsafe(no_mangle)]
+pub extern "C" fn fakecuda_pace(seed: u64, latency_us_max: u64, bytes_per_ms: u64) {
+    let knobs = &mut machine().knobs;
+    knobs.chance = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (knobs.latency_max, knobs.bytes_per_ms) = (Duration::from_micros(latency_us_max), bytes_per_ms);
+}
+
+/// The `nth` call of `symbol` from now (1: the next) returns `code`; it does its work all the same if `works`.
+///
+/// # Safety
+/// `symbol` is a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fakecuda_fail(symbol: *const c_char, nth: u64, code: i32, works: bool) {
+    // SAFETY: the caller's promise.
+    let symbol = unsafe { CStr::from_ptr(symbol) }.to_string_lossy().into_owned();
+    machine().knobs.failures.push(Failure { symbol, countdown: nth.max(1), code, works });
+}
+
+/// From now on no work ends.
+#[unsafe(no_mangle)]
+pub extern "C" fn fakecuda_stall() {
+    machine().knobs.stalled = true;
+}
+
+/// From now on every call that uses a context returns `code`. Work that was begun goes on.
+#[unsafe(no_mangle)]
+pub extern "C" fn fakecuda_lose(code: i32) {
+    machine().knobs.lost = code;
+}
+
+/// Takes back every fault and the pace.
+#[unsafe(no_mangle)]
+pub extern "C" fn fakecuda_heal() {
+    machine().knobs = Knobs { chance: 1, ..Knobs::default() };
+    changed();
+}
+
+/// How many objects are alive: allocations, registrations, streams, events, retained contexts.
+///
+/// # Safety
+/// `counts` has room for 5.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fakecuda_live(counts: *mut u64) {
+    let machine = machine();
+    let streams = machine.streams.values().filter(|stream| !stream.legacy && !stream.destroyed).count();
+    let retained: u32 = machine.retained.iter().sum();
+    let live = [machine.memory.len(), machine.registered.len(), streams, machine.events.len(), retained as usize];
+    for (index, count) in live.into_iter().enumerate() {
+        // SAFETY: `index` is below 5, which is what the caller promises room for.
+        unsafe { counts.add(index).write(count as u64) };
+    }
+}
+
+/// Copies what the program did wrong since the last call, a line each, into `text`; says how many bytes there are.
+///
+/// # Safety
+/// `text` has room for `bytes`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fakecuda_misuse(text: *mut u8, bytes: usize) -> usize {
+    let lines = std::mem::take(&mut machine().misuse).join("\n");
+    let fits = lines.len().min(bytes);
+    // SAFETY: `fits` is within both.
+    unsafe { std::ptr::copy_nonoverlapping(lines.as_ptr(), text, fits) };
+    fits
+}

@@ -1,0 +1,374 @@
+//! The functions of `cuda.h` that strait and its tests call. Their contracts are those of the CUDA driver API.
+// Found by name in the built library, not by path.
+#![allow(unreachable_pub, non_snake_case, clippy::missing_safety_doc)]
+
+use std::cell::RefCell;
+use std::ffi::{c_char, c_int, c_uint, c_void};
+
+use crate::machine::*;
+use crate::worker;
+
+type Handle = *mut c_void;
+
+const DEVICES: usize = 2;
+
+thread_local! {
+    /// The calling thread's stack of contexts.
+    static CONTEXTS: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+fn current() -> usize {
+    CONTEXTS.with_borrow(|stack| stack.last().copied().unwrap_or(0))
+}
+
+/// The primary context of a device.
+fn context_of(device: usize) -> usize {
+    0x1000 * (device + 1)
+}
+
+/// A call that needs the driver only.
+fn basic(symbol: &str, body: impl FnOnce(&mut Machine) -> Outcome) -> i32 {
+    let mut machine = machine();
+    let failure = machine.failure(symbol);
+    if let Some(failure) = failure.as_ref().filter(|failure| !failure.works) {
+        return failure.code;
+    }
+    if !machine.initialized && symbol != "cuInit" {
+        return NOT_INITIALIZED;
+    }
+    let outcome = body(&mut machine);
+    drop(machine);
+    changed();
+    match (failure, outcome) {
+        (Some(failure), Ok(())) => failure.code,
+        (_, outcome) => outcome.err().unwrap_or(0),
+    }
+}
+
+/// A call that needs a context on the calling thread.
+fn within(symbol: &str, body: impl FnOnce(&mut Machine) -> Outcome) -> i32 {
+    basic(symbol, |machine| {
+        let device = (current() / 0x1000).wrapping_sub(1);
+        if machine.retained.get(device).is_none_or(|&retained| retained == 0) {
+            return machine.refuse(INVALID_CONTEXT, format!("{symbol} without a live current context"));
+        }
+        if machine.knobs.lost != 0 { Err(machine.knobs.lost) } else { body(machine) }
+    })
+}
+
+/// Puts an op on a stream; the null handle is the legacy stream of the current context.
+fn push(machine: &mut Machine, stream: Handle, op: Op) -> Outcome {
+    let context = current();
+    let handle = if stream.is_null() { context + 1 } else { stream as usize };
+    if stream.is_null() && !machine.streams.contains_key(&handle) {
+        machine.streams.insert(handle, Stream { context, legacy: true, ..Stream::default() });
+        worker::spawn(handle);
+    }
+    match machine.streams.get_mut(&handle) {
+        Some(found) if !found.destroyed && found.context == context => {
+            found.ops.push_back(op);
+            Ok(())
+        }
+        Some(found) if !found.destroyed => machine.refuse(INVALID_HANDLE, "a stream of another context"),
+        _ => machine.refuse(INVALID_HANDLE, "use of a stream that is none or was destroyed"),
+    }
+}
+
+/// Returns when nothing is left on a stream.
+fn wait_for_all(stream: Handle) {
+    let handle = if stream.is_null() { current() + 1 } else { stream as usize };
+    let mut machine = machine();
+    while machine.streams.get(&handle).is_some_and(|stream| !stream.ops.is_empty()) {
+        machine = wait_for_change(machine);
+    }
+}
+
+/// Writes a result.
+///
+/// # Safety
+/// `out` is null or valid for a write.
+unsafe fn give<T>(out: *mut T, value: T) -> Outcome {
+    if out.is_null() {
+        return Err(INVALID_VALUE);
+    }
+    // SAFETY: not null, and the caller's promise.
+    unsafe { out.write(value) };
+    Ok(())
+}
+
+// Driver, devices, contexts.
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuInit(flags: c_uint) -> i32 {
+    basic("cuInit", |machine| {
+        if flags != 0 {
+            return Err(INVALID_VALUE);
+        }
+        machine.initialized = true;
+        machine.retained.resize(DEVICES, 0);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> i32 {
+    // SAFETY: the program gives a valid place.
+    basic("cuDeviceGetCount", |_| unsafe { give(count, DEVICES as c_int) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> i32 {
+    basic("cuDeviceGet", |_| match ordinal {
+        // SAFETY: the program gives a valid place.
+        0.. if (ordinal as usize) < DEVICES => unsafe { give(device, ordinal) },
+        _ => Err(INVALID_DEVICE),
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, bytes: c_int, device: c_int) -> i32 {
+    basic("cuDeviceGetName", |_| {
+        let text = format!("stand-in {device}\0");
+        let bytes = text.len().min(usize::try_from(bytes).map_err(|_| INVALID_VALUE)?);
+        // SAFETY: the program gives a place of this length.
+        unsafe { std::ptr::copy_nonoverlapping(text.as_ptr().cast(), name, bytes) };
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut Handle, device: c_int) -> i32 {
+    basic("cuDevicePrimaryCtxRetain", |machine| {
+        *machine.retained.get_mut(device as usize).ok_or(INVALID_DEVICE)? += 1;
+        // SAFETY: the program gives a valid place.
+        unsafe { give(context, context_of(device as usize) as Handle) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuDevicePrimaryCtxRelease_v2(device: c_int) -> i32 {
+    basic("cuDevicePrimaryCtxRelease_v2", |machine| match machine.retained.get_mut(device as usize) {
+        Some(retained) if *retained > 0 => {
+            *retained -= 1;
+            Ok(())
+        }
+        _ => machine.refuse(INVALID_CONTEXT, "a primary context released more often than retained"),
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuCtxPushCurrent_v2(context: Handle) -> i32 {
+    basic("cuCtxPushCurrent_v2", |_| {
+        CONTEXTS.with_borrow_mut(|stack| stack.push(context as usize));
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxPopCurrent_v2(context: *mut Handle) -> i32 {
+    basic("cuCtxPopCurrent_v2", |machine| match CONTEXTS.with_borrow_mut(Vec::pop) {
+        // SAFETY: the program gives a valid place.
+        Some(popped) => unsafe { give(context, popped as Handle) },
+        None => machine.refuse(INVALID_CONTEXT, "a pop from an empty stack of contexts"),
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut Handle) -> i32 {
+    // SAFETY: the program gives a valid place.
+    basic("cuCtxGetCurrent", |_| unsafe { give(context, current() as Handle) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGetErrorName(code: i32, name: *mut *const c_char) -> i32 {
+    let text = match code {
+        0 => c"CUDA_SUCCESS",
+        INVALID_VALUE => c"CUDA_ERROR_INVALID_VALUE",
+        OUT_OF_MEMORY => c"CUDA_ERROR_OUT_OF_MEMORY",
+        34 => c"CUDA_ERROR_STUB_LIBRARY",
+        NO_DEVICE => c"CUDA_ERROR_NO_DEVICE",
+        INVALID_CONTEXT => c"CUDA_ERROR_INVALID_CONTEXT",
+        INVALID_HANDLE => c"CUDA_ERROR_INVALID_HANDLE",
+        ALREADY_REGISTERED => c"CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED",
+        NOT_REGISTERED => c"CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED",
+        719 => c"CUDA_ERROR_LAUNCH_FAILED",
+        803 => c"CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
+        _ => return INVALID_VALUE,
+    };
+    // SAFETY: the program gives a valid place.
+    unsafe { give(name, text.as_ptr()) }.err().unwrap_or(0)
+}
+
+// Memory.
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> i32 {
+    within("cuMemAlloc_v2", |machine| {
+        let base = machine.allocate(bytes)?;
+        // SAFETY: the program gives a valid place.
+        unsafe { give(address, base) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemFree_v2(address: u64) -> i32 {
+    within("cuMemFree_v2", |machine| {
+        let Some(bytes) = machine.memory.get(&address).map(Vec::len) else {
+            return machine.refuse(INVALID_VALUE, "a free of what is not allocated");
+        };
+        if machine.is_in_use(|at| (address..address + bytes as u64).contains(&at), |_| false) {
+            return machine.refuse(INVALID_VALUE, "memory freed while a copy is pending");
+        }
+        machine.memory.remove(&address);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemHostRegister_v2(base: *mut c_void, bytes: usize, _flags: c_uint) -> i32 {
+    within("cuMemHostRegister_v2", |machine| {
+        if base.is_null() || bytes == 0 {
+            return Err(INVALID_VALUE);
+        }
+        if machine.overlaps_registered(base as usize, bytes) {
+            return Err(ALREADY_REGISTERED);
+        }
+        machine.registered.insert(base as usize, bytes);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemHostUnregister(base: *mut c_void) -> i32 {
+    within("cuMemHostUnregister", |machine| {
+        let base = base as usize;
+        let Some(&bytes) = machine.registered.get(&base) else {
+            return machine.refuse(NOT_REGISTERED, "an unregistration of what is not registered");
+        };
+        if machine.is_in_use(|_| false, |at| (base..base + bytes).contains(&at)) {
+            return machine.refuse(INVALID_VALUE, "memory unregistered while a copy is pending");
+        }
+        machine.registered.remove(&base);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(target: u64, source: *const c_void, bytes: usize, stream: Handle) -> i32 {
+    within("cuMemcpyHtoDAsync_v2", |machine| {
+        if machine.device_bytes(target, bytes).is_none() {
+            return machine.refuse(INVALID_VALUE, "a copy to what is not allocated");
+        }
+        // SAFETY: the program promises a source of this length.
+        let started_with = unsafe { std::slice::from_raw_parts(source.cast::<u8>(), bytes) }.to_vec();
+        let source = if machine.is_registered(source as usize, bytes) {
+            Source::Pinned { at: source as usize, started_with }
+        } else {
+            machine.misuse.push("an asynchronous copy from memory that is not registered".into());
+            Source::Staged(started_with)
+        };
+        push(machine, stream, Op::ToDevice { source, target, bytes })
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(target: *mut c_void, source: u64, bytes: usize, stream: Handle) -> i32 {
+    let mut pageable = false;
+    let code = within("cuMemcpyDtoHAsync_v2", |machine| {
+        if machine.device_bytes(source, bytes).is_none() {
+            return machine.refuse(INVALID_VALUE, "a copy from what is not allocated");
+        }
+        pageable = !machine.is_registered(target as usize, bytes);
+        push(machine, stream, Op::ToHost { source, target: target as usize, bytes })
+    });
+    if code == 0 && pageable {
+        wait_for_all(stream);
+    }
+    code
+}
+
+// Streams.
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamCreate(stream: *mut Handle, _flags: c_uint) -> i32 {
+    within("cuStreamCreate", |machine| {
+        let handle = machine.handle();
+        machine.streams.insert(handle, Stream { context: current(), ..Stream::default() });
+        worker::spawn(handle);
+        // SAFETY: the program gives a valid place.
+        unsafe { give(stream, handle as Handle) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamDestroy_v2(stream: Handle) -> i32 {
+    within("cuStreamDestroy_v2", |machine| match machine.streams.get_mut(&(stream as usize)) {
+        Some(found) if !found.destroyed && !found.legacy => {
+            found.destroyed = true;
+            Ok(())
+        }
+        _ => machine.refuse(INVALID_HANDLE, "a stream destroyed twice"),
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamSynchronize(stream: Handle) -> i32 {
+    let code = within("cuStreamSynchronize", |_| Ok(()));
+    if code == 0 {
+        wait_for_all(stream);
+    }
+    code
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle, _flags: c_uint) -> i32 {
+    within("cuStreamWaitEvent", |machine| match machine.events.get(&(event as usize)) {
+        // What counts is the latest record at the time of this call.
+        Some(found) => {
+            let generation = found.recorded;
+            push(machine, stream, Op::Wait { event: event as usize, generation })
+        }
+        None => machine.refuse(INVALID_HANDLE, "a wait for an event that was destroyed"),
+    })
+}
+
+// Events.
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventCreate(event: *mut Handle, _flags: c_uint) -> i32 {
+    within("cuEventCreate", |machine| {
+        let handle = machine.handle();
+        machine.events.insert(handle, Event::default());
+        // SAFETY: the program gives a valid place.
+        unsafe { give(event, handle as Handle) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuEventDestroy_v2(event: Handle) -> i32 {
+    within("cuEventDestroy_v2", |machine| match machine.events.remove(&(event as usize)) {
+        Some(_) => Ok(()),
+        None => machine.refuse(INVALID_HANDLE, "an event destroyed twice"),
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> i32 {
+    within("cuEventRecord", |machine| {
+        let Some(found) = machine.events.get_mut(&(event as usize)) else {
+            return machine.refuse(INVALID_HANDLE, "a record of an event that was destroyed");
+        };
+        found.recorded += 1;
+        let generation = found.recorded;
+        push(machine, stream, Op::Record { event: event as usize, generation })
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuEventQuery(event: Handle) -> i32 {
+    within("cuEventQuery", |machine| match machine.events.get(&(event as usize)) {
+        Some(found) if found.passed >= found.recorded => Ok(()),
+        Some(_) => Err(NOT_READY),
+        None => machine.refuse(INVALID_HANDLE, "a query of an event that was destroyed"),
+    })
+}

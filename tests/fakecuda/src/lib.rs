@@ -1,0 +1,18 @@
+//! A stand-in for the CUDA driver library, for strait's own tests.
+//!
+//! It keeps the driver's promises and no more: calls return before their work is done, a stream's work is done in order
+//! by a thread of its own, copies happen late and in pieces, and read pinned memory when they happen. Device addresses
+//! fault when a host dereferences them. What a real driver would leave undefined is refused, and noted as misuse.
+//!
+//! ```text
+//!  driver.rs    the functions of cuda.h                       control.rs   what tests see and set (fakecuda_*)
+//!      |                                                          |
+//!      +----------------- machine.rs: everything there is --------+
+//!                             |
+//!                         worker.rs: one thread per stream
+//! ```
+
+mod control;
+mod driver;
+mod machine;
+mod worker;

@@ -1,0 +1,206 @@
+//! Everything that the stand-in's driver knows, under one lock.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+pub(crate) const INVALID_VALUE: i32 = 1;
+pub(crate) const OUT_OF_MEMORY: i32 = 2;
+pub(crate) const NOT_INITIALIZED: i32 = 3;
+pub(crate) const NO_DEVICE: i32 = 100;
+pub(crate) const INVALID_DEVICE: i32 = 101;
+pub(crate) const INVALID_CONTEXT: i32 = 201;
+pub(crate) const INVALID_HANDLE: i32 = 400;
+pub(crate) const NOT_READY: i32 = 600;
+pub(crate) const ALREADY_REGISTERED: i32 = 712;
+pub(crate) const NOT_REGISTERED: i32 = 713;
+
+pub(crate) type Outcome = Result<(), i32>;
+
+/// Bit 62 makes device addresses non-canonical.
+const FIRST_ADDRESS: u64 = 1 << 62;
+/// What fresh device memory holds.
+const POISON: u8 = 0xA5;
+const DEVICE_BYTES_MAX: usize = 4 << 30;
+
+pub(crate) struct Machine {
+    pub(crate) initialized: bool,
+    /// How often each device's primary context is retained.
+    pub(crate) retained: Vec<u32>,
+    /// By base address. 512-aligned, as small allocations of a real driver are.
+    pub(crate) memory: BTreeMap<u64, Vec<u8>>,
+    next_address: u64,
+    /// Pinned host memory: base and length.
+    pub(crate) registered: BTreeMap<usize, usize>,
+    pub(crate) streams: BTreeMap<usize, Stream>,
+    pub(crate) events: BTreeMap<usize, Event>,
+    next_handle: usize,
+    pub(crate) knobs: Knobs,
+    pub(crate) misuse: Vec<String>,
+}
+
+#[derive(Default)]
+pub(crate) struct Stream {
+    pub(crate) context: usize,
+    pub(crate) ops: VecDeque<Op>,
+    /// Gone when its work is done.
+    pub(crate) destroyed: bool,
+    /// A context's legacy stream is not an object of the program's.
+    pub(crate) legacy: bool,
+}
+
+/// An event is done when the latest record that a caller asked for has been passed.
+#[derive(Default)]
+pub(crate) struct Event {
+    pub(crate) recorded: u64,
+    pub(crate) passed: u64,
+}
+
+pub(crate) enum Op {
+    ToDevice { source: Source, target: u64, bytes: usize },
+    ToHost { source: u64, target: usize, bytes: usize },
+    Record { event: usize, generation: u64 },
+    Wait { event: usize, generation: u64 },
+}
+
+pub(crate) enum Source {
+    /// Read when the copy happens. The bytes at the time of the call serve to notice a change.
+    Pinned { at: usize, started_with: Vec<u8> },
+    /// Pageable memory is read before the call returns.
+    Staged(Vec<u8>),
+}
+
+/// What tests set.
+#[derive(Default)]
+pub(crate) struct Knobs {
+    pub(crate) latency_max: Duration,
+    /// 0: no limit.
+    pub(crate) bytes_per_ms: u64,
+    pub(crate) stalled: bool,
+    /// The sticky error of a lost device, or 0.
+    pub(crate) lost: i32,
+    pub(crate) failures: Vec<Failure>,
+    pub(crate) chance: u64,
+}
+
+pub(crate) struct Failure {
+    pub(crate) symbol: String,
+    /// Calls until it strikes.
+    pub(crate) countdown: u64,
+    pub(crate) code: i32,
+    /// Whether the call does its work all the same.
+    pub(crate) works: bool,
+}
+
+static MACHINE: Mutex<Machine> = Mutex::new(Machine::new());
+static CHANGED: Condvar = Condvar::new();
+
+pub(crate) fn machine() -> MutexGuard<'static, Machine> {
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Wakes whoever waits for a change.
+pub(crate) fn changed() {
+    CHANGED.notify_all();
+}
+
+pub(crate) fn wait_for_change(guard: MutexGuard<'static, Machine>) -> MutexGuard<'static, Machine> {
+    CHANGED.wait(guard).unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Machine {
+    const fn new() -> Machine {
+        Machine {
+            initialized: false,
+            retained: Vec::new(),
+            memory: BTreeMap::new(),
+            next_address: FIRST_ADDRESS,
+            registered: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            events: BTreeMap::new(),
+            next_handle: 1 << 20,
+            knobs: Knobs {
+                latency_max: Duration::ZERO,
+                bytes_per_ms: 0,
+                stalled: false,
+                lost: 0,
+                failures: Vec::new(),
+                chance: 1,
+            },
+            misuse: Vec::new(),
+        }
+    }
+
+    /// Notes what the program did wrong, and refuses it.
+    pub(crate) fn refuse(&mut self, code: i32, what: impl Into<String>) -> Outcome {
+        self.misuse.push(what.into());
+        Err(code)
+    }
+
+    /// Handles are never used twice, so a stale one is known for what it is.
+    pub(crate) fn handle(&mut self) -> usize {
+        self.next_handle += 64;
+        self.next_handle
+    }
+
+    pub(crate) fn allocate(&mut self, bytes: usize) -> Result<u64, i32> {
+        let used: usize = self.memory.values().map(Vec::len).sum();
+        if bytes == 0 {
+            return Err(INVALID_VALUE);
+        }
+        if bytes > DEVICE_BYTES_MAX - used {
+            return Err(OUT_OF_MEMORY);
+        }
+        let base = self.next_address;
+        // A gap, so that no address past the end of one is inside another; odd multiples of 512 now and then.
+        self.next_address += (bytes as u64 + 4096).next_multiple_of(512);
+        self.memory.insert(base, vec![POISON; bytes]);
+        Ok(base)
+    }
+
+    /// A piece of live device memory.
+    pub(crate) fn device_bytes(&mut self, address: u64, bytes: usize) -> Option<&mut [u8]> {
+        let (base, memory) = self.memory.range_mut(..=address).next_back()?;
+        let offset = usize::try_from(address - base).ok()?;
+        memory.get_mut(offset..)?.get_mut(..bytes)
+    }
+
+    pub(crate) fn is_registered(&self, at: usize, bytes: usize) -> bool {
+        let range = self.registered.range(..=at).next_back();
+        range.is_some_and(|(base, length)| at.saturating_add(bytes) <= base + length)
+    }
+
+    pub(crate) fn overlaps_registered(&self, at: usize, bytes: usize) -> bool {
+        let range = self.registered.range(..at.saturating_add(bytes)).next_back();
+        range.is_some_and(|(base, length)| base + length > at)
+    }
+
+    /// Whether unfinished work uses an address for which `uses` holds: device addresses first, host addresses second.
+    pub(crate) fn is_in_use(&self, device: impl Fn(u64) -> bool, host: impl Fn(usize) -> bool) -> bool {
+        self.streams.values().flat_map(|stream| &stream.ops).any(|op| match op {
+            Op::ToDevice { source: Source::Pinned { at, .. }, target, .. } => device(*target) || host(*at),
+            Op::ToDevice { target, .. } => device(*target),
+            Op::ToHost { source, target, .. } => device(*source) || host(*target),
+            Op::Record { .. } | Op::Wait { .. } => false,
+        })
+    }
+
+    /// The code to return in place of, or after, the call's own work.
+    pub(crate) fn failure(&mut self, symbol: &str) -> Option<Failure> {
+        let failures = &mut self.knobs.failures;
+        for failure in failures.iter_mut().filter(|failure| failure.symbol == symbol) {
+            failure.countdown = failure.countdown.saturating_sub(1);
+        }
+        let struck = failures.iter().position(|failure| failure.symbol == symbol && failure.countdown == 0)?;
+        Some(failures.remove(struck))
+    }
+
+    /// xorshift64.
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        let chance = &mut self.knobs.chance;
+        *chance ^= *chance << 13;
+        *chance ^= *chance >> 7;
+        *chance ^= *chance << 17;
+        *chance % n.max(1)
+    }
+}

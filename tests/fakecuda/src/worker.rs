@@ -1,0 +1,121 @@
+//! The thread of a stream: takes its work in order, late and in pieces.
+
+use std::time::Duration;
+
+use crate::machine::{Machine, Op, Source, changed, machine, wait_for_change};
+
+/// A copy gives others a turn after this many bytes.
+const PIECE_BYTES: usize = 64 << 10;
+
+pub(crate) fn spawn(stream: usize) {
+    std::thread::Builder::new()
+        .name("fakecuda".into())
+        .spawn(move || while turn(stream) {})
+        .expect("the stand-in driver needs threads");
+}
+
+/// One op; false when the stream is gone.
+fn turn(stream: usize) -> bool {
+    let Some(delay) = wait_for_op(stream) else { return false };
+    std::thread::sleep(delay);
+    let mut done = 0;
+    while let Some(pause) = step(stream, &mut done) {
+        std::thread::sleep(pause);
+    }
+    changed();
+    true
+}
+
+/// Waits until the first op can begin; says how late it does.
+fn wait_for_op(stream: usize) -> Option<Duration> {
+    let mut guard = machine();
+    loop {
+        let state = guard.streams.get(&stream)?;
+        match state.ops.front() {
+            None if state.destroyed => {
+                guard.streams.remove(&stream);
+                return None;
+            }
+            Some(_) if guard.knobs.stalled => {}
+            // An event that was destroyed meanwhile has nothing left to wait for.
+            Some(Op::Wait { event, generation })
+                if guard.events.get(event).is_some_and(|event| event.passed < *generation) => {}
+            Some(Op::ToDevice { .. } | Op::ToHost { .. }) => {
+                let latency_max = guard.knobs.latency_max.as_micros() as u64;
+                return Some(Duration::from_micros(guard.below(latency_max + 1)));
+            }
+            Some(_) => return Some(Duration::ZERO),
+            None => {}
+        }
+        guard = wait_for_change(guard);
+    }
+}
+
+/// One piece of the first op; the pause before the next piece, or nothing when the op is done.
+fn step(stream: usize, done: &mut usize) -> Option<Duration> {
+    let mut guard = machine();
+    let mut op = guard.streams.get_mut(&stream)?.ops.pop_front()?;
+    let bytes = match &op {
+        Op::ToDevice { bytes, .. } | Op::ToHost { bytes, .. } => *bytes,
+        Op::Record { .. } | Op::Wait { .. } => 0,
+    };
+    let piece = (bytes - *done).min(PIECE_BYTES);
+    perform(&mut guard, &mut op, *done, piece);
+    *done += piece;
+    if *done == bytes {
+        finish(&mut guard, op);
+        return None;
+    }
+    let pause = Duration::from_millis(piece as u64).checked_div(guard.knobs.bytes_per_ms as u32);
+    guard.streams.get_mut(&stream)?.ops.push_front(op);
+    Some(pause.unwrap_or_default())
+}
+
+fn perform(machine: &mut Machine, op: &mut Op, done: usize, piece: usize) {
+    match op {
+        Op::ToDevice { source, target, .. } => {
+            let staged;
+            let from = match source {
+                Source::Staged(bytes) => &bytes[done..done + piece],
+                Source::Pinned { at, .. } if machine.is_registered(*at + done, piece) => {
+                    // SAFETY: registered memory stays mapped until it is unregistered, which takes the lock that the
+                    // caller holds. Programs must not write to it now; if one does, this reads what a bus would.
+                    staged = unsafe { std::slice::from_raw_parts((*at + done) as *const u8, piece) }.to_vec();
+                    &staged
+                }
+                Source::Pinned { .. } => return machine.misuse.push("a copy's source was unregistered".into()),
+            };
+            match machine.device_bytes(*target + done as u64, piece) {
+                Some(memory) => memory.copy_from_slice(from),
+                None => machine.misuse.push("a copy's target was freed".into()),
+            }
+        }
+        Op::ToHost { source, target, .. } => match machine.device_bytes(*source + done as u64, piece) {
+            // SAFETY: the program keeps the target valid until the copy has ended: it either waits in the call
+            // (pageable) or for the stream (registered).
+            Some(memory) => unsafe {
+                std::ptr::copy_nonoverlapping(memory.as_ptr(), (*target + done) as *mut u8, piece);
+            },
+            None => machine.misuse.push("memory was freed while a copy read it".into()),
+        },
+        Op::Record { .. } | Op::Wait { .. } => {}
+    }
+}
+
+fn finish(machine: &mut Machine, op: Op) {
+    match op {
+        Op::Record { event, generation } => {
+            if let Some(event) = machine.events.get_mut(&event) {
+                event.passed = event.passed.max(generation);
+            }
+        }
+        Op::ToDevice { source: Source::Pinned { at, started_with }, bytes, .. } if machine.is_registered(at, bytes) => {
+            // SAFETY: as in `perform`.
+            let now = unsafe { std::slice::from_raw_parts(at as *const u8, bytes) };
+            if now != started_with {
+                machine.misuse.push("a copy's source changed while it was in flight".into());
+            }
+        }
+        _ => {}
+    }
+}

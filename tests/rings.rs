@@ -1,0 +1,211 @@
+//! One conformance suite for every ring: what `trait Ring` promises, on real files.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+use std::time::{Duration, Instant};
+
+use common::{bytes_of, disk_directory, write_shard};
+use strait::memory::Arena;
+use strait::sim::Clock;
+use strait::storage::{Completion, Faults, Pread, RawRead, Registered, Ring, SimRing, Uring};
+
+const DEPTH: usize = 8;
+const BLOCK: usize = 4096;
+const FILE_BYTES: u64 = 40 * BLOCK as u64 + 1000;
+
+/// Memory for the reads of a test. Dropped after the ring: tests declare it first.
+struct Bed {
+    arena: Arena,
+    file: File,
+    _directory: tempfile::TempDir,
+}
+
+impl Bed {
+    fn new() -> Bed {
+        let directory = disk_directory();
+        let file = File::open(write_shard(directory.path(), 5, FILE_BYTES)).unwrap();
+        Bed { arena: Arena::map(4 << 20).unwrap(), file, _directory: directory }
+    }
+
+    fn target(&self, place: usize) -> NonNull<u8> {
+        // SAFETY: tests use fewer than 1024 places of 4096 bytes.
+        unsafe { self.arena.base().add(place * BLOCK) }
+    }
+
+    fn read(&self, place: usize, offset: u64) -> RawRead {
+        RawRead {
+            fd: self.file.as_raw_fd(),
+            file_slot: None,
+            offset,
+            len: BLOCK as u32,
+            target: self.target(place),
+            rw_flags: 0,
+            token: place as u64,
+        }
+    }
+
+    fn bytes(&self, place: usize) -> &[u8] {
+        // SAFETY: called when no read into this place is in flight.
+        unsafe { std::slice::from_raw_parts(self.target(place).as_ptr(), BLOCK) }
+    }
+}
+
+fn rings() -> Vec<Box<dyn Ring>> {
+    let mut rings: Vec<Box<dyn Ring>> = vec![
+        Box::new(Pread::new(DEPTH).unwrap()),
+        Box::new(SimRing::new(1, Clock::simulated(), DEPTH, Faults::default())),
+    ];
+    match Uring::new(DEPTH, 4) {
+        Ok(ring) => rings.push(Box::new(ring)),
+        Err(error) => eprintln!("SKIPPED for uring: {error}"),
+    }
+    rings
+}
+
+/// Polls until `count` reads have ended.
+fn collect(ring: &mut dyn Ring, count: usize) -> BTreeMap<u64, i32> {
+    let mut out = Vec::new();
+    let end = Instant::now() + Duration::from_secs(20);
+    while out.len() < count {
+        ring.poll(1, Duration::from_millis(100), &mut out).unwrap();
+        assert!(Instant::now() < end, "{}: {} of {count} reads ended", ring.name(), out.len());
+    }
+    let ends: BTreeMap<u64, i32> = out.iter().map(|c| (c.token, c.result)).collect();
+    assert_eq!(ends.len(), out.len(), "{}: a token came out twice", ring.name());
+    ends
+}
+
+fn submit(ring: &mut dyn Ring, read: RawRead) -> strait::Result<()> {
+    // SAFETY: the bed outlives the ring, every place is read into once at a time, and its file stays open.
+    unsafe { ring.submit(read) }
+}
+
+#[test]
+fn every_token_comes_out_once_with_its_bytes() {
+    for registered in [false, true] {
+        let bed = Bed::new();
+        for mut ring in rings() {
+            if registered {
+                // SAFETY: the bed's memory outlives the ring.
+                let answer = unsafe { ring.register_memory(bed.arena.base(), bed.arena.bytes()) };
+                let file = ring.register_file(1, bed.file.as_raw_fd());
+                if ring.name() == "uring" && !matches!((answer, file), (Registered::Yes, Registered::Yes)) {
+                    eprintln!("registration refused ({answer:?}, {file:?}): reads go unregistered");
+                }
+            }
+            for round in 0..5 {
+                for place in 0..DEPTH {
+                    let mut read = bed.read(place, ((round * DEPTH + place) * BLOCK) as u64);
+                    read.file_slot = registered.then_some(1);
+                    submit(&mut *ring, read).unwrap();
+                }
+                let ends = collect(&mut *ring, DEPTH);
+                for place in 0..DEPTH {
+                    assert_eq!(ends[&(place as u64)], BLOCK as i32, "{}", ring.name());
+                    let from = ((round * DEPTH + place) * BLOCK) as u64;
+                    assert_eq!(bed.bytes(place), bytes_of(5, from, BLOCK as u64), "{} at {from}", ring.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_file_is_a_short_count_then_zero() {
+    let bed = Bed::new();
+    for mut ring in rings() {
+        submit(&mut *ring, bed.read(0, 40 * BLOCK as u64)).unwrap();
+        submit(&mut *ring, bed.read(1, 80 * BLOCK as u64)).unwrap();
+        let ends = collect(&mut *ring, 2);
+        assert_eq!((ends[&0], ends[&1]), (1000, 0), "{}", ring.name());
+        assert_eq!(bed.bytes(0)[..1000], bytes_of(5, 40 * BLOCK as u64, 1000));
+    }
+}
+
+#[test]
+fn errors_are_negative_error_numbers() {
+    let bed = Bed::new();
+    let directory = File::open(bed._directory.path()).unwrap();
+    for mut ring in rings() {
+        let closed = RawRead { fd: 1_000_000, ..bed.read(0, 0) };
+        let folder = RawRead { fd: directory.as_raw_fd(), ..bed.read(1, 0) };
+        submit(&mut *ring, closed).unwrap();
+        submit(&mut *ring, folder).unwrap();
+        let ends = collect(&mut *ring, 2);
+        assert_eq!((ends[&0], ends[&1]), (-libc::EBADF, -libc::EISDIR), "{}", ring.name());
+    }
+}
+
+#[test]
+fn a_full_ring_refuses_and_goes_on() {
+    let bed = Bed::new();
+    for mut ring in rings() {
+        assert_eq!(ring.capacity(), DEPTH);
+        for place in 0..DEPTH {
+            submit(&mut *ring, bed.read(place, 0)).unwrap();
+        }
+        let error = submit(&mut *ring, bed.read(DEPTH, 0)).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EBUSY), "{}: {error}", ring.name());
+        collect(&mut *ring, DEPTH);
+        submit(&mut *ring, bed.read(0, 0)).unwrap();
+        collect(&mut *ring, 1);
+    }
+}
+
+#[test]
+fn an_idle_ring_waits_for_nothing() {
+    for mut ring in rings() {
+        let start = Instant::now();
+        let mut out: Vec<Completion> = Vec::new();
+        ring.poll(1, Duration::from_secs(60), &mut out).unwrap();
+        ring.poll(0, Duration::from_secs(60), &mut out).unwrap();
+        assert!(out.is_empty() && start.elapsed() < Duration::from_secs(10), "{}", ring.name());
+    }
+}
+
+/// A read that ends only when the test says so: of a pipe, at no offset.
+fn pipe_read(bed: &Bed, pipe: &impl AsRawFd) -> RawRead {
+    RawRead { fd: pipe.as_raw_fd(), offset: u64::MAX, ..bed.read(0, 0) }
+}
+
+#[test]
+fn a_wait_ends_with_its_timeout() {
+    let bed = Bed::new();
+    let (quiet, speak) = std::io::pipe().unwrap();
+    let Ok(mut ring) = Uring::new(DEPTH, 4) else { return eprintln!("SKIPPED: no io_uring") };
+    submit(&mut ring, pipe_read(&bed, &quiet)).unwrap();
+    let mut out = Vec::new();
+    let start = Instant::now();
+    ring.poll(1, Duration::from_millis(50), &mut out).unwrap();
+    assert!(out.is_empty() && start.elapsed() >= Duration::from_millis(49));
+    drop(speak); // the end of the file ends the read
+    assert_eq!(collect(&mut ring, 1)[&0], 0);
+}
+
+/// The kernel runs deferred completions only for a thread that asks; poll(2) on the ring must hear of them all the same,
+/// or a wait on two rings would sleep through the end of a read.
+#[test]
+fn the_end_of_a_read_wakes_poll() {
+    let bed = Bed::new();
+    let (quiet, speak) = std::io::pipe().unwrap();
+    let Ok(mut ring) = Uring::new(DEPTH, 4) else { return eprintln!("SKIPPED: no io_uring") };
+    let fd = ring.wait_fd().unwrap();
+    submit(&mut ring, pipe_read(&bed, &quiet)).unwrap();
+    ring.poll(0, Duration::ZERO, &mut Vec::new()).unwrap();
+    let later = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        drop(speak);
+    });
+    let start = Instant::now();
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd that outlives the call.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 20_000) };
+    let early = start.elapsed() < Duration::from_secs(5);
+    assert!(ready == 1 && early, "the end of a read did not wake poll(2)");
+    later.join().unwrap();
+    collect(&mut ring, 1);
+}
