@@ -89,8 +89,8 @@ impl Default for Config {
     }
 }
 
-/// One is read while the next is planned, and two more even out what reads take.
-const PREFETCH_MIN: u64 = 4;
+/// One is read while the next is planned, and one more evens out what reads take.
+const PREFETCH_MIN: u64 = 3;
 /// More batches ahead than this do not help: the reads in flight are bounded anyway.
 const PREFETCH_MAX: u64 = 64;
 /// More slabs than this are never in flight at once.
