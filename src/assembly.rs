@@ -16,7 +16,9 @@ use crate::plan::Plan;
 use crate::region::RegionPool;
 use crate::sim::Clock;
 use crate::stats::{Fallback, Setup};
-use crate::storage::{Opening, Options, Pread, Prober, ReadQueue, Registered, Ring, ShardFile, Uring};
+use crate::storage::{
+    Opening, Options, Pread, Prober, REGISTER_FORBIDDEN, ReadQueue, Registered, Ring, ShardFile, Uring,
+};
 
 /// Makes a ring for so many reads in flight.
 pub(crate) type MakeRing = Box<dyn FnOnce(usize) -> Result<Box<dyn Ring>> + Send>;
@@ -48,6 +50,7 @@ const IDLE: Duration = Duration::from_millis(200);
 /// Checks the options and sums up what they come to.
 pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clock) -> Result<Frame> {
     config.check()?;
+    let config = config.bounded(&dataset);
     if dataset.is_empty() {
         let shards = dataset.shards().len();
         return Err(Error::config("dataset", format!("no sample in its {shards} files; check the paths")));
@@ -165,7 +168,10 @@ impl Parts {
                 instead: "memory pinned at each read instead of registered".into(),
                 reason: format!("{bytes} bytes with io_uring_register"),
                 errno: Some(errno),
-                remedy: "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
+                remedy: match errno {
+                    libc::EPERM | libc::EACCES => REGISTER_FORBIDDEN,
+                    _ => "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
+                },
             });
         }
         let (path, path_reason) = match (stage.is_some(), self.config.path) {

@@ -89,6 +89,12 @@ impl Default for Config {
     }
 }
 
+/// More batches than this cannot be read ahead, nor held: each costs memory of its own besides its bytes.
+const BATCHES_MAX: u64 = 1 << 16;
+/// A batch of up to so many samples may be larger than its dataset.
+const BATCH_SIZE_ALWAYS: u64 = 1 << 20;
+/// A deadline that never passes; longer ones would leave the range of clocks.
+const NEVER: Duration = Duration::from_secs(1 << 30);
 /// One is read while the next is planned, and one more evens out what reads take.
 const PREFETCH_MIN: u64 = 3;
 /// More batches ahead than this do not help: the reads in flight are bounded anyway.
@@ -121,6 +127,14 @@ impl Config {
                 return Err(Error::config(option, "must be at least 1"));
             }
         }
+        for (option, value) in [("prefetch", self.prefetch.unwrap_or(1)), ("hold", self.hold)] {
+            if value as u64 > BATCHES_MAX {
+                return Err(Error::config(option, format!("{value} batches; give at most {BATCHES_MAX}")));
+            }
+        }
+        if self.deadline.is_zero() {
+            return Err(Error::config("deadline", "nothing happens in no time; give at least a few milliseconds"));
+        }
         let align = self.align_bytes;
         if !align.is_power_of_two() || align < 4096 {
             return Err(Error::config("align_bytes", format!("{align} is not a power of two of at least 4096")));
@@ -135,8 +149,19 @@ impl Config {
         Ok(())
     }
 
+    /// The same options without those parts of them that this dataset cannot use up.
+    pub(crate) fn bounded(self, dataset: &Dataset) -> Config {
+        let open_files_max = self.open_files_max.min(dataset.shards().len().max(1));
+        Config { open_files_max, deadline: self.deadline.min(NEVER), ..self }
+    }
+
     /// Sizes everything for batches of `dataset`'s samples.
     pub(crate) fn sizes(&self, dataset: &Dataset, device: &Device, direct: bool) -> Result<Sizes> {
+        let batch_size_max = dataset.len().max(BATCH_SIZE_ALWAYS);
+        if self.batch_size as u64 > batch_size_max {
+            let problem = format!("{} of {} samples; give at most {batch_size_max}", self.batch_size, dataset.len());
+            return Err(Error::config("batch_size", problem));
+        }
         let batch = BatchBytes::of(dataset, self);
         let (budget_name, budget) = match direct {
             true => ("pinned_bytes_max", self.pinned_bytes_max),
@@ -144,15 +169,15 @@ impl Config {
         };
         let hold = self.hold as u64;
         let prefetch = self.prefetch.map_or_else(|| self.ahead(&batch, budget), |n| n as u64);
-        let typical = (prefetch + hold) * batch.typical;
+        let typical = (prefetch + hold).saturating_mul(batch.typical);
         let wanted = match self.region_bytes {
             Some(bytes) => bytes,
             // Room for one batch of the larger kind, if there is room.
-            None => (typical + batch.largest - batch.typical).min(budget.max(typical)),
+            None => typical.saturating_add(batch.largest - batch.typical).min(budget.max(typical)),
         };
-        let region_bytes = wanted.max(4096).next_multiple_of(4096);
-        if batch.typical > region_bytes {
-            return Err(Error::BatchTooLarge { batch_bytes: batch.typical, pool_bytes: region_bytes });
+        let region_bytes = wanted.max(4096).checked_next_multiple_of(4096).unwrap_or(u64::MAX);
+        if batch.least > region_bytes {
+            return Err(Error::BatchTooLarge { batch_bytes: batch.least, pool_bytes: region_bytes });
         }
         if region_bytes > budget {
             let problem = format!(
@@ -182,14 +207,14 @@ impl Config {
     fn ahead(&self, batch: &BatchBytes, budget: u64) -> u64 {
         let read = self.block_bytes.min(batch.sample.max(1));
         let in_flight = self.bytes_in_flight.min(self.reads_in_flight as u64 * read);
-        let wanted = (2 * in_flight).div_ceil(batch.typical).clamp(PREFETCH_MIN, PREFETCH_MAX);
+        let wanted = in_flight.saturating_mul(2).div_ceil(batch.typical).clamp(PREFETCH_MIN, PREFETCH_MAX);
         let fitting = (budget / batch.typical).saturating_sub(self.hold as u64);
         wanted.min(fitting).max(1)
     }
 
     /// Slabs for the reads in flight and as many again for the copies behind them.
     fn slabs(&self) -> Result<usize> {
-        let wanted = (2 * self.bytes_in_flight).div_ceil(self.block_bytes).clamp(2, SLABS_MAX);
+        let wanted = self.bytes_in_flight.saturating_mul(2).div_ceil(self.block_bytes).clamp(2, SLABS_MAX);
         let allowed = self.pinned_bytes_max / self.block_bytes;
         if allowed < 2 {
             let problem = format!("{} does not hold two slabs of {} bytes", self.pinned_bytes_max, self.block_bytes);
@@ -203,6 +228,8 @@ impl Config {
 struct BatchBytes {
     /// One sample, aligned.
     sample: u64,
+    /// No whole batch is smaller than this.
+    least: u64,
     /// A batch of average samples, far from each other; at least 1.
     typical: u64,
     /// A batch that needs more: with gaps read along, or of large samples. There may be larger ones: they wait until
@@ -218,16 +245,18 @@ impl BatchBytes {
             [field] => field.fixed_bytes,
             _ => None,
         };
-        let mean = dataset.shards().iter().map(|shard| shard.bytes).sum::<u64>() / dataset.len().max(1);
+        let all = dataset.shards().iter().fold(0, |sum: u64, shard| sum.saturating_add(shard.bytes));
+        let mean = all / dataset.len().max(1);
         let sample = match fixed.unwrap_or(mean) {
             bytes if fixed.is_some() && bytes.is_multiple_of(align) => bytes,
             // It may start anywhere in a block, and then ends one block later.
             bytes => bytes.next_multiple_of(align) + align,
         };
-        let typical = (samples * sample).max(1);
+        let least = samples.saturating_mul(fixed.unwrap_or(0));
+        let typical = samples.saturating_mul(sample).max(1);
         let ragged = if fixed.is_some() { 0 } else { typical / 2 };
-        let gaps = samples * config.gap_bytes.min(sample);
-        BatchBytes { sample, typical, largest: typical + ragged.max(gaps) }
+        let gaps = samples.saturating_mul(config.gap_bytes.min(sample));
+        BatchBytes { sample, least, typical, largest: typical.saturating_add(ragged.max(gaps)) }
     }
 }
 

@@ -67,6 +67,10 @@ pub enum Registered {
     NotNeeded,
 }
 
+/// What to do where a filter answers `io_uring_register`.
+pub(crate) const REGISTER_FORBIDDEN: &str =
+    "allow io_uring_register in the container's seccomp profile; costs CPU per read, not correctness";
+
 /// A storage backend: starts reads, reports their ends.
 ///
 /// # Safety

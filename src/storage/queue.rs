@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::files::{Files, Opening, ShardFile};
 use super::probe::Way;
-use super::{Completion, Pread, RawRead, Registered, Ring, wait_readable};
+use super::{Completion, Pread, REGISTER_FORBIDDEN, RawRead, Registered, Ring, wait_readable};
 use crate::error::{Error, Result};
 use crate::sim::Clock;
 use crate::stats::{Counters, Fallback};
@@ -164,6 +164,8 @@ pub struct ReadQueue<L: Memory> {
     deadline: Duration,
 }
 
+/// How long a wait for two rings lasts if the end of a read on one of them wakes nobody.
+const BLIND_WAIT: Duration = Duration::from_millis(1);
 /// A read that is answered EAGAIN or EINTR more often than this has failed.
 const RETRIES_MAX: u32 = 8;
 
@@ -318,7 +320,9 @@ impl<L: Memory> ReadQueue<L> {
         for (fd, ring) in fds.iter_mut().zip(&mut self.rings) {
             *fd = ring.wait_fd().unwrap_or(-1);
         }
-        wait_readable(&fds, timeout);
+        // Where registering is forbidden the ring has no descriptor to wait on: look often.
+        let blind = fds[..self.rings.len()].contains(&-1);
+        wait_readable(&fds, if blind { timeout.min(BLIND_WAIT) } else { timeout });
         for ring in &mut self.rings {
             ring.poll(0, Duration::ZERO, out)?;
         }
@@ -336,7 +340,10 @@ impl<L: Memory> ReadQueue<L> {
                 instead: "files looked up at each read instead of registered".into(),
                 reason: "io_uring_register".into(),
                 errno: Some(errno),
-                remedy: "raise `ulimit -n`; costs a little CPU per read",
+                remedy: match errno {
+                    libc::EPERM | libc::EACCES => REGISTER_FORBIDDEN,
+                    _ => "raise `ulimit -n`; costs a little CPU per read",
+                },
             });
         }
     }
