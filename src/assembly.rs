@@ -186,11 +186,11 @@ impl Parts {
         *self.shared.counters.setup.lock().unwrap_or_else(|e| e.into_inner()) = setup;
     }
 
-    fn batches(&self, device: &Device) -> Result<Vec<Box<Body>>> {
+    fn batches(&self, device: &Device) -> Result<Vec<Body>> {
         let views = self.config.batch_size * self.dataset.fields().len();
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
         let batch = |slot| {
-            Ok(Box::new(Body {
+            Ok(Body {
                 slot: slot as u32,
                 generation: 0,
                 epoch: 0,
@@ -203,7 +203,7 @@ impl Parts {
                 seq: Seq(0),
                 fence: device.raw().fence()?,
                 fenced: false,
-            }))
+            })
         };
         (0..self.sizes.batches_max).map(batch).collect()
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use crossbeam::channel::Sender;
 
@@ -36,13 +35,13 @@ pub(crate) struct Body {
 /// The bytes are there once [`wait`](Batch::wait) says so, or, without blocking the host, on a stream that
 /// [`wait_on`](Batch::wait_on) has made wait. On the host device they are there at once.
 pub struct Batch {
-    body: Option<Box<Body>>,
+    body: Option<Body>,
     back: Sender<Message>,
     shared: Arc<Shared>,
 }
 
 impl Batch {
-    pub(crate) fn new(body: Box<Body>, back: Sender<Message>, shared: Arc<Shared>) -> Batch {
+    pub(crate) fn new(body: Body, back: Sender<Message>, shared: Arc<Shared>) -> Batch {
         shared.held.fetch_add(1, Ordering::Relaxed);
         Batch { body: Some(body), back, shared }
     }
@@ -108,21 +107,25 @@ impl Batch {
         self.body().plan.region_bytes()
     }
 
+    /// The sum of all views' lengths.
+    pub fn bytes(&self) -> u64 {
+        self.body().plan.wanted_bytes()
+    }
+
     /// The point on the loader's copy stream behind which the bytes are there. `Seq(0)`: they are there now.
     pub fn seq(&self) -> Seq {
         self.body().seq
     }
 
-    /// Waits, on the host, until the bytes are there. [`Error::Timeout`] if that takes longer than `timeout`.
-    pub fn wait(&self, timeout: Duration) -> Result<()> {
+    /// Waits, on the host, until the bytes are there. [`Error::Timeout`] if that takes longer than the loader's deadline.
+    pub fn wait(&self) -> Result<()> {
         let Some(timeline) = self.shared.timeline.get() else { return Ok(()) };
-        match timeline.wait(self.seq(), timeout)? {
-            true => Ok(()),
-            false => {
-                let what = format!("the copies of batch {} to {}", self.step(), self.shared.device.name());
-                Err(Error::Timeout { what, waited: timeout })
-            }
+        let waited = self.shared.deadline;
+        if timeline.wait(self.seq(), waited)? {
+            return Ok(());
         }
+        let what = format!("the copies of batch {} to {}", self.step(), self.shared.device.name());
+        Err(Error::Timeout { what, waited })
     }
 
     /// Makes a consumer's stream wait until the bytes are there, without blocking the host.
@@ -207,6 +210,27 @@ impl<'a> FieldView<'a> {
         self.lengths
     }
 
+    /// Copies the bytes of sample `index` of the batch into `target`, from whatever device they are on, and waits for it;
+    /// false if the sample lacks the field. For checks and small values: this is not the data path.
+    ///
+    /// # Panics
+    /// If `index` is not less than the batch's length.
+    pub fn read_back(&self, index: usize, target: &mut Vec<u8>) -> Result<bool> {
+        let (offset, len) = (self.offsets[index], self.lengths[index]);
+        target.clear();
+        if len == Self::ABSENT {
+            return Ok(false);
+        }
+        target.resize(len as usize, 0);
+        if len > 0 {
+            self.batch.wait()?;
+            // SAFETY: the view lies inside the batch's region, its copies have ended, and nothing writes to it while
+            // the batch lives.
+            unsafe { self.batch.shared.device.raw().read_back(self.device_ptr() + offset, target) }?;
+        }
+        Ok(true)
+    }
+
     /// The bytes of sample `index` of the batch; `None` if it lacks the field.
     ///
     /// Only where the host can address the device's memory; elsewhere an error ([`Error::Config`]).
@@ -224,12 +248,7 @@ impl<'a> FieldView<'a> {
             let problem = format!("the memory of {device} is not the host's; use device_ptr, or copy it back");
             return Err(Error::config("host_bytes", problem));
         };
-        if let Some(timeline) = self.batch.shared.timeline.get()
-            && !timeline.wait(self.batch.seq(), self.batch.shared.deadline)?
-        {
-            let what = format!("the copies of batch {}", self.batch.step());
-            return Err(Error::Timeout { what, waited: self.batch.shared.deadline });
-        }
+        self.batch.wait()?;
         assert!(offset + len <= region.bytes() as u64, "a view outside its region");
         // SAFETY: the view lies inside the region, whose bytes were written before its seq, reached above. Nothing
         // writes to it while the batch lives: the lease is in the batch, and the slice borrows the batch.

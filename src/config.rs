@@ -89,14 +89,16 @@ impl Default for Config {
     }
 }
 
-/// More batches ahead than this do not help: the reads in flight are bounded anyway.
-const PREFETCH_MAX: u64 = 64;
 /// More batches than this cannot be read ahead, nor held: each costs memory of its own besides its bytes.
 const BATCHES_MAX: u64 = 1 << 16;
 /// A batch of up to so many samples may be larger than its dataset.
 const BATCH_SIZE_ALWAYS: u64 = 1 << 20;
 /// A deadline that never passes; longer ones would leave the range of clocks.
 const NEVER: Duration = Duration::from_secs(1 << 30);
+/// One is read while the next is planned, and one more evens out what reads take.
+const PREFETCH_MIN: u64 = 3;
+/// More batches ahead than this do not help: the reads in flight are bounded anyway.
+const PREFETCH_MAX: u64 = 64;
 /// More slabs than this are never in flight at once.
 const SLABS_MAX: u64 = 64;
 
@@ -137,7 +139,7 @@ impl Config {
         if !align.is_power_of_two() || align < 4096 {
             return Err(Error::config("align_bytes", format!("{align} is not a power of two of at least 4096")));
         }
-        if self.block_bytes == 0 || self.block_bytes % align != 0 || self.block_bytes > 1 << 30 {
+        if self.block_bytes == 0 || !self.block_bytes.is_multiple_of(align) || self.block_bytes > 1 << 30 {
             let problem = format!("{} is not a multiple of {align} up to 1 GiB", self.block_bytes);
             return Err(Error::config("block_bytes", problem));
         }
@@ -161,37 +163,32 @@ impl Config {
             return Err(Error::config("batch_size", problem));
         }
         let batch = BatchBytes::of(dataset, self);
-        let in_flight =
-            self.bytes_in_flight.min(self.reads_in_flight as u64 * self.block_bytes.min(batch.sample.max(1)));
-        let ahead = (2 * in_flight).div_ceil(batch.typical.max(1)).clamp(2, PREFETCH_MAX);
-        let budget = if direct { self.pinned_bytes_max } else { self.region_bytes_max };
-        let (budget_name, prefetch) = match (direct, self.prefetch) {
-            (true, n) => ("pinned_bytes_max", n),
-            (false, n) => ("region_bytes_max", n),
+        let (budget_name, budget) = match direct {
+            true => ("pinned_bytes_max", self.pinned_bytes_max),
+            false => ("region_bytes_max", self.region_bytes_max),
         };
         let hold = self.hold as u64;
-        let fitting = (budget / batch.typical.max(1)).saturating_sub(hold).max(1);
-        let prefetch = prefetch.map_or(ahead.min(fitting), |n| n as u64);
-        let wanted = self.region_bytes.unwrap_or_else(|| {
-            let typical = (prefetch + hold).saturating_mul(batch.typical);
-            let typical = typical.saturating_add(batch.largest - batch.typical);
-            if self.prefetch.is_some() { typical } else { typical.min(budget) }
-        });
+        let prefetch = self.prefetch.map_or_else(|| self.ahead(&batch, budget), |n| n as u64);
+        let typical = (prefetch + hold).saturating_mul(batch.typical);
+        let wanted = match self.region_bytes {
+            Some(bytes) => bytes,
+            // Room for one batch of the larger kind, if there is room.
+            None => typical.saturating_add(batch.largest - batch.typical).min(budget.max(typical)),
+        };
         let region_bytes = wanted.max(4096).checked_next_multiple_of(4096).unwrap_or(u64::MAX);
         if batch.least > region_bytes {
             return Err(Error::BatchTooLarge { batch_bytes: batch.least, pool_bytes: region_bytes });
         }
         if region_bytes > budget {
             let problem = format!(
-                "{} batches of {} bytes need {region_bytes} bytes of regions on {}, more than {budget}; lower batch_size \
-                 or prefetch, or raise {budget_name}",
+                "{} batches of {} bytes need {region_bytes} bytes of memory on {}, more than {budget}; lower batch_size, \
+                 prefetch or hold, or raise {budget_name}",
                 prefetch + hold,
                 batch.typical,
                 device.name(),
             );
             return Err(Error::config(budget_name, problem));
         }
-        let window_bytes = if direct { 1 << 62 } else { self.block_bytes };
         Ok(Sizes {
             prefetch: prefetch as usize,
             batches_max: (prefetch + hold) as usize,
@@ -200,10 +197,19 @@ impl Config {
             limits: plan::Limits {
                 align: self.align_bytes,
                 block_bytes: self.block_bytes,
-                window_bytes,
+                window_bytes: if direct { 1 << 62 } else { self.block_bytes },
                 gap_bytes: self.gap_bytes,
             },
         })
+    }
+
+    /// How many batches to read ahead: as many as hold twice the bytes in flight, if they fit.
+    fn ahead(&self, batch: &BatchBytes, budget: u64) -> u64 {
+        let read = self.block_bytes.min(batch.sample.max(1));
+        let in_flight = self.bytes_in_flight.min(self.reads_in_flight as u64 * read);
+        let wanted = in_flight.saturating_mul(2).div_ceil(batch.typical).clamp(PREFETCH_MIN, PREFETCH_MAX);
+        let fitting = (budget / batch.typical).saturating_sub(self.hold as u64);
+        wanted.min(fitting).max(1)
     }
 
     /// Slabs for the reads in flight and as many again for the copies behind them.
@@ -224,36 +230,77 @@ struct BatchBytes {
     sample: u64,
     /// No whole batch is smaller than this.
     least: u64,
+    /// A batch of average samples, far from each other; at least 1.
     typical: u64,
+    /// A batch that needs more: with gaps read along, or of large samples. There may be larger ones: they wait until
+    /// they have the pool to themselves.
     largest: u64,
 }
 
 impl BatchBytes {
     fn of(dataset: &Dataset, config: &Config) -> BatchBytes {
         let samples = (config.batch_size as u64).min(dataset.len().max(1));
-        // A sample of `n` bytes touches at most `n` rounded up and one block more; if it starts on a block, none more.
-        let span = |n: u64| n.next_multiple_of(config.align_bytes) + config.align_bytes;
+        let align = config.align_bytes;
+        let fixed = match dataset.fields() {
+            [field] => field.fixed_bytes,
+            _ => None,
+        };
         let all = dataset.shards().iter().fold(0, |sum: u64, shard| sum.saturating_add(shard.bytes));
         let mean = all / dataset.len().max(1);
-        match dataset.fields() {
-            [field] if field.fixed_bytes.is_some_and(|bytes| bytes % config.align_bytes == 0) => {
-                let bytes = field.fixed_bytes.unwrap_or(0);
-                let all = samples.saturating_mul(bytes);
-                BatchBytes { sample: bytes, least: all, typical: all, largest: all }
-            }
-            [field] if field.fixed_bytes.is_some() => {
-                let bytes = field.fixed_bytes.unwrap_or(0);
-                let sample = span(bytes);
-                let largest = samples.saturating_mul(sample + config.gap_bytes.min(sample));
-                let (least, typical) = (samples.saturating_mul(bytes), samples.saturating_mul(sample));
-                BatchBytes { sample, least, typical, largest }
-            }
-            // Ragged: batches differ. Half as much again as the mean is room for most; a larger one waits for others.
-            _ => {
-                let sample = span(mean);
-                let typical = samples.saturating_mul(sample).max(1);
-                BatchBytes { sample, least: 0, typical, largest: typical.saturating_add(typical / 2) }
+        let sample = match fixed.unwrap_or(mean) {
+            bytes if fixed.is_some() && bytes.is_multiple_of(align) => bytes,
+            // It may start anywhere in a block, and then ends one block later.
+            bytes => bytes.next_multiple_of(align) + align,
+        };
+        let least = samples.saturating_mul(fixed.unwrap_or(0));
+        let typical = samples.saturating_mul(sample).max(1);
+        let ragged = if fixed.is_some() { 0 } else { typical / 2 };
+        let gaps = samples.saturating_mul(config.gap_bytes.min(sample));
+        BatchBytes { sample, least, typical, largest: typical.saturating_add(ragged.max(gaps)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dataset(record_bytes: u64, records: u64) -> (tempfile::NamedTempFile, Dataset) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(record_bytes * records).unwrap();
+        let dataset = Dataset::records(&[file.path()], record_bytes).unwrap();
+        (file, dataset)
+    }
+
+    #[test]
+    fn defaults_stay_within_their_budgets() {
+        let device = Device::host();
+        for (record_bytes, records) in [(1, 10), (512, 100_000), (4096, 1 << 20), (100_000, 5000), (1 << 20, 4096)] {
+            let (_file, dataset) = dataset(record_bytes, records);
+            for batch_size in [1, 8, 64] {
+                for direct in [true, false] {
+                    let config = Config { batch_size, ..Config::default() };
+                    let sizes = config.sizes(&dataset, &device, direct).unwrap();
+                    let pinned = if direct { sizes.region_bytes } else { sizes.slabs as u64 * config.block_bytes };
+                    assert!(pinned <= 256 << 20, "{record_bytes} x {batch_size}: {pinned} bytes pinned");
+                    assert!(sizes.region_bytes <= 1 << 30);
+                    assert_eq!(sizes.batches_max, sizes.prefetch + config.hold);
+                }
             }
         }
+    }
+
+    #[test]
+    fn what_cannot_be_met_names_the_option_that_would() {
+        let (_file, dataset) = dataset(1 << 20, 4096);
+        let sizes = |config: &Config| config.sizes(&dataset, &Device::host(), true).unwrap_err().to_string();
+        let config = Config { batch_size: 200, ..Config::default() };
+        let text = sizes(&config);
+        assert!(text.contains("pinned_bytes_max") && text.contains("batch_size"), "{text}");
+        let text = sizes(&Config { batch_size: 8, region_bytes: Some(1 << 20), ..Config::default() });
+        assert!(text.contains("region_bytes"), "{text}");
+        let text = Config { block_bytes: 5000, ..Config::default() }.check().unwrap_err().to_string();
+        assert!(text.contains("block_bytes: 5000 is not a multiple of 4096"), "{text}");
+        let text = Config { hold: 0, ..Config::default() }.check().unwrap_err().to_string();
+        assert!(text.contains("hold: must be at least 1"), "{text}");
     }
 }

@@ -33,14 +33,14 @@ pub(crate) enum Message {
     /// Deliver these steps; what is under way for earlier generations is dropped.
     Epoch { generation: u64, steps: Steps },
     /// A batch comes back.
-    Release(Box<Body>),
+    Release(Body),
     /// The loader is going away.
     Stop,
 }
 
 /// What the engine tells the consumer, each for one generation.
 pub(crate) enum Output {
-    Batch(Box<Body>),
+    Batch(Body),
     Failed(u64, Error),
     End(u64),
 }
@@ -126,7 +126,7 @@ impl Drop for Pinned {
 
 /// A batch on its way.
 struct Filling {
-    body: Box<Body>,
+    body: Body,
     next_read: usize,
     open: Option<(LandingId, u64)>,
     landings: usize,
@@ -166,9 +166,9 @@ pub(crate) struct State {
     /// A ring or stream broke: every later epoch fails with this.
     broken: Option<Error>,
     /// Batches that nobody uses.
-    idle: Vec<Box<Body>>,
+    idle: Vec<Body>,
     /// Planned, and waiting for a region.
-    planned: Option<Box<Body>>,
+    planned: Option<Body>,
     /// In order.
     filling: VecDeque<Filling>,
     /// Of earlier generations; they only wait for their reads to end.
@@ -178,7 +178,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(batches: Vec<Box<Body>>) -> State {
+    pub(crate) fn new(batches: Vec<Body>) -> State {
         let count = batches.len();
         State {
             generation: 0,
@@ -242,7 +242,7 @@ impl Engine {
     }
 
     /// A body becomes free, and with it its region.
-    fn recycle(&mut self, mut body: Box<Body>) {
+    fn recycle(&mut self, mut body: Body) {
         if let Some(region) = body.region.take() {
             if std::mem::take(&mut body.fenced) {
                 self.state.fences.push((region.range(), body.fence));
@@ -367,7 +367,7 @@ impl Engine {
     }
 
     /// The next body with a plan: the one that waited for a region, or a new one.
-    fn planned(&mut self) -> Option<Box<Body>> {
+    fn planned(&mut self) -> Option<Body> {
         let state = &mut self.state;
         if !state.running {
             return None;

@@ -252,6 +252,31 @@ mod tests {
         assert_eq!((e.code(), e.offset(), e.errno()), (6, Some(4096), Some(libc::EIO)));
     }
 
+    /// The golden list: a number that has been given out means the same for ever. Add at the end only.
+    #[test]
+    fn numbers_are_for_ever() {
+        let path: Arc<Path> = Path::new("p").into();
+        let (p, what) = (|| path.clone(), || "w".to_string());
+        let all = [
+            (1, Error::Config { option: "o", problem: what() }),
+            (2, Error::Open { path: p(), errno: 2 }),
+            (3, Error::Format { path: p(), offset: 0, problem: what() }),
+            (4, Error::Changed { path: p(), what: what() }),
+            (5, Error::Truncated { path: p(), offset: 0, want: 2, got: 1 }),
+            (6, Error::Io { path: p(), offset: 0, bytes: 1, errno: 5 }),
+            (7, Error::Timeout { what: what(), waited: Duration::ZERO }),
+            (8, Error::Memory { what: "w", bytes: 1, errno: 12 }),
+            (9, Error::BatchTooLarge { batch_bytes: 2, pool_bytes: 1 }),
+            (10, Error::Ring { ring: "r", problem: what(), errno: 1 }),
+            (11, Error::Device { device: what(), call: "c", code: 1, name: what(), remedy: what() }),
+            (12, Error::NoDevice { device: what(), reason: what() }),
+            (13, Error::Stopped { reason: what() }),
+        ];
+        for (number, error) in all {
+            assert_eq!(error.code(), number, "{error:?}");
+        }
+    }
+
     #[test]
     fn an_error_stays_small_enough_to_return_by_value() {
         assert!(size_of::<Error>() <= 128, "{}", size_of::<Error>());

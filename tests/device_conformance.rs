@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use device_suite::{Bed, Consumer, Fault};
 use strait::Device;
-use strait::device::{DevicePtr, RawStream, SimDevice, SimFaults};
+use strait::device::{DevicePtr, RawStream, SimDevice, SimFaults, SimRead};
 use strait::sim::Clock;
 
 #[test]
@@ -92,11 +92,10 @@ impl Consumer for SimConsumer {
     }
 
     fn read(&self, source: DevicePtr, bytes: usize, times: usize) -> Box<dyn FnOnce() -> Vec<u8> + '_> {
-        let reads = (0..times).map(|_| self.sim.consumer_read(self.stream, source, bytes).unwrap());
-        let read = reads.last().expect("one read or more");
+        let reads: Vec<_> = (0..times).map(|_| self.sim.consumer_read(self.stream, source, bytes).unwrap()).collect();
         Box::new(move || {
             self.sim.settle();
-            read.bytes().expect("the consumer's read never happened")
+            reads.last().and_then(SimRead::bytes).expect("the consumer's read never happened")
         })
     }
 }

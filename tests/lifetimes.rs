@@ -2,16 +2,14 @@
 
 mod common;
 
-use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{bytes_of, disk_directory, write_shard};
 use strait::order::Shuffle;
-use strait::storage::{Completion, RawRead, Registered, Ring};
+use strait::storage::{Completion, RawRead, Ring};
 use strait::{Batch, Builder, Dataset, Device, Error, Loader, PathChoice, RingChoice};
 
 const RECORD: u64 = 64 << 10;
@@ -149,14 +147,6 @@ unsafe impl Ring for Stuck {
         16
     }
 
-    unsafe fn register_memory(&mut self, _base: NonNull<u8>, _bytes: usize) -> Registered {
-        Registered::NotNeeded
-    }
-
-    fn register_file(&mut self, _slot: u32, _fd: RawFd) -> Registered {
-        Registered::NotNeeded
-    }
-
     unsafe fn submit(&mut self, read: RawRead) -> strait::Result<()> {
         self.0.lock().unwrap().push(read);
         Ok(())
@@ -167,10 +157,6 @@ unsafe impl Ring for Stuck {
             std::thread::sleep(timeout);
         }
         Ok(())
-    }
-
-    fn wait_fd(&mut self) -> Option<RawFd> {
-        None
     }
 }
 

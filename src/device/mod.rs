@@ -168,7 +168,8 @@ pub unsafe trait Stream: Send {
 /// As [`Stream`]: an error is never reported as completion, and a consumer stream that was made to wait runs nothing
 /// more until `seq` is reached.
 pub unsafe trait Timeline: Send + Sync {
-    /// Waits until `seq` is reached or `timeout` has passed; true if it is reached.
+    /// Waits until `seq` is reached or `timeout` has passed; true if it is reached. One that no mark has given out is
+    /// not reached, and need not be waited for.
     fn wait(&self, seq: Seq, timeout: Duration) -> Result<bool>;
 
     /// Makes `consumer` wait for `seq` on the device, without blocking the host.

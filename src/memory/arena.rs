@@ -202,7 +202,7 @@ mod tests {
         for bytes in [0, 1, PAGE, PAGE + 1, HUGE - 1, HUGE, 5 * HUGE + 1] {
             let arena = Arena::map(bytes).unwrap();
             let unit = if bytes >= HUGE { HUGE } else { PAGE };
-            assert!(arena.bytes() >= bytes.max(1) && arena.bytes() % PAGE == 0);
+            assert!(arena.bytes() >= bytes.max(1) && arena.bytes().is_multiple_of(PAGE));
             assert_eq!(arena.base().as_ptr() as usize % unit, 0, "{bytes} bytes");
             // SAFETY: both ends are inside the arena, which nobody else uses.
             unsafe {

@@ -436,16 +436,18 @@ impl<L: Memory> ReadQueue<L> {
                 self.counters.reads_retried.add(1);
                 Verdict::Continue
             }
-            libc::EINVAL | libc::EOPNOTSUPP if direct || reading.retries == 0 => match self.to_threads(token, errno) {
-                Ok(()) => Verdict::Continue,
-                Err(_) => Verdict::Failed(error),
-            },
+            libc::EINVAL | libc::EOPNOTSUPP if direct || reading.retries == 0 => {
+                match self.read_by_threads(token, errno) {
+                    Ok(()) => Verdict::Continue,
+                    Err(_) => Verdict::Failed(error),
+                }
+            }
             _ => Verdict::Failed(error),
         }
     }
 
     /// Direct reads of this file are refused after all: buffered ones by threads from here on.
-    fn to_threads(&mut self, token: u32, errno: i32) -> Result<()> {
+    fn read_by_threads(&mut self, token: u32, errno: i32) -> Result<()> {
         let slot = self.reads.get(token).slot;
         if self.files.slot(slot).mode.direct {
             let fallback = self.files.demote(slot, errno)?;

@@ -24,6 +24,7 @@ pub(crate) unsafe fn symbol<F: Copy>(name: &str) -> F {
     unsafe { *sys::culib().get::<F>(name.as_bytes()).unwrap() }
 }
 
+#[allow(dead_code)] // of one of the binaries that share this file
 pub(crate) fn current_context() -> Handle {
     let mut context = std::ptr::null_mut();
     // SAFETY: the type is that of cuda.h; `context` is writable.

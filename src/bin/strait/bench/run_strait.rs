@@ -1,12 +1,10 @@
 //! One run of strait itself: the only file of the bench that knows the loader.
-//!
-//! To be plugged in: delete the module `planned`, import the same names from `strait`, and let [`open`] be
-//! `Dataset::open(paths, Some(record_bytes))`.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use strait::Dataset;
+use strait::order::Shuffle;
+use strait::{Dataset, Device, FieldView, Loader, RingChoice};
 
 use super::measure::{Clock, Measure};
 use super::options::{DeviceOption, RingOption};
@@ -14,7 +12,6 @@ use super::oracle::Oracle;
 use super::progress::Watch;
 use super::request::Request;
 use crate::failure::Result;
-use planned::{Device, Loader, RingChoice};
 
 /// What a run of strait has shown.
 #[derive(Debug, Clone)]
@@ -36,8 +33,7 @@ pub(crate) struct RunResult {
 
 /// Raw files of records, or tar shards.
 pub(crate) fn open(paths: &[PathBuf], record_bytes: u64) -> Result<Dataset> {
-    let tar = paths.iter().all(|path| path.extension().is_some_and(|extension| extension == "tar"));
-    Ok(if tar { Dataset::webdataset(paths)? } else { Dataset::records(paths, record_bytes)? })
+    Ok(Dataset::open(paths, Some(record_bytes))?)
 }
 
 /// Reads one epoch, or as much of it as `watch` gives time for.
@@ -78,10 +74,10 @@ pub(crate) fn verify(request: &Request, watch: &mut Watch) -> Result<u64> {
     watch.start();
     for batch in loader.epoch(0) {
         let batch = batch?;
-        batch.wait()?;
+        let views: Vec<FieldView> = batch.fields().iter().filter_map(|field| batch.field(&field.name)).collect();
         for (place, sample) in batch.samples().iter().enumerate() {
-            for field in 0..batch.fields() {
-                if batch.read_back(field, place, &mut got)? {
+            for (field, view) in views.iter().enumerate() {
+                if view.read_back(place, &mut got)? {
                     oracle.check(*sample, field, &got)?;
                 }
             }
@@ -95,8 +91,8 @@ pub(crate) fn verify(request: &Request, watch: &mut Watch) -> Result<u64> {
 
 fn loader(request: &Request) -> Result<Loader> {
     let device = match request.device {
-        DeviceOption::Auto => Device::auto()?,
-        DeviceOption::Host => Device::host()?,
+        DeviceOption::Auto => Device::auto(),
+        DeviceOption::Host => Device::host(),
         DeviceOption::Cuda(ordinal) => Device::cuda(ordinal)?,
     };
     let ring = match request.ring {
@@ -107,106 +103,10 @@ fn loader(request: &Request) -> Result<Loader> {
     Ok(Loader::builder(open(&request.paths, request.record_bytes)?)
         .device(device)
         .batch_size(request.batch)
-        .shuffle(request.shuffle)
+        .shuffle(if request.shuffle { Shuffle::Full } else { Shuffle::Sequential })
         .seed(request.seed)
-        .block_bytes(request.block_bytes as usize)
+        .block_bytes(request.block_bytes)
         .reads_in_flight(request.depth)
         .ring(ring)
         .build()?)
-}
-
-/// The loader's planned names, so that everything above compiles as it will stand; `build` says that it is not there.
-mod planned {
-    use strait::{Dataset, Error, Result};
-
-    pub(super) struct Device;
-    impl Device {
-        pub(super) fn auto() -> Result<Device> {
-            Ok(Device)
-        }
-        pub(super) fn host() -> Result<Device> {
-            Ok(Device)
-        }
-        pub(super) fn cuda(_ordinal: u32) -> Result<Device> {
-            Ok(Device)
-        }
-    }
-
-    pub(super) enum RingChoice {
-        Auto,
-        Uring,
-        Pread,
-    }
-
-    pub(super) struct Loader;
-    impl Loader {
-        pub(super) fn builder(_dataset: Dataset) -> Builder {
-            Builder
-        }
-        pub(super) fn epoch(&mut self, _epoch: u64) -> impl Iterator<Item = Result<Batch>> {
-            std::iter::empty()
-        }
-        pub(super) fn stats(&self) -> Stats {
-            Stats { pinned_bytes_max: 0, ring: "", device: "", path: "", path_reason: "" }
-        }
-    }
-
-    pub(super) struct Stats {
-        pub(super) pinned_bytes_max: u64,
-        pub(super) ring: &'static str,
-        pub(super) device: &'static str,
-        pub(super) path: &'static str,
-        pub(super) path_reason: &'static str,
-    }
-
-    pub(super) struct Builder;
-    impl Builder {
-        pub(super) fn device(self, _: Device) -> Builder {
-            self
-        }
-        pub(super) fn batch_size(self, _: usize) -> Builder {
-            self
-        }
-        pub(super) fn shuffle(self, _: bool) -> Builder {
-            self
-        }
-        pub(super) fn seed(self, _: u64) -> Builder {
-            self
-        }
-        pub(super) fn block_bytes(self, _: usize) -> Builder {
-            self
-        }
-        pub(super) fn reads_in_flight(self, _: usize) -> Builder {
-            self
-        }
-        pub(super) fn ring(self, _: RingChoice) -> Builder {
-            self
-        }
-        pub(super) fn build(self) -> Result<Loader> {
-            let problem = "this build has no loader yet; --references-only measures what the disk can do".into();
-            Err(Error::Config { option: "strait bench", problem })
-        }
-    }
-
-    pub(super) struct Batch;
-    impl Batch {
-        /// Payload bytes of all samples.
-        pub(super) fn bytes(&self) -> u64 {
-            0
-        }
-        /// Returns once every copy of this batch has reached the device.
-        pub(super) fn wait(&self) -> Result<()> {
-            Ok(())
-        }
-        pub(super) fn samples(&self) -> &[u64] {
-            &[]
-        }
-        pub(super) fn fields(&self) -> usize {
-            1
-        }
-        /// Copies one field of the sample at `place` to the host; `false` if the sample lacks it.
-        pub(super) fn read_back(&self, _field: usize, _place: usize, _target: &mut Vec<u8>) -> Result<bool> {
-            Ok(false)
-        }
-    }
 }
