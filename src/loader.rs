@@ -81,7 +81,7 @@ impl Loader {
 
     fn give_back(&self, output: Output) {
         if let Output::Batch(body) = output {
-            let _ = self.messages.send(Message::Release(body));
+            let _ = self.messages.send_timeout(Message::Release(body), self.shared.deadline);
         }
     }
 
