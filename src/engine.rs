@@ -100,17 +100,14 @@ struct Pinned {
 impl Stage {
     /// Maps and pins slabs, and opens a copy stream for them.
     pub(crate) fn new(device: &Device, slabs: usize, slab_bytes: usize) -> Result<Stage> {
+        // First, so that nothing is pinned when it fails.
+        let stream = device.raw().stream()?;
         let pool = SlabPool::new(slabs, slab_bytes)?;
         let arena = pool.arena().clone();
         // SAFETY: `Pinned` keeps the mapping until it has unpinned it, or for ever.
         unsafe { device.raw().pin(arena.base(), arena.bytes()) }?;
         let pinned = Pinned { device: device.clone(), arena };
-        Ok(Stage {
-            copies: CopyQueue::new(device.raw().stream()?, slabs),
-            slabs: pool,
-            moved: Duration::ZERO,
-            _pinned: pinned,
-        })
+        Ok(Stage { copies: CopyQueue::new(stream, slabs), slabs: pool, moved: Duration::ZERO, _pinned: pinned })
     }
 }
 
@@ -119,7 +116,11 @@ impl Drop for Pinned {
         // Slabs that reads or copies never gave back hold the arena: it stays mapped then, and pinned.
         if Arc::strong_count(&self.arena) == 1 {
             // SAFETY: pinned in `Stage::new`; every slab is gone, so no copy reads the arena any more.
-            unsafe { self.device.raw().unpin(self.arena.base()) };
+            if let Err(error) = unsafe { self.device.raw().unpin(self.arena.base()) } {
+                let bytes = self.arena.bytes();
+                tracing::warn!(%error, bytes, "pinned memory could not be taken back; it is leaked, not freed");
+                std::mem::forget(self.arena.clone());
+            }
         }
     }
 }

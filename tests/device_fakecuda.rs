@@ -164,11 +164,12 @@ fn use_everything() -> strait::Result<()> {
     // SAFETY: the region is live and the copy into it has ended.
     let read = unsafe { raw.read_back(base, &mut target) };
     // SAFETY: the copy has ended: the waits above were retried.
-    unsafe { raw.unpin(at) };
+    let unpinned = unsafe { raw.unpin(at) };
     copied?;
     marked?;
     waited?;
     read?;
+    unpinned?;
     assert!(target.iter().all(|&byte| byte == 7));
     Ok(())
 }
@@ -263,7 +264,7 @@ fn misuse_is_caught() {
     // SAFETY: the source lives for ever; that the target is freed early is what is tested, and the stand-in refuses.
     unsafe { stream.copy(source, region.at(0), 4096) }.unwrap();
     // SAFETY: broken on purpose: the copy is in flight. The stand-in refuses.
-    unsafe { device.raw().unpin(source) };
+    assert!(unsafe { device.raw().unpin(source) }.is_err());
     drop(region);
     let misuse = fake.misuse();
     assert!(misuse.contains("unregistered while") && misuse.contains("freed while"), "{misuse}");
