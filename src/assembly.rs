@@ -88,11 +88,12 @@ impl Parts {
             None => self.ring()?,
         };
         let device = self.shared.device.clone();
-        let regions = RegionPool::new(&device, self.sizes.region_bytes as usize, self.sizes.batches_max)?;
+        let region_bytes = self.sizes.region_bytes as usize;
+        let regions = RegionPool::new(&device, region_bytes, self.sizes.batches_max, self.config.deadline)?;
         let slab_bytes = self.sizes.limits.block_bytes as usize;
         let stage = match self.direct {
             true => None,
-            false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes)?),
+            false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes, self.config.deadline)?),
         };
         if let Some(stage) = &stage {
             let _ = self.shared.timeline.set(stage.copies.timeline());

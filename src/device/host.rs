@@ -42,7 +42,9 @@ unsafe impl RawDevice for HostDevice {
         Ok(())
     }
 
-    unsafe fn unpin(&self, _base: NonNull<u8>) {}
+    unsafe fn unpin(&self, _base: NonNull<u8>) -> Result<()> {
+        Ok(())
+    }
 
     fn stream(&self) -> Result<Box<dyn Stream>> {
         Ok(Box::new(HostStream(Arc::default())))

@@ -107,11 +107,12 @@ pub unsafe trait RawDevice: Send + Sync {
     /// The memory stays mapped until [`unpin`](RawDevice::unpin).
     unsafe fn pin(&self, base: NonNull<u8>, bytes: usize) -> Result<()>;
 
-    /// Takes [`pin`](RawDevice::pin) back.
+    /// Takes [`pin`](RawDevice::pin) back. On error the driver may still hold the memory: it must stay mapped, or the
+    /// next thing to be mapped there would pass for pinned.
     ///
     /// # Safety
     /// `base` was pinned by this device and no copy from it is in flight.
-    unsafe fn unpin(&self, base: NonNull<u8>);
+    unsafe fn unpin(&self, base: NonNull<u8>) -> Result<()>;
 
     /// A new copy queue, for use by one thread at a time.
     fn stream(&self) -> Result<Box<dyn Stream>>;

@@ -73,11 +73,14 @@ unsafe impl RawDevice for CudaDevice {
         self.0.check(call, unsafe { register(base.as_ptr().cast(), bytes, HOST_REGISTER_PORTABLE) })
     }
 
-    unsafe fn unpin(&self, base: NonNull<u8>) {
-        let Ok(_entered) = self.0.enter() else { return };
+    unsafe fn unpin(&self, base: NonNull<u8>) -> Result<()> {
+        let _entered = self.0.enter()?;
         let (call, unregister) = self.0.driver.host_unregister;
         // SAFETY: the caller promises that it was pinned and that no copy from it is in flight.
-        self.0.driver.check_release(&self.0.label, call, unsafe { unregister(base.as_ptr().cast()) });
+        match unsafe { unregister(base.as_ptr().cast()) } {
+            driver::DEINITIALIZED => Ok(()),
+            code => self.0.check(call, code),
+        }
     }
 
     fn stream(&self) -> Result<Box<dyn Stream>> {

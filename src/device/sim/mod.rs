@@ -175,8 +175,9 @@ unsafe impl RawDevice for SimDevice {
         self.shared.lock().memory.pin(base.as_ptr() as usize, bytes)
     }
 
-    unsafe fn unpin(&self, base: NonNull<u8>) {
+    unsafe fn unpin(&self, base: NonNull<u8>) -> Result<()> {
         self.shared.current().unpin(base.as_ptr() as usize);
+        Ok(())
     }
 
     fn stream(&self) -> Result<Box<dyn Stream>> {
