@@ -101,7 +101,7 @@ impl Parts {
         let name = ring.name();
         let mut queue = self.queue(ring, opening);
         self.register(&mut queue, &stage, &regions, name);
-        let batches = self.batches(&device)?;
+        let batches = self.batches(&regions);
         Ok(Engine {
             queue,
             stage,
@@ -122,10 +122,12 @@ impl Parts {
         let threads = || -> Result<(Box<dyn Ring>, Opening)> {
             Ok((Box::new(Pread::new(depth)?), Opening::Probed(Prober::new(false, align))))
         };
+        if self.config.ring == RingChoice::Pread {
+            return threads();
+        }
         match (self.config.ring, Uring::new(depth, self.config.open_files_max)) {
-            (RingChoice::Pread, _) => threads(),
             (RingChoice::Auto, Ok(ring)) => Ok((Box::new(ring), Opening::Probed(Prober::new(true, align)))),
-            (RingChoice::Uring, Ok(ring)) => Ok((Box::new(ring), Opening::Ring { direct: true })),
+            (_, Ok(ring)) => Ok((Box::new(ring), Opening::Ring { direct: true })),
             (RingChoice::Auto, Err(Error::Ring { errno, .. })) => {
                 self.shared.counters.fall_back(no_uring(errno));
                 threads()
@@ -187,24 +189,22 @@ impl Parts {
         *self.shared.counters.setup.lock().unwrap_or_else(|e| e.into_inner()) = setup;
     }
 
-    fn batches(&self, device: &Device) -> Result<Vec<Body>> {
+    fn batches(&self, regions: &RegionPool) -> Vec<Body> {
         let views = self.config.batch_size * self.dataset.fields().len();
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
-        let batch = |slot| {
-            Ok(Body {
-                slot: slot as u32,
-                generation: 0,
-                epoch: 0,
-                step: 0,
-                samples: Vec::with_capacity(self.config.batch_size),
-                padded: 0,
-                progress: Progress::default(),
-                plan: Plan::with_capacity(views, cuts),
-                region: None,
-                seq: Seq(0),
-                fence: device.raw().fence()?,
-                fenced: false,
-            })
+        let batch = |slot| Body {
+            slot: slot as u32,
+            generation: 0,
+            epoch: 0,
+            step: 0,
+            samples: Vec::with_capacity(self.config.batch_size),
+            padded: 0,
+            progress: Progress::default(),
+            plan: Plan::with_capacity(views, cuts),
+            region: None,
+            seq: Seq(0),
+            fence: regions.fence(slot),
+            fenced: false,
         };
         (0..self.sizes.batches_max).map(batch).collect()
     }

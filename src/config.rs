@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::memory::Arena;
 use crate::order::{Policy, Rank, Shuffle};
 use crate::plan;
 
@@ -170,12 +171,13 @@ impl Config {
         let hold = self.hold as u64;
         let prefetch = self.prefetch.map_or_else(|| self.ahead(&batch, budget), |n| n as u64);
         let typical = (prefetch + hold).saturating_mul(batch.typical);
-        let wanted = match self.region_bytes {
-            Some(bytes) => bytes,
-            // Room for one batch of the larger kind, if there is room.
-            None => typical.saturating_add(batch.largest - batch.typical).min(budget.max(typical)),
+        let region_bytes = match self.region_bytes {
+            Some(bytes) => Arena::rounded(bytes),
+            // Room for the largest batch too, as far as the budget goes; but never less than the batches asked for.
+            None => Arena::rounded(typical.saturating_add(batch.largest - batch.typical).min(budget).max(typical)),
         };
-        let region_bytes = wanted.max(4096).checked_next_multiple_of(4096).unwrap_or(u64::MAX);
+        let region_bytes =
+            if region_bytes > budget && typical <= budget { budget & !((2 << 20) - 1) } else { region_bytes };
         if batch.least > region_bytes {
             return Err(Error::BatchTooLarge { batch_bytes: batch.least, pool_bytes: region_bytes });
         }
@@ -215,12 +217,12 @@ impl Config {
     /// Slabs for the reads in flight and as many again for the copies behind them.
     fn slabs(&self) -> Result<usize> {
         let wanted = self.bytes_in_flight.saturating_mul(2).div_ceil(self.block_bytes).clamp(2, SLABS_MAX);
-        let allowed = self.pinned_bytes_max / self.block_bytes;
-        if allowed < 2 {
+        let fits = |&count: &u64| Arena::rounded(count * self.block_bytes) <= self.pinned_bytes_max;
+        let Some(slabs) = (2..=wanted).rev().find(fits) else {
             let problem = format!("{} does not hold two slabs of {} bytes", self.pinned_bytes_max, self.block_bytes);
             return Err(Error::config("pinned_bytes_max", problem));
-        }
-        Ok(wanted.min(allowed) as usize)
+        };
+        Ok(slabs as usize)
     }
 }
 
@@ -228,12 +230,11 @@ impl Config {
 struct BatchBytes {
     /// One sample, aligned.
     sample: u64,
-    /// No whole batch is smaller than this.
+    /// A pool smaller than this cannot hold some batch.
     least: u64,
     /// A batch of average samples, far from each other; at least 1.
     typical: u64,
-    /// A batch that needs more: with gaps read along, or of large samples. There may be larger ones: they wait until
-    /// they have the pool to themselves.
+    /// No batch is larger than this.
     largest: u64,
 }
 
@@ -254,9 +255,16 @@ impl BatchBytes {
         };
         let least = samples.saturating_mul(fixed.unwrap_or(0));
         let typical = samples.saturating_mul(sample).max(1);
-        let ragged = if fixed.is_some() { 0 } else { typical / 2 };
-        let gaps = samples.saturating_mul(config.gap_bytes.min(sample));
-        BatchBytes { sample, least, typical, largest: typical.saturating_add(ragged.max(gaps)) }
+        let widest = match fixed {
+            Some(_) => sample + config.gap_bytes.min(sample),
+            // A few samples may be far larger than the mean: room for a batch of the largest, if the budget has it.
+            None => {
+                let fields = dataset.fields().len() as u64;
+                dataset.largest_sample().saturating_add(2 * align * fields)
+            }
+        };
+        let least = if fixed.is_some() { least } else { widest };
+        BatchBytes { sample, least, typical, largest: samples.saturating_mul(widest).max(typical) }
     }
 }
 

@@ -9,7 +9,7 @@
 //! it back is the lack of a slab, of a region, or of a free batch. Nothing is allocated once it runs.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) deadline: Duration,
     /// Batches with the consumer.
     pub(crate) held: AtomicUsize,
+    /// The engine waits for a batch to come back: without one it cannot go on.
+    pub(crate) starved: AtomicBool,
     /// Why the engine is gone, if it is.
     pub(crate) stopped: OnceLock<String>,
 }
@@ -323,6 +325,7 @@ impl Engine {
     // ---- refill -----------------------------------------------------------------------------------------------------
 
     fn refill(&mut self) {
+        self.shared.starved.store(false, Ordering::Relaxed);
         while self.issue() && self.start_batch() {}
     }
 
@@ -376,6 +379,7 @@ impl Engine {
         } else if bytes > 0 {
             let Some(region) = self.regions.lease(bytes as usize) else {
                 self.shared.counters.waits_for_region.add(1);
+                self.shared.starved.store(true, Ordering::Relaxed);
                 self.state.planned = Some(body);
                 return false;
             };
@@ -402,6 +406,7 @@ impl Engine {
         }
         let Some(mut body) = state.idle.pop() else {
             self.shared.counters.waits_for_region.add(1);
+            self.shared.starved.store(true, Ordering::Relaxed);
             return None;
         };
         (body.generation, body.epoch, body.step) = (state.generation, steps.epoch(), state.next_step);

@@ -95,8 +95,9 @@ impl Files {
         &mut self.slots[slot as usize]
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.slots.len()
+    /// Open descriptors: a file that refused direct reads after all has two until it is closed.
+    pub(super) fn descriptors(&self) -> usize {
+        self.slots.iter().map(|open| usize::from(open.file.is_some()) + usize::from(open.retired.is_some())).sum()
     }
 
     /// The slot of a shard's open file, opening it if need be. `None`: every slot has reads in flight; try again later.
@@ -154,12 +155,16 @@ impl Files {
         };
         let mut options = OpenOptions::new();
         options.read(true);
+        let mut fallback = None;
         let file = match options.clone().custom_flags(if direct { libc::O_DIRECT } else { 0 }).open(path) {
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => options.open(path),
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                fallback = Some(buffered_ring(path));
+                options.open(path)
+            }
             other => other,
         };
         let mode = Mode { way: Way::Ring, direct: true, align: DIRECT_ALIGN, rw_flags: 0 };
-        Ok(Probed { file: file.map_err(|e| Error::open(path, &e))?, mode, fallback: None })
+        Ok(Probed { file: file.map_err(|e| Error::open(path, &e))?, mode, fallback })
     }
 
     /// Asked before opening: opening a pipe would wait for its writer, for ever.
@@ -192,5 +197,14 @@ impl Files {
         }
         let idle = self.slots.iter().enumerate().filter(|(_, open)| open.reads == 0);
         idle.min_by_key(|(_, open)| open.used).map(|(slot, _)| slot as u32)
+    }
+}
+
+fn buffered_ring(path: &Path) -> Fallback {
+    Fallback {
+        instead: "buffered reads by io_uring instead of direct reads".into(),
+        reason: format!("{}: open with O_DIRECT", path.display()),
+        errno: Some(libc::EINVAL),
+        remedy: "let the ring be chosen (auto): threads read such files with less CPU",
     }
 }

@@ -230,8 +230,10 @@ impl<L: Memory> ReadQueue<L> {
         if self.reads.free.is_empty() || too_many {
             return Ok(Accepted::Full);
         }
-        let lease = &self.landings.get(landing.0).lease;
-        assert!(want.at + want.len as usize <= lease.bytes() && want.want <= want.len, "a read outside its landing");
+        let Landing { lease, closed, .. } = self.landings.get(landing.0);
+        let end = want.at.checked_add(want.len as usize);
+        let inside = end.is_some_and(|end| end <= lease.bytes()) && want.want <= want.len;
+        assert!(inside && !*closed, "a read outside its landing, or into a closed one");
         let Some(opened) = self.files.open(want.shard)? else { return Ok(Accepted::Full) };
         if opened.fresh {
             self.file_opened(opened.slot, opened.fallback);
@@ -261,7 +263,7 @@ impl<L: Memory> ReadQueue<L> {
     /// No more reads will join this landing; it is reaped once those it has have ended.
     pub fn close(&mut self, landing: LandingId) {
         let state = self.landings.get(landing.0);
-        state.closed = true;
+        assert!(!std::mem::replace(&mut state.closed, true), "a landing closed twice");
         if state.in_flight == 0 {
             self.ended.push(landing.0);
         }
@@ -330,7 +332,7 @@ impl<L: Memory> ReadQueue<L> {
     }
 
     fn file_opened(&mut self, slot: u32, fallback: Option<Fallback>) {
-        self.counters.open_files_max.at_least(self.files.len() as u64);
+        self.counters.open_files_max.at_least(self.files.descriptors() as u64);
         if let Some(fallback) = fallback {
             self.counters.fall_back(fallback);
         }
@@ -429,19 +431,21 @@ impl<L: Memory> ReadQueue<L> {
         let path = self.files.shard(shard).path.clone();
         let error =
             Error::Io { path, offset: offset + u64::from(reading.from), bytes: (len - reading.from).into(), errno };
-        let direct = self.files.slot(reading.slot).mode.direct;
+        // Not yet by threads through the page cache: that way is still open.
+        let refused = self.files.slot(reading.slot).mode.direct || self.rings[reading.ring].name() != "pread";
         match errno {
             libc::EAGAIN | libc::EINTR if reading.retries < RETRIES_MAX => {
                 reading.retries += 1;
                 self.counters.reads_retried.add(1);
                 Verdict::Continue
             }
-            libc::EINVAL | libc::EOPNOTSUPP if direct || reading.retries == 0 => {
-                match self.read_by_threads(token, errno) {
-                    Ok(()) => Verdict::Continue,
-                    Err(_) => Verdict::Failed(error),
+            libc::EINVAL | libc::EOPNOTSUPP if refused => match self.read_by_threads(token, errno) {
+                Ok(()) => Verdict::Continue,
+                Err(cause) => {
+                    tracing::warn!(%cause, "reading through the page cache instead failed too");
+                    Verdict::Failed(error)
                 }
-            }
+            },
             _ => Verdict::Failed(error),
         }
     }
@@ -450,13 +454,13 @@ impl<L: Memory> ReadQueue<L> {
     fn read_by_threads(&mut self, token: u32, errno: i32) -> Result<()> {
         let slot = self.reads.get(token).slot;
         if self.files.slot(slot).mode.direct {
+            // Its place in the ring's table stays as it is: reads on it may be in flight, and new ones do not use it.
             let fallback = self.files.demote(slot, errno)?;
-            self.file_opened(slot, Some(fallback));
+            self.counters.fall_back(fallback);
+            self.counters.open_files_max.at_least(self.files.descriptors() as u64);
         }
         let ring = self.ring_for(slot)?;
-        let reading = self.reads.get(token);
-        reading.ring = ring;
-        reading.retries += 1;
+        self.reads.get(token).ring = ring;
         Ok(())
     }
 
