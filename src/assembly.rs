@@ -89,7 +89,13 @@ impl Parts {
         };
         let device = self.shared.device.clone();
         let region_bytes = self.sizes.region_bytes as usize;
-        let regions = RegionPool::new(&device, region_bytes, self.sizes.batches_max, self.config.deadline)?;
+        let regions = RegionPool::new(
+            &device,
+            region_bytes,
+            self.config.align_bytes as usize,
+            self.sizes.batches_max,
+            self.config.deadline,
+        )?;
         let slab_bytes = self.sizes.limits.block_bytes as usize;
         let stage = match self.direct {
             true => None,

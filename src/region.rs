@@ -26,7 +26,10 @@ pub(crate) struct DeviceMemory {
 impl DeviceMemory {
     /// The memory may be freed only once `fence` as last recorded is passed.
     pub(crate) fn free_behind(&self, fence: Fence) {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(fence);
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if !pending.contains(&fence) {
+            pending.push(fence);
+        }
     }
 
     fn wait_for_consumers(&mut self) -> Result<()> {
@@ -123,6 +126,8 @@ pub(crate) struct RegionPool {
     base: DevicePtr,
     host: Option<NonNull<u8>>,
     bytes: usize,
+    /// Where regions start, and how long they are, is a multiple of this.
+    align: usize,
     pages: &'static str,
     /// What is leased, by start.
     live: Vec<(usize, usize)>,
@@ -132,9 +137,15 @@ pub(crate) struct RegionPool {
 unsafe impl Send for RegionPool {}
 
 impl RegionPool {
-    /// Allocates `bytes` of device memory for at most `leases` regions at once. Before it is freed, consumers' streams
+    /// Allocates `bytes` of device memory for at most `leases` regions at once, each aligned to `align`. Before it is freed, consumers' streams
     /// are waited for until `deadline`.
-    pub(crate) fn new(device: &Device, bytes: usize, leases: usize, deadline: Duration) -> Result<RegionPool> {
+    pub(crate) fn new(
+        device: &Device,
+        bytes: usize,
+        align: usize,
+        leases: usize,
+        deadline: Duration,
+    ) -> Result<RegionPool> {
         let raw = device.raw().allocate(bytes.max(4096))?;
         let (base, host, bytes, pages) = (raw.base, raw.host, raw.bytes, raw.pages);
         let (fences, pending) = (Vec::with_capacity(leases), Mutex::new(Vec::with_capacity(leases)));
@@ -143,12 +154,12 @@ impl RegionPool {
             memory.fences.push(device.raw().fence()?);
         }
         let memory = Arc::new(memory);
-        Ok(RegionPool { memory, base, host, bytes, pages, live: Vec::with_capacity(leases + 1) })
+        Ok(RegionPool { memory, base, host, bytes, align, pages, live: Vec::with_capacity(leases + 1) })
     }
 
     /// A region of `bytes`, if there is a gap of that size.
     pub(crate) fn lease(&mut self, bytes: usize) -> Option<Region> {
-        let bytes = bytes.max(1).next_multiple_of(4096);
+        let bytes = bytes.max(1).next_multiple_of(self.align);
         let mut start = 0;
         let mut place = 0;
         for &(from, to) in &self.live {

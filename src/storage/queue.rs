@@ -254,6 +254,7 @@ impl<L: Memory> ReadQueue<L> {
         self.landings.get(landing.0).in_flight += 1;
         let token = self.reads.put(reading).expect("checked");
         self.counters.reads.add(1);
+        self.counters.reads_by_threads.add(u64::from(self.rings[ring].name() == "pread"));
         self.counters.bytes_read.add(u64::from(want.len));
         self.counters.reads_in_flight_max.at_least(self.reads.used() as u64);
         self.start(token);
