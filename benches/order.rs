@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use strait::order::{Order, Permutation, Shuffle};
+use strait::order::{Cursor, Fingerprint, IfChanged, Order, Permutation, Policy, Progress, Rank, Schedule, Shuffle};
 
 /// Positions of one iteration: large enough that the loop's ends do not count.
 const POSITIONS: u64 = 1 << 16;
@@ -48,5 +48,42 @@ fn orders(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, permutation, orders);
+/// A batch of one rank of eight: what the engine asks for at every step, at the epoch's start and far into it.
+fn schedule(c: &mut Criterion) {
+    let mut group = c.benchmark_group("schedule");
+    let (n, batch_size) = (100_000_000, 256);
+    group.throughput(Throughput::Elements(batch_size));
+    let order = Order::new(Shuffle::Full, n, 7).unwrap();
+    let schedule = Schedule::new(order.clone(), batch_size, Rank::new(5, 8).unwrap(), Policy::Drop).unwrap();
+    let mut out = Vec::with_capacity(batch_size as usize);
+    for consumed in [0, n / 2 + 1] {
+        let at = Progress { epoch: 3, consumed };
+        let steps = schedule.steps(at).unwrap();
+        steps.batch(9, &mut out);
+        let expected = (0..batch_size).map(|i| order.sample_at(3, consumed + 9 * 8 * batch_size + 5 * batch_size + i));
+        assert!(out.iter().copied().eq(expected));
+        group.bench_function(format!("batch/consumed {consumed}"), |b| b.iter(|| steps.batch(black_box(9), &mut out)));
+        group.bench_function(format!("resume and first batch/consumed {consumed}"), |b| {
+            b.iter(|| schedule.steps(black_box(at)).unwrap().batch(0, &mut out))
+        });
+    }
+    group.finish();
+}
+
+fn cursor(c: &mut Criterion) {
+    let mut group = c.benchmark_group("cursor");
+    let order = Order::new(Shuffle::Full, 100_000_000, 7).unwrap();
+    let fingerprint = Fingerprint::new("webdataset", (0..1_000).map(|_| ("shard.tar", 1 << 30, 100_000)));
+    let at = Progress { epoch: 3, consumed: 12_345_678 };
+    let cursor = Cursor::new(&order, fingerprint.clone(), at);
+    let text = cursor.to_json();
+    let start = Cursor::new(&order, fingerprint.clone(), Progress::default());
+    assert_eq!(Cursor::parse(text.as_bytes()).unwrap().resume(&start, IfChanged::Refuse).unwrap(), at);
+    group.bench_function("take", |b| b.iter(|| Cursor::new(&order, black_box(fingerprint.clone()), at)));
+    group.bench_function("take and write", |b| b.iter(|| Cursor::new(&order, fingerprint.clone(), at).to_json()));
+    group.bench_function("parse", |b| b.iter(|| Cursor::parse(black_box(text.as_bytes())).unwrap()));
+    group.finish();
+}
+
+criterion_group!(benches, permutation, orders, schedule, cursor);
 criterion_main!(benches);

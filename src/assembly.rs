@@ -16,7 +16,9 @@ use crate::plan::Plan;
 use crate::region::RegionPool;
 use crate::sim::Clock;
 use crate::stats::{Fallback, Setup};
-use crate::storage::{Opening, Options, Pread, Prober, ReadQueue, Registered, Ring, ShardFile, Uring};
+use crate::storage::{
+    Opening, Options, Pread, Prober, REGISTER_FORBIDDEN, ReadQueue, Registered, Ring, ShardFile, Uring,
+};
 
 /// Makes a ring for so many reads in flight.
 pub(crate) type MakeRing = Box<dyn FnOnce(usize) -> Result<Box<dyn Ring>> + Send>;
@@ -48,6 +50,7 @@ const IDLE: Duration = Duration::from_millis(200);
 /// Checks the options and sums up what they come to.
 pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clock) -> Result<Frame> {
     config.check()?;
+    let config = config.bounded(&dataset);
     if dataset.is_empty() {
         let shards = dataset.shards().len();
         return Err(Error::config("dataset", format!("no sample in its {shards} files; check the paths")));
@@ -86,7 +89,13 @@ impl Parts {
         };
         let device = self.shared.device.clone();
         let region_bytes = self.sizes.region_bytes as usize;
-        let regions = RegionPool::new(&device, region_bytes, self.sizes.batches_max, self.config.deadline)?;
+        let regions = RegionPool::new(
+            &device,
+            region_bytes,
+            self.config.align_bytes as usize,
+            self.sizes.batches_max,
+            self.config.deadline,
+        )?;
         let slab_bytes = self.sizes.limits.block_bytes as usize;
         let stage = match self.direct {
             true => None,
@@ -98,7 +107,7 @@ impl Parts {
         let name = ring.name();
         let mut queue = self.queue(ring, opening);
         self.register(&mut queue, &stage, &regions, name);
-        let batches = self.batches(&device)?;
+        let batches = self.batches(&regions);
         Ok(Engine {
             queue,
             stage,
@@ -119,10 +128,12 @@ impl Parts {
         let threads = || -> Result<(Box<dyn Ring>, Opening)> {
             Ok((Box::new(Pread::new(depth)?), Opening::Probed(Prober::new(false, align))))
         };
+        if self.config.ring == RingChoice::Pread {
+            return threads();
+        }
         match (self.config.ring, Uring::new(depth, self.config.open_files_max)) {
-            (RingChoice::Pread, _) => threads(),
             (RingChoice::Auto, Ok(ring)) => Ok((Box::new(ring), Opening::Probed(Prober::new(true, align)))),
-            (RingChoice::Uring, Ok(ring)) => Ok((Box::new(ring), Opening::Ring { direct: true })),
+            (_, Ok(ring)) => Ok((Box::new(ring), Opening::Ring { direct: true })),
             (RingChoice::Auto, Err(Error::Ring { errno, .. })) => {
                 self.shared.counters.fall_back(no_uring(errno));
                 threads()
@@ -166,7 +177,10 @@ impl Parts {
                 instead: "memory pinned at each read instead of registered".into(),
                 reason: format!("{bytes} bytes with io_uring_register"),
                 errno: Some(errno),
-                remedy: "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
+                remedy: match errno {
+                    libc::EPERM | libc::EACCES => REGISTER_FORBIDDEN,
+                    _ => "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
+                },
             });
         }
         let (path, path_reason) = match (stage.is_some(), self.config.path) {
@@ -181,24 +195,22 @@ impl Parts {
         *self.shared.counters.setup.lock().unwrap_or_else(|e| e.into_inner()) = setup;
     }
 
-    fn batches(&self, device: &Device) -> Result<Vec<Body>> {
+    fn batches(&self, regions: &RegionPool) -> Vec<Body> {
         let views = self.config.batch_size * self.dataset.fields().len();
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
-        let batch = |slot| {
-            Ok(Body {
-                slot: slot as u32,
-                generation: 0,
-                epoch: 0,
-                step: 0,
-                samples: Vec::with_capacity(self.config.batch_size),
-                padded: 0,
-                progress: Progress::default(),
-                plan: Plan::with_capacity(views, cuts),
-                region: None,
-                seq: Seq(0),
-                fence: device.raw().fence()?,
-                fenced: false,
-            })
+        let batch = |slot| Body {
+            slot: slot as u32,
+            generation: 0,
+            epoch: 0,
+            step: 0,
+            samples: Vec::with_capacity(self.config.batch_size),
+            padded: 0,
+            progress: Progress::default(),
+            plan: Plan::with_capacity(views, cuts),
+            region: None,
+            seq: Seq(0),
+            fence: regions.fence(slot),
+            fenced: false,
         };
         (0..self.sizes.batches_max).map(batch).collect()
     }

@@ -182,8 +182,9 @@ impl Drop for Batch {
     fn drop(&mut self) {
         self.shared.held.fetch_sub(1, Ordering::Relaxed);
         if let Some(body) = self.body.take() {
-            // Without an engine the body is dropped here, and with the last one the device memory.
-            let _ = self.back.send(Message::Release(body));
+            // Without an engine the body is dropped here, and with the last one the device memory. With an engine that
+            // does not look at its messages, its region stays leased: never refilled, never freed under anybody.
+            let _ = self.back.send_timeout(Message::Release(body), self.shared.deadline);
         }
     }
 }

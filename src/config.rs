@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::memory::Arena;
 use crate::order::{Policy, Rank, Shuffle};
 use crate::plan;
 
@@ -89,6 +90,14 @@ impl Default for Config {
     }
 }
 
+/// More batches than this cannot be read ahead, nor held: each costs memory of its own besides its bytes.
+const BATCHES_MAX: u64 = 1 << 16;
+/// A batch of up to so many samples may be larger than its dataset.
+const BATCH_SIZE_ALWAYS: u64 = 1 << 20;
+/// A deadline that never passes; longer ones would leave the range of clocks.
+const NEVER: Duration = Duration::from_secs(1 << 30);
+/// One is read while the next is planned, and one more evens out what reads take.
+const PREFETCH_MIN: u64 = 3;
 /// More batches ahead than this do not help: the reads in flight are bounded anyway.
 const PREFETCH_MAX: u64 = 64;
 /// More slabs than this are never in flight at once.
@@ -119,6 +128,14 @@ impl Config {
                 return Err(Error::config(option, "must be at least 1"));
             }
         }
+        for (option, value) in [("prefetch", self.prefetch.unwrap_or(1)), ("hold", self.hold)] {
+            if value as u64 > BATCHES_MAX {
+                return Err(Error::config(option, format!("{value} batches; give at most {BATCHES_MAX}")));
+            }
+        }
+        if self.deadline.is_zero() {
+            return Err(Error::config("deadline", "nothing happens in no time; give at least a few milliseconds"));
+        }
         let align = self.align_bytes;
         if !align.is_power_of_two() || align < 4096 {
             return Err(Error::config("align_bytes", format!("{align} is not a power of two of at least 4096")));
@@ -133,39 +150,47 @@ impl Config {
         Ok(())
     }
 
+    /// The same options without those parts of them that this dataset cannot use up.
+    pub(crate) fn bounded(self, dataset: &Dataset) -> Config {
+        let open_files_max = self.open_files_max.min(dataset.shards().len().max(1));
+        Config { open_files_max, deadline: self.deadline.min(NEVER), ..self }
+    }
+
     /// Sizes everything for batches of `dataset`'s samples.
     pub(crate) fn sizes(&self, dataset: &Dataset, device: &Device, direct: bool) -> Result<Sizes> {
+        let batch_size_max = dataset.len().max(BATCH_SIZE_ALWAYS);
+        if self.batch_size as u64 > batch_size_max {
+            let problem = format!("{} of {} samples; give at most {batch_size_max}", self.batch_size, dataset.len());
+            return Err(Error::config("batch_size", problem));
+        }
         let batch = BatchBytes::of(dataset, self);
-        let in_flight =
-            self.bytes_in_flight.min(self.reads_in_flight as u64 * self.block_bytes.min(batch.sample.max(1)));
-        let ahead = (2 * in_flight).div_ceil(batch.typical.max(1)).clamp(2, PREFETCH_MAX);
-        let budget = if direct { self.pinned_bytes_max } else { self.region_bytes_max };
-        let (budget_name, prefetch) = match (direct, self.prefetch) {
-            (true, n) => ("pinned_bytes_max", n),
-            (false, n) => ("region_bytes_max", n),
+        let (budget_name, budget) = match direct {
+            true => ("pinned_bytes_max", self.pinned_bytes_max),
+            false => ("region_bytes_max", self.region_bytes_max),
         };
         let hold = self.hold as u64;
-        let fitting = (budget / batch.typical.max(1)).saturating_sub(hold).max(1);
-        let prefetch = prefetch.map_or(ahead.min(fitting), |n| n as u64);
-        let wanted = self.region_bytes.unwrap_or_else(|| {
-            let typical = (prefetch + hold) * batch.typical + (batch.largest - batch.typical);
-            if self.prefetch.is_some() { typical } else { typical.min(budget) }
-        });
-        let region_bytes = wanted.max(4096).next_multiple_of(4096);
-        if batch.exact && batch.largest > region_bytes {
-            return Err(Error::BatchTooLarge { batch_bytes: batch.largest, pool_bytes: region_bytes });
+        let prefetch = self.prefetch.map_or_else(|| self.ahead(&batch, budget), |n| n as u64);
+        let typical = (prefetch + hold).saturating_mul(batch.typical);
+        let region_bytes = match self.region_bytes {
+            Some(bytes) => Arena::rounded(bytes),
+            // Room for the largest batch too, as far as the budget goes; but never less than the batches asked for.
+            None => Arena::rounded(typical.saturating_add(batch.largest - batch.typical).min(budget).max(typical)),
+        };
+        let region_bytes =
+            if region_bytes > budget && typical <= budget { budget & !((2 << 20) - 1) } else { region_bytes };
+        if batch.least > region_bytes {
+            return Err(Error::BatchTooLarge { batch_bytes: batch.least, pool_bytes: region_bytes });
         }
         if region_bytes > budget {
             let problem = format!(
-                "{} batches of {} bytes need {region_bytes} bytes of regions on {}, more than {budget}; lower batch_size \
-                 or prefetch, or raise {budget_name}",
+                "{} batches of {} bytes need {region_bytes} bytes of memory on {}, more than {budget}; lower batch_size, \
+                 prefetch or hold, or raise {budget_name}",
                 prefetch + hold,
                 batch.typical,
                 device.name(),
             );
             return Err(Error::config(budget_name, problem));
         }
-        let window_bytes = if direct { 1 << 62 } else { self.block_bytes };
         Ok(Sizes {
             prefetch: prefetch as usize,
             batches_max: (prefetch + hold) as usize,
@@ -174,21 +199,30 @@ impl Config {
             limits: plan::Limits {
                 align: self.align_bytes,
                 block_bytes: self.block_bytes,
-                window_bytes,
+                window_bytes: if direct { 1 << 62 } else { self.block_bytes },
                 gap_bytes: self.gap_bytes,
             },
         })
     }
 
+    /// How many batches to read ahead: as many as hold twice the bytes in flight, if they fit.
+    fn ahead(&self, batch: &BatchBytes, budget: u64) -> u64 {
+        let read = self.block_bytes.min(batch.sample.max(1));
+        let in_flight = self.bytes_in_flight.min(self.reads_in_flight as u64 * read);
+        let wanted = in_flight.saturating_mul(2).div_ceil(batch.typical).clamp(PREFETCH_MIN, PREFETCH_MAX);
+        let fitting = (budget / batch.typical).saturating_sub(self.hold as u64);
+        wanted.min(fitting).max(1)
+    }
+
     /// Slabs for the reads in flight and as many again for the copies behind them.
     fn slabs(&self) -> Result<usize> {
-        let wanted = (2 * self.bytes_in_flight).div_ceil(self.block_bytes).clamp(2, SLABS_MAX);
-        let allowed = self.pinned_bytes_max / self.block_bytes;
-        if allowed < 2 {
+        let wanted = self.bytes_in_flight.saturating_mul(2).div_ceil(self.block_bytes).clamp(2, SLABS_MAX);
+        let fits = |&count: &u64| Arena::rounded(count * self.block_bytes) <= self.pinned_bytes_max;
+        let Some(slabs) = (2..=wanted).rev().find(fits) else {
             let problem = format!("{} does not hold two slabs of {} bytes", self.pinned_bytes_max, self.block_bytes);
             return Err(Error::config("pinned_bytes_max", problem));
-        }
-        Ok(wanted.min(allowed) as usize)
+        };
+        Ok(slabs as usize)
     }
 }
 
@@ -196,35 +230,85 @@ impl Config {
 struct BatchBytes {
     /// One sample, aligned.
     sample: u64,
+    /// A pool smaller than this cannot hold some batch.
+    least: u64,
+    /// A batch of average samples, far from each other; at least 1.
     typical: u64,
+    /// No batch is larger than this.
     largest: u64,
-    /// No batch is larger than `largest`.
-    exact: bool,
 }
 
 impl BatchBytes {
     fn of(dataset: &Dataset, config: &Config) -> BatchBytes {
         let samples = (config.batch_size as u64).min(dataset.len().max(1));
-        // A sample of `n` bytes touches at most `n` rounded up and one block more; if it starts on a block, none more.
-        let span = |n: u64| n.next_multiple_of(config.align_bytes) + config.align_bytes;
-        let all = dataset.shards().iter().map(|shard| shard.bytes).sum::<u64>();
+        let align = config.align_bytes;
+        let fixed = match dataset.fields() {
+            [field] => field.fixed_bytes,
+            _ => None,
+        };
+        let all = dataset.shards().iter().fold(0, |sum: u64, shard| sum.saturating_add(shard.bytes));
         let mean = all / dataset.len().max(1);
-        match dataset.fields() {
-            [field] if field.fixed_bytes.is_some_and(|bytes| bytes % config.align_bytes == 0) => {
-                let bytes = field.fixed_bytes.unwrap_or(0);
-                BatchBytes { sample: bytes, typical: samples * bytes, largest: samples * bytes, exact: true }
+        let sample = match fixed.unwrap_or(mean) {
+            bytes if fixed.is_some() && bytes.is_multiple_of(align) => bytes,
+            // It may start anywhere in a block, and then ends one block later.
+            bytes => bytes.next_multiple_of(align) + align,
+        };
+        let least = samples.saturating_mul(fixed.unwrap_or(0));
+        let typical = samples.saturating_mul(sample).max(1);
+        let widest = match fixed {
+            Some(_) => sample + config.gap_bytes.min(sample),
+            // A few samples may be far larger than the mean: room for a batch of the largest, if the budget has it.
+            None => {
+                let fields = dataset.fields().len() as u64;
+                dataset.largest_sample().saturating_add(2 * align * fields)
             }
-            [field] if field.fixed_bytes.is_some() => {
-                let sample = span(field.fixed_bytes.unwrap_or(0));
-                let largest = samples * (sample + config.gap_bytes.min(sample));
-                BatchBytes { sample, typical: samples * sample, largest, exact: false }
-            }
-            // Ragged: batches differ. Half as much again as the mean is room for most; a larger one waits for others.
-            _ => {
-                let sample = span(mean);
-                let typical = (samples * sample).max(1);
-                BatchBytes { sample, typical, largest: typical + typical / 2, exact: false }
+        };
+        let least = if fixed.is_some() { least } else { widest };
+        BatchBytes { sample, least, typical, largest: samples.saturating_mul(widest).max(typical) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dataset(record_bytes: u64, records: u64) -> (tempfile::NamedTempFile, Dataset) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(record_bytes * records).unwrap();
+        let dataset = Dataset::records(&[file.path()], record_bytes).unwrap();
+        (file, dataset)
+    }
+
+    #[test]
+    fn defaults_stay_within_their_budgets() {
+        let device = Device::host();
+        for (record_bytes, records) in [(1, 10), (512, 100_000), (4096, 1 << 20), (100_000, 5000), (1 << 20, 4096)] {
+            let (_file, dataset) = dataset(record_bytes, records);
+            for batch_size in [1, 8, 64] {
+                for direct in [true, false] {
+                    let config = Config { batch_size, ..Config::default() };
+                    let sizes = config.sizes(&dataset, &device, direct).unwrap();
+                    let pinned = if direct { sizes.region_bytes } else { sizes.slabs as u64 * config.block_bytes };
+                    assert!(pinned <= 256 << 20, "{record_bytes} x {batch_size}: {pinned} bytes pinned");
+                    assert!(sizes.region_bytes <= 1 << 30);
+                    assert_eq!(sizes.batches_max, sizes.prefetch + config.hold);
+                }
             }
         }
+    }
+
+    #[test]
+    fn what_cannot_be_met_names_the_option_that_would() {
+        let (_file, dataset) = dataset(1 << 20, 4096);
+        let sizes = |config: &Config| config.sizes(&dataset, &Device::host(), true).unwrap_err().to_string();
+        let config = Config { batch_size: 200, ..Config::default() };
+        let text = sizes(&config);
+        assert!(text.contains("pinned_bytes_max") && text.contains("batch_size"), "{text}");
+        let text = sizes(&Config { batch_size: 8, region_bytes: Some(1 << 20), ..Config::default() });
+        assert!(text.contains("region_bytes"), "{text}");
+        let text = Config { block_bytes: 5000, ..Config::default() }.check().unwrap_err().to_string();
+        assert!(text.contains("block_bytes: 5000 is not a multiple of 4096"), "{text}");
+        let text = Config { hold: 0, ..Config::default() }.check().unwrap_err().to_string();
+        assert!(text.contains("hold: must be at least 1"), "{text}");
     }
 }

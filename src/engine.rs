@@ -9,11 +9,11 @@
 //! it back is the lack of a slab, of a region, or of a free batch. Nothing is allocated once it runs.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 
 use crate::batch::Body;
 use crate::config::Sizes;
@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) deadline: Duration,
     /// Batches with the consumer.
     pub(crate) held: AtomicUsize,
+    /// The engine waits for a batch to come back: without one it cannot go on.
+    pub(crate) starved: AtomicBool,
     /// Why the engine is gone, if it is.
     pub(crate) stopped: OnceLock<String>,
 }
@@ -184,6 +186,8 @@ pub(crate) struct State {
     running: bool,
     /// The loader is going away.
     stopped: bool,
+    /// A failure of this generation that the consumer has not been told of.
+    unsaid: Option<Error>,
     /// A ring or stream broke: every later epoch fails with this.
     broken: Option<Error>,
     /// Batches that nobody uses.
@@ -207,6 +211,7 @@ impl State {
             next_step: 0,
             running: false,
             stopped: false,
+            unsaid: None,
             broken: None,
             idle: batches,
             planned: None,
@@ -252,6 +257,7 @@ impl Engine {
             Message::Epoch { generation, steps } => {
                 self.doom();
                 let state = &mut self.state;
+                state.unsaid = None;
                 (state.generation, state.steps, state.next_step, state.running) = (generation, Some(steps), 0, true);
                 if let Some(error) = self.state.broken.clone() {
                     self.fail(error);
@@ -323,6 +329,7 @@ impl Engine {
     // ---- refill -----------------------------------------------------------------------------------------------------
 
     fn refill(&mut self) {
+        self.shared.starved.store(false, Ordering::Relaxed);
         while self.issue() && self.start_batch() {}
     }
 
@@ -376,6 +383,7 @@ impl Engine {
         } else if bytes > 0 {
             let Some(region) = self.regions.lease(bytes as usize) else {
                 self.shared.counters.waits_for_region.add(1);
+                self.shared.starved.store(true, Ordering::Relaxed);
                 self.state.planned = Some(body);
                 return false;
             };
@@ -402,6 +410,7 @@ impl Engine {
         }
         let Some(mut body) = state.idle.pop() else {
             self.shared.counters.waits_for_region.add(1);
+            self.shared.starved.store(true, Ordering::Relaxed);
             return None;
         };
         (body.generation, body.epoch, body.step) = (state.generation, steps.epoch(), state.next_step);
@@ -439,6 +448,8 @@ impl Engine {
             let concerns = region.overlaps(start, end) || fence == body.fence;
             if concerns && result.is_ok() {
                 result = stage.copies.wait_fence(fence);
+                // Given up before its first copy, this batch would leave nothing behind that wait to wait for.
+                region.memory().free_behind(fence);
             }
             !concerns || result.is_err()
         });
@@ -447,7 +458,18 @@ impl Engine {
 
     // ---- hand over --------------------------------------------------------------------------------------------------
 
+    /// Tells the consumer of a failure. Only a queue full of stale outputs refuses it, and then it is told later.
+    fn say(&mut self) {
+        if let Some(error) = self.state.unsaid.take() {
+            let failed = Output::Failed(self.state.generation, error);
+            if let Err(TrySendError::Full(Output::Failed(_, error))) = self.output.try_send(failed) {
+                self.state.unsaid = Some(error);
+            }
+        }
+    }
+
     fn hand_over(&mut self) {
+        self.say();
         while let Some(filling) = self.state.filling.front() {
             if let Some(error) = filling.failure.clone() {
                 return self.fail(error);
@@ -479,8 +501,8 @@ impl Engine {
             self.state.broken.get_or_insert(error.clone());
         }
         if std::mem::take(&mut self.state.running) {
-            // The queue has room for every batch and one more output; only stale ones could fill it.
-            let _ = self.output.try_send(Output::Failed(self.state.generation, error));
+            self.state.unsaid = Some(error);
+            self.say();
         }
         self.doom();
     }

@@ -101,7 +101,7 @@ pub enum Error {
         pool_bytes: u64,
     },
     /// A ring refused to work at all.
-    #[error("{ring}: {problem}: {}{}", errno_text(*.errno), hint(*.errno))]
+    #[error("{ring}: {problem}: {}{}", errno_text(*.errno), ring_hint(*.errno))]
     Ring {
         /// Which storage backend.
         ring: &'static str,
@@ -227,6 +227,17 @@ fn hint(errno: i32) -> &'static str {
     }
 }
 
+/// The same for the errno of a ring, which no file has to do with.
+fn ring_hint(errno: i32) -> &'static str {
+    match errno {
+        libc::EPERM | libc::EACCES => {
+            "; allow it (`sysctl kernel.io_uring_disabled=0`, `--security-opt seccomp=unconfined`), or use another ring"
+        }
+        libc::ENOSYS => "; use a newer kernel, a container runtime that passes it through, or another ring",
+        errno => hint(errno),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +250,31 @@ mod tests {
         let e = Error::Io { path: Path::new("/d/b").into(), offset: 4096, bytes: 512, errno: libc::EIO };
         assert!(e.to_string().contains("512 bytes at byte 4096"), "{e}");
         assert_eq!((e.code(), e.offset(), e.errno()), (6, Some(4096), Some(libc::EIO)));
+    }
+
+    /// The golden list: a number that has been given out means the same for ever. Add at the end only.
+    #[test]
+    fn numbers_are_for_ever() {
+        let path: Arc<Path> = Path::new("p").into();
+        let (p, what) = (|| path.clone(), || "w".to_string());
+        let all = [
+            (1, Error::Config { option: "o", problem: what() }),
+            (2, Error::Open { path: p(), errno: 2 }),
+            (3, Error::Format { path: p(), offset: 0, problem: what() }),
+            (4, Error::Changed { path: p(), what: what() }),
+            (5, Error::Truncated { path: p(), offset: 0, want: 2, got: 1 }),
+            (6, Error::Io { path: p(), offset: 0, bytes: 1, errno: 5 }),
+            (7, Error::Timeout { what: what(), waited: Duration::ZERO }),
+            (8, Error::Memory { what: "w", bytes: 1, errno: 12 }),
+            (9, Error::BatchTooLarge { batch_bytes: 2, pool_bytes: 1 }),
+            (10, Error::Ring { ring: "r", problem: what(), errno: 1 }),
+            (11, Error::Device { device: what(), call: "c", code: 1, name: what(), remedy: what() }),
+            (12, Error::NoDevice { device: what(), reason: what() }),
+            (13, Error::Stopped { reason: what() }),
+        ];
+        for (number, error) in all {
+            assert_eq!(error.code(), number, "{error:?}");
+        }
     }
 
     #[test]

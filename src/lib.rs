@@ -1,4 +1,4 @@
-//! strait streams training shards and model weights from NVMe straight into GPU memory.
+#![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
 mod assembly;

@@ -15,8 +15,10 @@ use crate::storage::Memory;
 pub(crate) struct DeviceMemory {
     device: Device,
     raw: Option<RawMemory>,
-    /// Consumers' streams that nobody has waited for yet.
-    fences: Mutex<Vec<Fence>>,
+    /// A fence for every batch.
+    fences: Vec<Fence>,
+    /// Those behind which a consumer's stream may still use the memory.
+    pending: Mutex<Vec<Fence>>,
     /// How long to wait for them.
     deadline: Duration,
 }
@@ -24,16 +26,19 @@ pub(crate) struct DeviceMemory {
 impl DeviceMemory {
     /// The memory may be freed only once `fence` as last recorded is passed.
     pub(crate) fn free_behind(&self, fence: Fence) {
-        self.fences.lock().unwrap_or_else(PoisonError::into_inner).push(fence);
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if !pending.contains(&fence) {
+            pending.push(fence);
+        }
     }
 
     fn wait_for_consumers(&mut self) -> Result<()> {
-        let fences = self.fences.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if fences.is_empty() {
+        let pending = self.pending.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if pending.is_empty() {
             return Ok(());
         }
         let mut stream = self.device.raw().stream()?;
-        fences.drain(..).try_for_each(|fence| stream.wait_fence(fence))?;
+        pending.drain(..).try_for_each(|fence| stream.wait_fence(fence))?;
         let last = stream.mark()?;
         if stream.wait(last, self.deadline)? < last {
             let what = "the streams that batches were released on".into();
@@ -56,6 +61,7 @@ impl Drop for DeviceMemory {
         // and copies hold a share, both of which keep this value alive. Consumers have done with it: a batch that is
         // held keeps this value alive, and those that were released on a stream were waited for.
         unsafe { self.device.raw().free(raw) };
+        self.fences.drain(..).for_each(|fence| self.device.raw().free_fence(fence));
     }
 }
 
@@ -120,6 +126,8 @@ pub(crate) struct RegionPool {
     base: DevicePtr,
     host: Option<NonNull<u8>>,
     bytes: usize,
+    /// Where regions start, and how long they are, is a multiple of this.
+    align: usize,
     pages: &'static str,
     /// What is leased, by start.
     live: Vec<(usize, usize)>,
@@ -129,19 +137,29 @@ pub(crate) struct RegionPool {
 unsafe impl Send for RegionPool {}
 
 impl RegionPool {
-    /// Allocates `bytes` of device memory for at most `leases` regions at once. Before it is freed, consumers' streams
+    /// Allocates `bytes` of device memory for at most `leases` regions at once, each aligned to `align`. Before it is freed, consumers' streams
     /// are waited for until `deadline`.
-    pub(crate) fn new(device: &Device, bytes: usize, leases: usize, deadline: Duration) -> Result<RegionPool> {
+    pub(crate) fn new(
+        device: &Device,
+        bytes: usize,
+        align: usize,
+        leases: usize,
+        deadline: Duration,
+    ) -> Result<RegionPool> {
         let raw = device.raw().allocate(bytes.max(4096))?;
         let (base, host, bytes, pages) = (raw.base, raw.host, raw.bytes, raw.pages);
-        let fences = Mutex::new(Vec::with_capacity(leases));
-        let memory = Arc::new(DeviceMemory { device: device.clone(), raw: Some(raw), fences, deadline });
-        Ok(RegionPool { memory, base, host, bytes, pages, live: Vec::with_capacity(leases + 1) })
+        let (fences, pending) = (Vec::with_capacity(leases), Mutex::new(Vec::with_capacity(leases)));
+        let mut memory = DeviceMemory { device: device.clone(), raw: Some(raw), fences, pending, deadline };
+        for _ in 0..leases {
+            memory.fences.push(device.raw().fence()?);
+        }
+        let memory = Arc::new(memory);
+        Ok(RegionPool { memory, base, host, bytes, align, pages, live: Vec::with_capacity(leases + 1) })
     }
 
     /// A region of `bytes`, if there is a gap of that size.
     pub(crate) fn lease(&mut self, bytes: usize) -> Option<Region> {
-        let bytes = bytes.max(1).next_multiple_of(4096);
+        let bytes = bytes.max(1).next_multiple_of(self.align);
         let mut start = 0;
         let mut place = 0;
         for &(from, to) in &self.live {
@@ -162,6 +180,11 @@ impl RegionPool {
     pub(crate) fn give_back(&mut self, region: Region) {
         let place = self.live.binary_search(&region.range()).expect("a region of this pool");
         self.live.remove(place);
+    }
+
+    /// The fence of a batch, by its place among the leases.
+    pub(crate) fn fence(&self, place: usize) -> Fence {
+        self.memory.fences[place]
     }
 
     /// The memory of all regions.

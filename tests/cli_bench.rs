@@ -178,25 +178,16 @@ fn an_interrupt_removes_the_sample() {
     assert_empty(dir.path());
 }
 
-/// To be enabled as soon as `bench/run_strait.rs` runs the loader: everything below goes through it.
-const PLUGGED_IN: &str = "bench/run_strait.rs does not run the loader yet";
-
-fn assert_plugged_in(output: &Output) {
-    assert!(!text(&output.stderr).contains("no loader yet"), "{PLUGGED_IN}");
-    assert!(output.status.success(), "{}", text(&output.stderr));
-}
-
 #[test]
-#[ignore = "bench/run_strait.rs does not run the loader yet"]
 fn a_tiny_file_is_measured_and_verified() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("records.bin");
-    std::fs::write(&path, (0..4u32 << 20).map(|i| (i * 7 >> 3) as u8).collect::<Vec<u8>>()).unwrap();
+    std::fs::write(&path, (0..4u32 << 20).map(|i| ((i * 7) >> 3) as u8).collect::<Vec<u8>>()).unwrap();
     let path = path.to_str().unwrap();
     for order in [&["--block-bytes", "1MiB"][..], &["--shuffle", "--depth", "16"]] {
         let fixed = ["--record-bytes", "64KiB", "--device", "host", "--rounds", "1", "--verify", "--json", path];
         let output = bench(&[order, &fixed[..]].concat());
-        assert_plugged_in(&output);
+        assert!(output.status.success(), "{}", text(&output.stderr));
         let json = json(&output);
         assert_keys(&json);
         assert_eq!(json["bytes"], 4 << 20);
@@ -209,12 +200,25 @@ fn a_tiny_file_is_measured_and_verified() {
 }
 
 #[test]
-#[ignore = "bench/run_strait.rs does not run the loader yet"]
 fn the_table_names_every_number() {
     let output = bench(&["--size", "16MiB", "--rounds", "1", "--device", "host"]);
-    assert_plugged_in(&output);
+    assert!(output.status.success(), "{}", text(&output.stderr));
     let shown = text(&output.stdout);
     for word in ["GB/s", "of limit", "of fio", "CPU-s/GiB", "first batch", "pinned", "resident", "path", "cold"] {
         assert!(shown.contains(word), "no {word} in:\n{shown}");
     }
+}
+
+#[test]
+fn a_fallback_is_in_the_table_and_in_the_json() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = dir.path().join("records.bin");
+    std::fs::write(&path, vec![7u8; 4 << 20]).unwrap();
+    let arguments = ["--record-bytes", "64KiB", "--device", "host", "--rounds", "1", path.to_str().unwrap()];
+    let shown = text(&bench(&arguments).stdout);
+    assert!(shown.contains("ring pread") && shown.contains("pread threads instead of io_uring"), "{shown}");
+    let json = json(&bench(&[&arguments[..], &["--json"]].concat()));
+    assert_eq!(json["ring"], "pread");
+    let fallbacks = json["fallbacks"].as_array().unwrap();
+    assert!(fallbacks[0].as_str().unwrap().contains("errno 95"), "{fallbacks:?}");
 }

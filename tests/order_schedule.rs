@@ -1,7 +1,9 @@
 //! Exactly once, whatever the world, the batch size, the policy, and wherever a run stops and goes on.
 
 use proptest::prelude::*;
-use strait::order::{Counts, Order, Policy, Progress, Rank, Schedule, Shuffle, Steps};
+use strait::order::{
+    AtEnd, Counts, Cursor, Fingerprint, IfChanged, Order, Part, Policy, Progress, Rank, Schedule, Shuffle, Steps,
+};
 
 /// One stretch of a run between two stops.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +21,20 @@ fn shuffles() -> impl Strategy<Value = Shuffle> {
     ]
 }
 
+/// Orders of 100 positions and more, which is more than any global batch below.
+fn orders() -> impl Strategy<Value = Order> {
+    let dataset = (shuffles(), 100u64..700, any::<u64>());
+    let parts = prop::collection::vec((100u64..300, 1u32..50), 1..5);
+    let at_end = prop_oneof![Just(AtEnd::Stop), (100u64..700).prop_map(|positions| AtEnd::Repeat { positions })];
+    prop_oneof![
+        dataset.prop_map(|(shuffle, n, seed)| Order::new(shuffle, n, seed).unwrap()),
+        (shuffles(), parts, any::<u64>(), at_end).prop_map(|(shuffle, parts, seed, at_end)| {
+            let parts: Vec<Part> = parts.into_iter().map(|(samples, weight)| Part { samples, weight }).collect();
+            Order::mixture(&parts, shuffle, seed, at_end).unwrap()
+        }),
+    ]
+}
+
 fn stretches() -> impl Strategy<Value = Vec<Stretch>> {
     let stretch = (1u32..9, 1u64..12, 0u64..30);
     prop::collection::vec(
@@ -30,6 +46,14 @@ fn stretches() -> impl Strategy<Value = Vec<Stretch>> {
 fn ranks(order: &Order, stretch: Stretch, policy: Policy) -> Vec<Schedule> {
     let rank = |rank| Rank::new(rank, stretch.world).unwrap();
     (0..stretch.world).map(|r| Schedule::new(order.clone(), stretch.batch_size, rank(r), policy).unwrap()).collect()
+}
+
+/// What a run that starts from nothing but the saved text of a cursor goes on from.
+fn through_text(order: &Order, at: Progress) -> Progress {
+    let fingerprint = Fingerprint::new("records", [("a.bin", 1, order.samples())]);
+    let text = Cursor::new(order, fingerprint.clone(), at).to_json();
+    let start = Cursor::new(order, fingerprint, Progress::default());
+    Cursor::parse(text.as_bytes()).unwrap().resume(&start, IfChanged::Refuse).unwrap()
 }
 
 /// Appends one step of all ranks, without its padding; returns how much padding there was.
@@ -49,15 +73,16 @@ proptest! {
 
     #[test]
     fn every_sample_once_over_worlds_and_stops(
-        shuffle in shuffles(), n in 100u64..700, seed: u64, stretches in stretches(),
+        order in orders(), stretches in stretches(),
         policy in prop_oneof![Just(Policy::Drop), Just(Policy::Pad), Just(Policy::Wrap)],
     ) {
-        let order = Order::new(shuffle, n, seed).unwrap();
+        let n = order.len();
         let mut at = Progress::default();
         let mut delivered = Vec::new();
         let mut expected = Vec::new();
         // Two epochs and a part of a third; the last stretch has no limit on its steps.
         for (number, stretch) in stretches.iter().enumerate() {
+            at = through_text(&order, at);
             let last = number + 1 == stretches.len();
             let ranks = ranks(&order, *stretch, policy);
             let mut steps_left = if last { u64::MAX } else { stretch.steps_max };

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::{Device, HostDevice, SimDevice};
-#[cfg(not(feature = "cuda"))]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sim::Clock;
 
 impl Device {
@@ -37,8 +35,12 @@ impl Device {
                 tracing::info!(device = device.name(), "batches go to the first CUDA device");
                 device
             }
-            Err(reason) => {
+            Err(reason @ Error::NoDevice { .. }) => {
                 tracing::info!(device = "host", %reason, "batches go to host memory");
+                Device::host()
+            }
+            Err(reason) => {
+                tracing::warn!(device = "host", %reason, "CUDA is there and does not work: batches go to host memory");
                 Device::host()
             }
         }

@@ -54,6 +54,8 @@ unsafe impl RawDevice for HostDevice {
         Ok(Fence(0))
     }
 
+    fn free_fence(&self, _fence: Fence) {}
+
     /// The host's consumers are done with memory when they give it back: there is nothing to record.
     unsafe fn record(&self, _fence: Fence, _consumer: RawStream) -> Result<()> {
         Ok(())

@@ -51,8 +51,9 @@ impl BlockEpoch {
         }
     }
 
-    /// The window around `position`, which is below `n`.
+    /// The window around `position`.
     pub(super) fn window_at(&self, position: u64) -> Window {
+        assert!(position < self.n, "position {position} of {}", self.n);
         let window_samples = self.block_samples * self.window;
         let after_short = self.start_of(self.short_slot / self.window + 1);
         let shift = if position >= after_short { self.lacking } else { 0 };

@@ -15,6 +15,12 @@ pub(super) enum Purpose {
     Blocks = 2,
     /// The permutations inside windows of blocks; the window's number is folded in last.
     Window = 3,
+    /// The seed of one dataset of a mixture; the dataset's number stands in the epoch's place.
+    Dataset = 4,
+    /// The stand-ins for bad samples; position and attempt are folded in last.
+    Replacement = 5,
+    /// The runs of a bucketing window; the window's number is folded in last.
+    Bucket = 6,
 }
 
 /// `fold(fold(fold(mix(version), seed), epoch), purpose)`.
@@ -33,6 +39,11 @@ pub(super) const fn mix(word: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
+}
+
+/// `word` scaled to `0..n`.
+pub(super) fn below(word: u64, n: u64) -> u64 {
+    ((u128::from(word) * u128::from(n)) >> 64) as u64
 }
 
 /// 2^64 divided by the golden ratio: SplitMix64's increment.

@@ -10,8 +10,9 @@
 //! Since nothing but the count of consumed positions says how far an epoch has come, any world and batch size can go on
 //! from it.
 
+use super::epoch::{Epoch, Order};
 use super::rank::Rank;
-use super::shuffle::{Epoch, Order, SAMPLES_MAX};
+use super::shuffle::SAMPLES_MAX;
 use crate::error::{Error, Result};
 
 /// What happens to the samples behind the last whole global batch. Every policy gives every rank the same number of
@@ -35,6 +36,15 @@ impl Policy {
     /// one global batch left out of each epoch.
     pub fn default_for(world: u32) -> Policy {
         if world == 1 { Policy::Short } else { Policy::Drop }
+    }
+
+    /// That several ranks do not ask for `Short`.
+    pub(super) fn check(self, rank: Rank) -> Result<()> {
+        if self == Policy::Short && rank.world() > 1 {
+            let problem = format!("short needs world 1, and this is world {}; use drop, pad or wrap", rank.world());
+            return Err(Error::config("policy", problem));
+        }
+        Ok(())
     }
 
     /// `"drop"`, `"pad"`, `"wrap"`, `"short"`.
@@ -79,10 +89,7 @@ impl Schedule {
             let problem = format!("{batch_size} samples on each of {} ranks; give 1 or more", rank.world());
             return Err(Error::config("batch_size", problem));
         };
-        if policy == Policy::Short && rank.world() > 1 {
-            let problem = format!("short needs world 1, and this is world {}; use drop, pad or wrap", rank.world());
-            return Err(Error::config("policy", problem));
-        }
+        policy.check(rank)?;
         if policy == Policy::Drop && !order.is_empty() && order.len() < global {
             let problem = format!(
                 "drop leaves nothing of {} samples with a global batch of {global}; lower batch_size, or use pad or wrap",
@@ -106,14 +113,11 @@ impl Schedule {
     /// The steps of what is left of an epoch; of all of it where nothing is consumed.
     ///
     /// # Errors
-    /// [`Error::Config`] if more is consumed than the epoch has.
+    /// [`Error::Config`] if more is consumed than the epoch has, or the epoch cannot be counted.
     pub fn steps(&self, from: Progress) -> Result<Steps> {
         let Progress { epoch, consumed } = from;
         let n = self.order.len();
-        if consumed > n {
-            let problem = format!("{consumed} samples consumed of an epoch of {n}; is this another dataset's cursor?");
-            return Err(Error::config("cursor", problem));
-        }
+        self.order.check(from)?;
         let (left, global) = (n - consumed, self.global_batch());
         let len = match self.policy {
             Policy::Drop => left / global,
@@ -214,6 +218,11 @@ impl Steps {
             }
             Policy::Pad | Policy::Drop | Policy::Short => 0,
         }
+    }
+
+    /// The position of place `index` of this rank's batch of a step; behind the order's length for padded and wrapped places.
+    pub fn position(&self, step: u64, index: u64) -> u64 {
+        self.first + step * self.global + index
     }
 
     /// Where the run stands once every rank has been given its batch of `step`: the next epoch's start after the last.

@@ -32,7 +32,7 @@ Exit codes:
   130  interrupted (Ctrl-C, SIGTERM); what the command made was removed
 
 Results go to standard output; progress and messages go to standard error. With --json, standard output is exactly \
-one JSON object, also when the command fails ({\"error\": {..}}). STRAIT_LOG=debug shows the library's log.";
+one JSON object, also when a command that was understood fails ({\"error\": {..}}). STRAIT_LOG=debug shows the library's log.";
 
 /// Streams training shards from NVMe straight into GPU memory: measure it, examine the machine.
 #[derive(Parser)]

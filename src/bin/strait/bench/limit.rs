@@ -1,6 +1,6 @@
 //! The limit: what a plain io_uring loop gets out of the same files. Deliberately simple; it is the yardstick.
 //!
-//! Buffers are plain page-aligned heap memory, registered, as fio's are; files are registered; reads are O_DIRECT.
+//! Buffers are plain 4 KiB pages, registered, as fio's are; files are registered; reads are O_DIRECT.
 
 use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
@@ -26,7 +26,7 @@ pub(super) fn run(request: &Request, watch: &mut Watch) -> Result<Limit> {
     let files = blocks::open(request)?;
     let block_bytes = request.reference_bytes();
     let blocks = Blocks::new(&files.bytes, block_bytes, request.shuffle.then_some(request.seed));
-    let ring = match IoUring::new((request.depth as u32).next_power_of_two()) {
+    let ring = match ring(request.depth) {
         Ok(ring) => ring,
         Err(error) => {
             let refused = errno_name(errno(&error));
@@ -34,11 +34,23 @@ pub(super) fn run(request: &Request, watch: &mut Watch) -> Result<Limit> {
             return Ok(Limit { measure, how: format!("pread threads, {} (io_uring: {refused})", files.mode) });
         }
     };
-    let mut reader = Reader::new(ring, files, request, block_bytes as usize);
+    let buffers = Pages::new(block_bytes as usize * request.depth).map_err(no_memory)?;
+    let mut reader = Reader::new(ring, buffers, files, request, block_bytes as usize);
     watch.start();
     let clock = Clock::start();
     let bytes = reader.read_all(&blocks, watch)?;
     Ok(Limit { measure: clock.stop(bytes), how: reader.how.clone() })
+}
+
+pub(super) fn no_memory(error: std::io::Error) -> Failure {
+    Failure::new("no memory for the buffers of the limit", error.to_string(), "lower --depth or --block-bytes")
+}
+
+/// With the flags that fio asks for, where the kernel has them.
+fn ring(depth: usize) -> std::io::Result<IoUring> {
+    let entries = (depth as u32).next_power_of_two();
+    let mut builder = IoUring::builder();
+    builder.setup_single_issuer().setup_defer_taskrun().build(entries).or_else(|_| IoUring::new(entries))
 }
 
 /// Owns the ring and the memory that its reads write to.
@@ -57,8 +69,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(ring: IoUring, files: Files, request: &'a Request, buffer_bytes: usize) -> Reader<'a> {
-        let buffers = Pages::new(buffer_bytes * request.depth);
+    fn new(ring: IoUring, buffers: Pages, files: Files, request: &'a Request, buffer_bytes: usize) -> Reader<'a> {
         let part = |i: usize| libc::iovec {
             iov_base: buffers.base().as_ptr().wrapping_add(i * buffer_bytes).cast(),
             iov_len: buffer_bytes,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::blocks::{Blocks, Files, read_failure};
+use super::limit::no_memory;
 use super::measure::{Clock, Measure};
 use super::progress::Watch;
 use super::request::Request;
@@ -62,7 +63,10 @@ struct Shared<'a> {
 
 impl Shared<'_> {
     fn read(&self) {
-        let mut buffer = Pages::new(self.request.reference_bytes() as usize);
+        let mut buffer = match Pages::new(self.request.reference_bytes() as usize) {
+            Ok(buffer) => buffer,
+            Err(error) => return self.fail(no_memory(error)),
+        };
         while !self.stop.load(Ordering::Relaxed) {
             let position = self.next.fetch_add(1, Ordering::Relaxed);
             if position >= self.blocks.len() {
@@ -71,12 +75,13 @@ impl Shared<'_> {
             let (file, offset) = self.blocks.at(position);
             match read_at(&self.files.files[file], &mut buffer, offset, 0) {
                 Ok(got) => drop(self.bytes.fetch_add(got as u64, Ordering::Relaxed)),
-                Err(error) => {
-                    let failure = read_failure(&self.request.paths[file], offset, errno(&error));
-                    *self.failure.lock().expect("no thread panics") = Some(failure);
-                    self.stop.store(true, Ordering::Relaxed);
-                }
+                Err(error) => self.fail(read_failure(&self.request.paths[file], offset, errno(&error))),
             }
         }
+    }
+
+    fn fail(&self, failure: Failure) {
+        *self.failure.lock().expect("no thread panics") = Some(failure);
+        self.stop.store(true, Ordering::Relaxed);
     }
 }

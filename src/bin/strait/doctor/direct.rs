@@ -27,7 +27,7 @@ impl Direct {
         let before = pages();
         let tried = open_direct(path).and_then(|file| {
             let align = direct_align(&file).unwrap_or(None);
-            read_at(&file, &mut Pages::new(BLOCK), 0, 0).map(|_| align)
+            read_at(&file, &mut Pages::new(BLOCK)?, 0, 0).map(|_| align)
         });
         let cached = pages() > before || matches!(fs, "tmpfs" | "ramfs");
         match tried {
@@ -66,7 +66,7 @@ impl Direct {
 pub(super) fn nowait(path: &Path) -> io::Result<()> {
     let file = open_direct(path).or_else(|_| File::open(path))?;
     let bytes = file.metadata()?.len();
-    let mut block = Pages::new(BLOCK);
+    let mut block = Pages::new(BLOCK)?;
     let ask = |block: &mut Pages, offset: u64| {
         let want = (BLOCK as u64).min(bytes - offset);
         let got = read_at(&file, block, offset, libc::RWF_NOWAIT)? as u64;

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::cuda::cuda_answer;
 use super::disk::numa_node;
 use super::{Finding, Section};
 use crate::linux::{kernel_version, line};
@@ -20,7 +19,7 @@ struct Gpu {
 
 /// The section, and whether there is a CUDA device to load into.
 pub(super) fn examine() -> (Section, bool) {
-    let cuda = cuda_answer();
+    let cuda = strait::Device::cuda(0).map(|device| device.name()).map_err(|error| error.to_string());
     let gpus = gpus();
     let (gds, gds_facts) = gds(!gpus.is_empty());
     let mut findings = vec![driver(&cuda)];
@@ -39,7 +38,7 @@ fn driver(cuda: &Result<String, String>) -> Finding {
     match cuda {
         Ok(answer) => Finding::ok(format!("CUDA: {answer}"), "batches are delivered in GPU memory"),
         Err(reason) => Finding::note(
-            format!("no CUDA device: {reason}"),
+            format!("no CUDA device ({reason})"),
             "batches are delivered in host memory (device host), without a copy",
             "install the NVIDIA driver; in a container start it with --gpus all (NVIDIA Container Toolkit)",
         ),

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::machine::memory_limit;
-use super::probe::{LADDER, Mapping, set_up};
+use super::probe::{LADDER, register, set_up};
 use super::{Finding, Section};
+use crate::linux::pages::Pages;
 use crate::linux::{entry, entry_bytes, errno, errno_name, line, number};
 use crate::size;
 
@@ -65,7 +66,7 @@ fn registration() -> (Finding, Value) {
         if bytes > 4096 && bytes > room / 4 {
             continue;
         }
-        match Mapping::new(bytes as usize, 0).and_then(|memory| memory.register_with(&ring)) {
+        match Pages::new(bytes as usize).and_then(|memory| register(&ring, &memory)) {
             Ok(()) => {
                 let facts = json!({ "bytes": bytes, "errno": (refused != 0).then_some(refused) });
                 return (registered(bytes, refused), facts);
@@ -98,7 +99,7 @@ fn huge_pages() -> (Finding, Value) {
     let free = entry("/proc/meminfo", "HugePages_Free").and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
     let page = entry_bytes("/proc/meminfo", "Hugepagesize").unwrap_or(2 << 20);
     let setting = line("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_else(|| "(not there)".into());
-    let (hugetlb, transparent) = (Mapping::new(page as usize, libc::MAP_HUGETLB).is_ok(), transparent_works());
+    let (hugetlb, transparent) = (Pages::with_flags(page as usize, libc::MAP_HUGETLB).is_ok(), transparent_works());
     let found = format!(
         "huge pages: {reserved} reserved ({free} free, {} each); transparent: {setting}, {}",
         size::show(page),
@@ -127,8 +128,9 @@ fn transparent_works() -> bool {
     let huge_bytes = || entry_bytes("/proc/self/smaps_rollup", "AnonHugePages").unwrap_or(0);
     let before = huge_bytes();
     // 6 MiB hold two aligned huge pages wherever they begin.
-    Mapping::new(6 << 20, 0).is_ok_and(|mut memory| {
-        memory.advise_huge_and_touch();
+    Pages::new(6 << 20).is_ok_and(|mut memory| {
+        memory.advise_huge();
+        memory.bytes_mut().fill(1);
         huge_bytes() > before
     })
 }

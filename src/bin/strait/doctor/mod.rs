@@ -1,6 +1,5 @@
 //! `strait doctor`: what this machine can do, what holds it back, how to change it.
 
-mod cuda;
 mod direct;
 mod disk;
 mod gpu;

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use strait::storage::{Probed, Prober, Way};
 use tempfile::NamedTempFile;
 
 use super::direct::{Direct, nowait, nowait_finding};
@@ -15,6 +16,8 @@ use super::{Finding, Section};
 use crate::linux::file::file_system;
 use crate::linux::{errno, errno_name};
 
+/// A loader's own alignment, unless it is told another.
+const ALIGN: u64 = 4096;
 const PROBE_FILE_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +130,7 @@ fn examine_file(path: &Path, probe: &Probe, device: u64, ring: &RingAnswer) -> E
     let fs = file_system(path).map_or_else(|_| "unknown".into(), |fs| fs.name);
     let direct = Direct::examine(probe.path(), &fs);
     let nowait = nowait(probe.path());
-    let (engine, reason) = choose(ring, &direct, &nowait);
+    let (engine, goes_direct, reason) = choose(ring, probe.path());
     let (disk_findings, disk_facts) = disk::examine(device);
     let mut findings = vec![direct.finding(&fs), nowait_finding(&nowait)];
     findings.extend(disk_findings);
@@ -141,19 +144,21 @@ fn examine_file(path: &Path, probe: &Probe, device: u64, ring: &RingAnswer) -> E
         "disk": disk_facts,
         "probe_file": if matches!(probe, Probe::Made(_)) { "temporary" } else { "existing" },
     });
-    (findings, facts, engine, direct.works(), reason)
+    (findings, facts, engine, goes_direct, reason)
 }
 
-fn choose(ring: &RingAnswer, direct: &Direct, nowait: &io::Result<()>) -> (Engine, String) {
-    match nowait {
-        _ if !ring.allowed => (Engine::Pread, ring.reason.clone()),
-        Err(error) => {
-            let errno = errno_name(errno(error));
-            (Engine::Pread, format!("RWF_NOWAIT answers {errno}: a ring would pass each read to a kernel thread"))
+/// What the loader's own probe says, so that the doctor cannot promise anything else.
+fn choose(ring: &RingAnswer, file: &Path) -> (Engine, bool, String) {
+    match Prober::new(ring.allowed, ALIGN).open(file) {
+        Err(error) => (Engine::None, false, error.to_string()),
+        Ok(Probed { mode, fallback, .. }) => {
+            let reason = match fallback {
+                Some(fallback) => fallback.to_string(),
+                None if mode.way == Way::Ring => "io_uring is allowed, and direct reads start without waiting".into(),
+                None => ring.reason.clone(),
+            };
+            let engine = if mode.way == Way::Ring { Engine::Ring } else { Engine::Pread };
+            (engine, mode.direct, reason)
         }
-        Ok(()) if !direct.works() => {
-            (Engine::Pread, "reads go through the page cache, where a ring gains nothing".into())
-        }
-        Ok(()) => (Engine::Ring, "io_uring is allowed, O_DIRECT works and RWF_NOWAIT reads start at once".into()),
     }
 }

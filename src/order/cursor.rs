@@ -1,0 +1,132 @@
+//! The resumable state of a run, as a few hundred bytes of JSON.
+//!
+//! It counts samples *delivered*, by all ranks together. World, batch size and prefetch are not in it, so it is the same
+//! on every rank and any of them can go on from it.
+
+use serde::{Deserialize, Serialize};
+
+use super::bad_samples::SKIPPED_MAX;
+use super::bucket::Bucketing;
+use super::epoch::Order;
+use super::fingerprint::Fingerprint;
+use super::mixture::AtEnd;
+use super::schedule::Progress;
+use super::shuffle::Shuffle;
+use crate::error::{Error, Result};
+
+/// The version of the text; one that is newer than the reader is refused.
+pub const CURSOR_VERSION: u32 = 1;
+
+/// Where a run stands, and what it is a run of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    /// The order's seed.
+    pub seed: u64,
+    /// The order's shuffle.
+    pub shuffle: Shuffle,
+    /// How far all ranks together have come.
+    pub progress: Progress,
+    /// Positions of an epoch, of which some are consumed.
+    pub positions: u64,
+    /// The dataset.
+    pub fingerprint: Fingerprint,
+    /// Weights and end of a mixture, where there is one.
+    pub mixture: Option<(Vec<u32>, AtEnd)>,
+    /// How samples are bucketed by length, where they are.
+    pub bucketing: Option<Bucketing>,
+    /// Where the next window of a [`Packer`](super::Packer) starts, where there is one.
+    pub packer: Option<PackerState>,
+    /// Samples found bad so far, ascending; at most [`SKIPPED_MAX`].
+    pub skipped: Vec<u64>,
+    /// How many of the last places were bad.
+    pub consecutive_bad: u32,
+}
+
+/// The carry-over of a packer: the first token that is not delivered yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackerState {
+    /// Position of its document in the order.
+    pub document: u64,
+    /// Its place in that document, in tokens.
+    pub token: u64,
+}
+
+/// Whether a cursor may be continued on a dataset that is not the one it was taken from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IfChanged {
+    /// A difference is an error.
+    #[default]
+    Refuse,
+    /// Go on at the same position, if there is one. Which samples were seen is then no longer known.
+    Allow,
+}
+
+impl Cursor {
+    /// The state of a run that has come as far as `progress`, with no packer and nothing skipped.
+    pub fn new(order: &Order, fingerprint: Fingerprint, progress: Progress) -> Cursor {
+        Cursor {
+            seed: order.seed(),
+            shuffle: order.shuffle(),
+            progress,
+            positions: order.len(),
+            fingerprint,
+            mixture: order.as_mixture().map(|mixture| (mixture.weights(), mixture.at_end())),
+            bucketing: None,
+            packer: None,
+            skipped: Vec::new(),
+            consecutive_bad: 0,
+        }
+    }
+
+    /// Where a run that would itself start with the cursor `start` has to go on, if it is the run this one was taken of.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming what differs: seed, shuffle, mixture, bucketing, packing, and (unless allowed) a field of
+    /// the dataset or the number of positions.
+    pub fn resume(&self, start: &Cursor, if_changed: IfChanged) -> Result<Progress> {
+        let say = |cursor: &Cursor| {
+            let packing = if cursor.packer.is_some() { "on" } else { "off" };
+            [
+                ("seed", cursor.seed.to_string()),
+                ("shuffle", cursor.shuffle.to_string()),
+                ("mixture", format!("{:?}", cursor.mixture)),
+                ("bucketing", format!("{:?}", cursor.bucketing)),
+                ("packing", packing.to_owned()),
+                ("positions of an epoch", cursor.positions.to_string()),
+            ]
+        };
+        if if_changed == IfChanged::Refuse {
+            self.fingerprint.check(&start.fingerprint)?;
+        }
+        for ((field, was), (_, is)) in say(self).into_iter().zip(say(start)) {
+            let may_differ = field.starts_with("positions") && if_changed == IfChanged::Allow;
+            if was != is && !may_differ {
+                let problem =
+                    format!("{field} was {was} and is {is}; give the cursor's own, or start without a cursor");
+                return Err(Error::config("cursor", problem));
+            }
+        }
+        Ok(self.progress)
+    }
+
+    /// Takes over what another rank of the same run and the same step has skipped.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is not a cursor of the same run at the same step, or both skipped too much together.
+    pub fn merge(&mut self, other: &Cursor) -> Result<()> {
+        let bare = |cursor: &Cursor| Cursor { skipped: Vec::new(), consecutive_bad: 0, ..cursor.clone() };
+        if bare(self) != bare(other) {
+            return Err(Error::config("cursor", "cursors of different runs or steps cannot be merged"));
+        }
+        let mut skipped = [&self.skipped[..], &other.skipped].concat();
+        skipped.sort_unstable();
+        skipped.dedup();
+        if skipped.len() > SKIPPED_MAX {
+            return Err(Error::config("cursor", format!("{} bad samples; at most {SKIPPED_MAX}", skipped.len())));
+        }
+        self.skipped = skipped;
+        self.consecutive_bad = self.consecutive_bad.max(other.consecutive_bad);
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! The command where io_uring, locked memory or files are denied: it says by whom, and goes another way.
+#![cfg(feature = "cli")]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn strait() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_strait"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The one JSON object on standard output.
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", text(&output.stdout), text(&output.stderr)))
+}
+
+/// All findings in one string, for searching.
+fn findings(json: &Value) -> String {
+    json["findings"].to_string()
+}
+
+/// One instruction of a classic BPF program.
+fn instruction(code: u32, jump: u8, value: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: 0, jf: jump, k: value }
+}
+
+/// Makes the child answer io_uring_setup with `errno`, as container runtimes do.
+fn deny_io_uring(command: &mut Command, errno: i32) -> &mut Command {
+    let filter = [
+        // Load the system call number, the first word of seccomp_data; if it is io_uring_setup, answer errno.
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, libc::SYS_io_uring_setup as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let install = move || {
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+        // SAFETY: prctl is async-signal-safe; the program and its instructions, owned by the closure, outlive the
+        // call, which copies them.
+        let refused = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+                || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) != 0
+        };
+        if refused { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and neither allocates nor takes a lock.
+    unsafe { command.pre_exec(install) }
+}
+
+#[test]
+fn a_seccomp_filter_is_named_with_its_errno_and_the_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = deny_io_uring(strait().args(["doctor", "--json"]).arg(dir.path()), libc::EPERM).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "pread still works: {}", text(&output.stderr));
+    let json = json(&output);
+    assert_eq!(json["io_uring"]["allowed"], false);
+    assert_eq!(json["io_uring"]["errno"], libc::EPERM);
+    assert_eq!(json["io_uring"]["seccomp"], "2");
+    assert_eq!(json["paths"][0]["engine"], "pread");
+    let all = findings(&json);
+    if json["io_uring"]["io_uring_disabled"].as_str().is_some_and(|value| value != "0") {
+        eprintln!("skipped: the sysctl forbids io_uring here, whatever seccomp does");
+        return;
+    }
+    for word in ["EPERM", "Seccomp: 2", "seccomp filter", "--security-opt", "pread threads"] {
+        assert!(all.contains(word), "no {word} in {all}");
+    }
+    assert!(json["verdict"]["text"].as_str().unwrap().contains("EPERM"));
+}
+
+#[test]
+fn a_hidden_io_uring_is_told_from_a_forbidden_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = deny_io_uring(strait().args(["doctor", "--json"]).arg(dir.path()), libc::ENOSYS).output().unwrap();
+    let json = json(&output);
+    assert_eq!(json["io_uring"]["errno_name"], "ENOSYS (errno 38)");
+    assert!(findings(&json).contains("gVisor"), "{json:#}");
+}
+
+#[test]
+fn the_limit_is_measured_by_pread_threads_where_io_uring_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = strait();
+    command.args(["bench", "--references-only", "--size", "8MiB", "--rounds", "1", "--json", "--dir"]).arg(dir.path());
+    let output = deny_io_uring(&mut command, libc::EPERM).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let json = json(&output);
+    assert_eq!(json["rounds"][0]["limit"]["bytes"], 8 << 20);
+    let how = json["limit_how"].as_str().unwrap();
+    assert!(how.contains("pread threads") && how.contains("EPERM"), "{how}");
+    assert!(
+        json["fio_gb_per_s"].is_null() && json["fio_reason"].is_string(),
+        "fio cannot have used io_uring: {json:#}"
+    );
+}
+
+/// A user without privileges, whose locked memory is limited to `bytes`.
+fn as_nobody_with_memlock(command: &mut Command, bytes: u64) -> &mut Command {
+    let restrict = move || {
+        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+        // SAFETY: async-signal-safe system calls; `limit` outlives the call that reads it.
+        let refused = unsafe {
+            libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) != 0
+                || libc::setgroups(0, std::ptr::null()) != 0
+                || libc::setgid(65_534) != 0
+                || libc::setuid(65_534) != 0
+        };
+        if refused { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: between fork and exec the closure makes four system calls and neither allocates nor takes a lock.
+    unsafe { command.pre_exec(restrict) }
+}
+
+#[test]
+fn a_small_memlock_limit_is_found_by_trying() {
+    let Ok(output) = as_nobody_with_memlock(strait().args(["doctor", "--json", "/usr"]), 64 << 10).output() else {
+        eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
+        return;
+    };
+    let json = json(&output);
+    assert_eq!(json["memory"]["memlock"]["soft"], 64 << 10);
+    assert_eq!(json["memory"]["memlock"]["cap_ipc_lock"], false);
+    let all = findings(&json);
+    assert!(all.contains("ENOMEM") && all.contains("ulimit -l"), "{all}");
+    // Where not even a small ring fits there is nothing to register with.
+    let bytes = &json["memory"]["register"]["bytes"];
+    assert!(bytes.is_null() || bytes.as_u64().unwrap() < 256 << 20, "{json:#}");
+}
+
+#[test]
+fn nobody_is_told_of_a_directory_without_readable_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let Ok(output) = as_nobody_with_memlock(strait().args(["doctor", "--json"]).arg(dir.path()), 1 << 20).output()
+    else {
+        eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
+        return;
+    };
+    assert_eq!(output.status.code(), Some(1));
+    assert!(findings(&json(&output)).contains("permissions"));
+}
