@@ -117,8 +117,8 @@ impl ConsumerStream {
         self.gpu.within(|| {
             // SAFETY: the types are those of cuda.h; both sides wait for the device before they are freed.
             unsafe {
-                let source = source.base.add(at).cast_const().cast();
-                cuda!(cuMemcpyHtoDAsync_v2(u64 = target.base, *const c_void = source, usize = bytes, Handle = self.stream))
+                let (source, stream) = (source.base.add(at).cast_const().cast(), self.stream);
+                cuda!(cuMemcpyHtoDAsync_v2(u64 = target.base, *const c_void = source, usize = bytes, Handle = stream))
             }
         })
     }
