@@ -5,7 +5,7 @@ use strait::{Device, Error, Result};
 use super::Bed;
 use crate::check::cuda::Gpu;
 use crate::check::reader::{Reader, Release};
-use crate::stand_in::take;
+use crate::stand_in::{take, wait_for_engines};
 
 /// What a loader calls, from the device's first to its last.
 const SYMBOLS: [&str; 20] = [
@@ -69,7 +69,7 @@ fn every_call_may_fail_once() {
     let count = |symbol: &str| {
         let before = fake.calls(symbol);
         life(&bed, None).unwrap();
-        settle(&fake);
+        wait_for_engines();
         fake.calls(symbol) - before
     };
     for symbol in SYMBOLS {
@@ -81,8 +81,7 @@ fn every_call_may_fail_once() {
         nths.dedup();
         let both = if STARTS_WORK.contains(&symbol) { &[false, true][..] } else { &[false] };
         for (nth, works) in nths.into_iter().flat_map(|nth| both.iter().map(move |&works| (nth, works))) {
-            settle(&fake);
-            let before = fake.live();
+            let before = fake.live_at_rest();
             fake.fail(symbol, nth, 999, works);
             let result = life(&bed, None);
             check(symbol, nth, works, result);
@@ -90,28 +89,15 @@ fn every_call_may_fail_once() {
             // What cannot be taken back is kept, and every call begins with a push, those that take back too.
             let leaks = ["Free", "Unregister", "Destroy", "Push"].iter().any(|part| symbol.contains(part));
             if !leaks {
-                assert_eq!(fake.live_becomes(before), before, "{symbol} {nth} {works}");
+                assert_eq!(fake.live_at_rest(), before, "{symbol} {nth} {works}");
             }
-            settle(&fake);
+            wait_for_engines();
             assert_eq!(fake.misuse(), "", "{symbol} {nth} {works}");
         }
     }
     // Whatever was kept is in nobody's way.
     life(&bed, None).unwrap();
     assert_eq!(fake.misuse(), "");
-}
-
-/// Until the engine's thread of the last life is over.
-fn settle(fake: &crate::stand_in::Fake) {
-    let mut last = fake.live();
-    loop {
-        std::thread::sleep(std::time::Duration::from_millis(3));
-        let now = fake.live();
-        if now == last {
-            return;
-        }
-        last = now;
-    }
 }
 
 fn check(symbol: &str, nth: u64, works: bool, result: Result<()>) {
@@ -149,6 +135,6 @@ fn a_fence_that_cannot_be_recorded_keeps_its_batch() {
     // The batch's memory is kept, and the device that it is of: its own stream, four batches' fences, its context.
     let [memory, registered, streams, events, contexts] = bed.before;
     let kept = [memory + 1, registered, streams + 1, events + 4, contexts + 1];
-    assert_eq!(fake.live_becomes(kept), kept);
+    assert_eq!(fake.live_at_rest(), kept);
     assert_eq!(fake.misuse(), "");
 }

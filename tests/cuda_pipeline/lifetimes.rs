@@ -81,7 +81,7 @@ fn a_device_that_does_not_answer_keeps_its_memory() {
     // stream, four batches' fences, its context.
     let [memory, registered, streams, events, contexts] = bed.before;
     let kept = [memory + 1, registered + 1, streams + 1, events + 4, contexts + 1];
-    assert_eq!(fake.live_becomes(kept), kept);
+    assert_eq!(fake.live_at_rest(), kept);
     assert_eq!(fake.misuse(), "");
     fake.heal();
     std::thread::sleep(Duration::from_millis(50));

@@ -7,6 +7,11 @@
 mod check;
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../../examples/gpu_check/measure/mod.rs"]
+#[allow(dead_code, reason = "never measures here")]
+mod measure;
+#[path = "../../examples/gpu_check/options.rs"]
+mod options;
 #[path = "../stand_in/mod.rs"]
 mod stand_in;
 
@@ -33,12 +38,12 @@ const RECORD: usize = 8192;
 
 impl Bed {
     fn new(fake: &Fake) -> Bed {
-        Bed { before: fake.live(), source: Source::new(1 << 20), directory: common::disk_directory() }
+        Bed { before: fake.live_at_rest(), source: Source::new(1 << 20), directory: common::disk_directory() }
     }
 
     fn shards(&self) -> Shards<'_> {
-        // Seed 3 fills about half of the source.
-        Shards::records(&self.source, self.directory.path(), &mut Rng::new(3), RECORD, self.source.len()).unwrap()
+        // This seed makes 95 records in 4 shards: more batches than a loader has.
+        Shards::records(&self.source, self.directory.path(), &mut Rng::new(12), RECORD, self.source.len()).unwrap()
     }
 
     fn path(&self) -> &Path {
@@ -58,7 +63,7 @@ impl Bed {
 
     /// Nothing was done that a driver does not allow, and everything was given back.
     fn nothing_is_left(&self, fake: &Fake) {
-        assert_eq!(fake.live_becomes(self.before), self.before, "memory, registrations, streams, events, contexts");
+        assert_eq!(fake.live_at_rest(), self.before, "memory, registrations, streams, events, contexts");
         assert_eq!(fake.misuse(), "");
     }
 }

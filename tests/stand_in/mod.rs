@@ -15,8 +15,22 @@ pub(crate) fn take() -> (Fake, MutexGuard<'static, ()>) {
     static ONE: Mutex<()> = Mutex::new(());
     let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     Fake.heal();
+    wait_for_engines();
     Fake.misuse();
     (Fake, alone)
+}
+
+/// Waits until no engine's thread is left: they let go of their device a moment after their loaders are gone.
+pub(crate) fn wait_for_engines() {
+    let comm =
+        |thread: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok();
+    let engines =
+        || std::fs::read_dir("/proc/self/task").unwrap().filter_map(comm).any(|name| name.starts_with("strait-engine"));
+    let end = Instant::now() + Duration::from_secs(20);
+    while engines() {
+        assert!(Instant::now() < end, "an engine does not end");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 impl Fake {
@@ -59,22 +73,18 @@ impl Fake {
         unsafe { function::<extern "C" fn(i32)>(c"fakecuda_lose")(code) }
     }
 
+    /// Allocations, registrations, streams, events, retained contexts; engines that are ending are waited for.
+    pub(crate) fn live_at_rest(&self) -> [u64; 5] {
+        wait_for_engines();
+        self.live()
+    }
+
     /// Allocations, registrations, streams, events, retained contexts.
     pub(crate) fn live(&self) -> [u64; 5] {
         let mut counts = [0; 5];
         // SAFETY: the type is that of control.rs; there is room for 5.
         unsafe { function::<unsafe extern "C" fn(*mut u64)>(c"fakecuda_live")(counts.as_mut_ptr()) };
         counts
-    }
-
-    /// Waits until as many objects are alive as `want`: an engine's thread lets go of its device a moment after the
-    /// loader is gone.
-    pub(crate) fn live_becomes(&self, want: [u64; 5]) -> [u64; 5] {
-        let end = Instant::now() + Duration::from_secs(3);
-        while self.live() != want && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        self.live()
     }
 
     pub(crate) fn misuse(&self) -> String {

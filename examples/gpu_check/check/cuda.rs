@@ -4,6 +4,7 @@
 
 use std::ffi::c_void;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::sys;
 use strait::Device;
@@ -116,8 +117,8 @@ impl ConsumerStream {
         self.gpu.within(|| {
             // SAFETY: the types are those of cuda.h; both sides wait for the device before they are freed.
             unsafe {
-                let source = source.base.add(at).cast_const().cast();
-                cuda!(cuMemcpyHtoDAsync_v2(u64 = target.base, *const c_void = source, usize = bytes, Handle = self.stream))
+                let (source, stream) = (source.base.add(at).cast_const().cast(), self.stream);
+                cuda!(cuMemcpyHtoDAsync_v2(u64 = target.base, *const c_void = source, usize = bytes, Handle = stream))
             }
         })
     }
@@ -155,20 +156,33 @@ pub(crate) struct Pinned {
     gpu: Rc<Gpu>,
     base: *mut u8,
     bytes: usize,
+    /// How long the driver took to register it.
+    pub(crate) registered_in: Duration,
 }
 
 impl Pinned {
+    /// In huge pages if there are any.
     pub(crate) fn new(gpu: &Rc<Gpu>, bytes: usize) -> Outcome<Pinned> {
+        Pinned::in_pages(gpu, bytes, libc::MADV_HUGEPAGE)
+    }
+
+    /// `advice`: `MADV_HUGEPAGE` or `MADV_NOHUGEPAGE`.
+    pub(crate) fn in_pages(gpu: &Rc<Gpu>, bytes: usize, advice: i32) -> Outcome<Pinned> {
         let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a new mapping, of nobody else's addresses.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind | libc::MAP_POPULATE, -1, 0) };
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0) };
         if base == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error().into());
         }
-        let pinned = Pinned { gpu: gpu.clone(), base: base.cast(), bytes };
+        // SAFETY: our own mapping. The advice may be refused; then the pages are plain ones. Writing makes them real.
+        unsafe {
+            libc::madvise(base, bytes, advice);
+            base.cast::<u8>().write_bytes(1, bytes);
+        }
+        let start = Instant::now();
         // SAFETY: the types are those of cuda.h; the memory stays mapped until `drop`, which unregisters it first.
         gpu.within(|| unsafe { cuda!(cuMemHostRegister_v2(Handle = base, usize = bytes, u32 = 0)) })?;
-        Ok(pinned)
+        Ok(Pinned { gpu: gpu.clone(), base: base.cast(), bytes, registered_in: start.elapsed() })
     }
 
     /// What copies have left there. None of them may be under way.

@@ -50,6 +50,7 @@ impl Reader {
         })
     }
 
+    #[allow(dead_code, reason = "tests slow it down")]
     pub(crate) fn stream(&self) -> &ConsumerStream {
         &self.stream
     }
