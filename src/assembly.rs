@@ -11,7 +11,7 @@ use crate::dataset::Dataset;
 use crate::device::{Device, DeviceKind, Seq};
 use crate::engine::{Engine, Message, Output, Shared, Stage, State};
 use crate::error::{Error, Result};
-use crate::order::{Order, Policy, Progress, Schedule};
+use crate::order::{Policy, Progress, Schedule};
 use crate::plan::Plan;
 use crate::region::RegionPool;
 use crate::sim::Clock;
@@ -53,15 +53,15 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
         return Err(Error::config("dataset", format!("no sample in its {shards} files; check the paths")));
     }
     let direct = device.kind() == DeviceKind::Host && config.path == PathChoice::Auto;
+    let order = config.order(&dataset)?;
     let sizes = config.sizes(&dataset, &device, direct)?;
-    let order = Order::new(config.shuffle, dataset.len(), config.seed)?;
     let policy = config.policy.unwrap_or_else(|| Policy::default_for(config.rank.world()));
     let schedule = Schedule::new(order, config.batch_size as u64, config.rank, policy)?;
     // Every batch may be on its way back at once, and an epoch, a stop, and a few more that the engine has not seen.
     let (messages, inbox) = channel::bounded(sizes.batches_max + 8);
     // Every batch, the end of this generation, and that of the one before.
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
-    let shared = Arc::new(Shared::new(device, &dataset, config.deadline));
+    let shared = Arc::new(Shared::new(device, &dataset, schedule.order(), config.deadline));
     let engine = Parts {
         sizes,
         dataset: Arc::new(dataset),

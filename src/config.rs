@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::order::{Policy, Rank, Shuffle};
+use crate::order::{AtEnd, Order, Part, Policy, Rank, Shuffle};
 use crate::plan;
 
 /// Which storage backend reads the shards.
@@ -44,6 +44,8 @@ pub enum PathChoice {
 pub(crate) struct Config {
     pub(crate) batch_size: usize,
     pub(crate) shuffle: Shuffle,
+    /// Weights of the datasets that were joined, and what happens where one ends.
+    pub(crate) mixture: Option<(Vec<u32>, AtEnd)>,
     pub(crate) rank: Rank,
     pub(crate) policy: Option<Policy>,
     pub(crate) seed: u64,
@@ -68,6 +70,7 @@ impl Default for Config {
         Config {
             batch_size: 256,
             shuffle: Shuffle::Sequential,
+            mixture: None,
             rank: Rank::SINGLE,
             policy: None,
             seed: 0,
@@ -133,6 +136,25 @@ impl Config {
             return Err(Error::config("reads_in_flight", "more than 4096 reads in flight help no device"));
         }
         Ok(())
+    }
+
+    /// The order of the dataset's samples.
+    pub(crate) fn order(&self, dataset: &Dataset) -> Result<Order> {
+        let Some((weights, at_end)) = &self.mixture else {
+            return Order::new(self.shuffle, dataset.len(), self.seed);
+        };
+        let parts = dataset.parts();
+        if weights.len() != parts.len() {
+            let problem = format!(
+                "{} weights for {} datasets; join as many with Dataset::concat, in the order of their weights",
+                weights.len(),
+                parts.len()
+            );
+            return Err(Error::config("mixture", problem));
+        }
+        let part = |(&samples, &weight)| Part { samples, weight };
+        let parts: Vec<Part> = parts.iter().zip(weights).map(part).collect();
+        Order::mixture(&parts, self.shuffle, self.seed, *at_end)
     }
 
     /// Sizes everything for batches of `dataset`'s samples.
@@ -218,7 +240,7 @@ impl BatchBytes {
             [field] => field.fixed_bytes,
             _ => None,
         };
-        let mean = dataset.shards().iter().map(|shard| shard.bytes).sum::<u64>() / dataset.len().max(1);
+        let mean = mean_sample_bytes(dataset, config.mixture.as_ref().map(|(weights, _)| weights.as_slice()));
         let sample = match fixed.unwrap_or(mean) {
             bytes if fixed.is_some() && bytes.is_multiple_of(align) => bytes,
             // It may start anywhere in a block, and then ends one block later.
@@ -229,6 +251,26 @@ impl BatchBytes {
         let gaps = samples * config.gap_bytes.min(sample);
         BatchBytes { sample, typical, largest: typical + ragged.max(gaps) }
     }
+}
+
+/// The mean size of the samples that come, with what lies between them. A mixture's small dataset may be most of it.
+fn mean_sample_bytes(dataset: &Dataset, weights: Option<&[u32]>) -> u64 {
+    let mean = |bytes: u64, samples: u64| bytes / samples.max(1);
+    let Some(weights) = weights.filter(|weights| weights.len() == dataset.parts().len()) else {
+        return mean(dataset.shards().iter().map(|shard| shard.bytes).sum(), dataset.len());
+    };
+    let mut shards = dataset.shards().iter();
+    let (mut weighted, mut total) = (0u128, 0u128);
+    for (&samples, &weight) in dataset.parts().iter().zip(weights) {
+        let (mut bytes, mut seen) = (0, 0);
+        while seen < samples {
+            let Some(shard) = shards.next() else { break };
+            (bytes, seen) = (bytes + shard.bytes, seen + shard.samples());
+        }
+        weighted += u128::from(mean(bytes, samples)) * u128::from(weight);
+        total += u128::from(weight);
+    }
+    (weighted / total.max(1)) as u64
 }
 
 #[cfg(test)]

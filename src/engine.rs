@@ -21,7 +21,7 @@ use crate::dataset::{Dataset, Field};
 use crate::device::{CopyQueue, Device, Fence, RawCopy, Seq, Timeline};
 use crate::error::{Error, Result};
 use crate::memory::{Arena, Slab, SlabPool};
-use crate::order::Steps;
+use crate::order::{Order, Steps};
 use crate::plan;
 use crate::region::{Region, RegionPool};
 use crate::sim::Clock;
@@ -49,6 +49,9 @@ pub(crate) enum Output {
 pub(crate) struct Shared {
     pub(crate) device: Device,
     pub(crate) fields: Arc<[Field]>,
+    /// The number of samples of each dataset that was joined.
+    pub(crate) parts: Arc<[u64]>,
+    pub(crate) order: Order,
     pub(crate) counters: Arc<Counters>,
     pub(crate) timeline: OnceLock<Arc<dyn Timeline>>,
     pub(crate) deadline: Duration,

@@ -15,7 +15,7 @@ use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::engine::{Message, Output, Shared};
 use crate::error::{Error, Result};
-use crate::order::{Policy, Progress, Rank, Schedule, Shuffle};
+use crate::order::{AtEnd, Order, Policy, Progress, Rank, Schedule, Shuffle};
 use crate::sim::Clock;
 use crate::stats::Stats;
 use crate::storage::Ring;
@@ -232,6 +232,13 @@ impl Builder {
         path: PathChoice => path = path;
     }
 
+    /// Mixes the datasets that [`Dataset::concat`] joined: each gives its weight's share of the positions of an epoch,
+    /// without drift, and is shuffled by itself. Default: the samples of all of them are one dataset's.
+    pub fn mixture(mut self, weights: &[u32], at_end: AtEnd) -> Builder {
+        self.config.mixture = Some((weights.to_vec(), at_end));
+        self
+    }
+
     /// Where batches live. Default: [`Device::auto`].
     pub fn device(mut self, device: Device) -> Builder {
         self.device = Some(device);
@@ -295,10 +302,12 @@ impl Builder {
 }
 
 impl Shared {
-    pub(crate) fn new(device: Device, dataset: &Dataset, deadline: Duration) -> Shared {
+    pub(crate) fn new(device: Device, dataset: &Dataset, order: &Order, deadline: Duration) -> Shared {
         Shared {
             device,
             fields: dataset.fields().into(),
+            parts: dataset.parts().into(),
+            order: order.clone(),
             counters: Arc::default(),
             timeline: OnceLock::new(),
             deadline,
