@@ -11,7 +11,7 @@ use crate::dataset::Dataset;
 use crate::device::{Device, DeviceKind, Seq};
 use crate::engine::{Engine, Message, Output, Shared, Stage, State};
 use crate::error::{Error, Result};
-use crate::order::{Order, Policy, Progress, Schedule};
+use crate::order::{Cursor, Order, Policy, Progress, Schedule, Standing};
 use crate::plan::Plan;
 use crate::region::RegionPool;
 use crate::sim::Clock;
@@ -61,7 +61,8 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     let (messages, inbox) = channel::bounded(sizes.batches_max + 8);
     // Every batch, the end of this generation, and that of the one before.
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
-    let shared = Arc::new(Shared::new(device, &dataset, config.deadline));
+    let start = Cursor::new(schedule.order(), dataset.fingerprint(), Progress::default());
+    let shared = Arc::new(Shared::new(device, &dataset, start, config.deadline));
     let engine = Parts {
         sizes,
         dataset: Arc::new(dataset),
@@ -191,7 +192,7 @@ impl Parts {
                 step: 0,
                 samples: Vec::with_capacity(self.config.batch_size),
                 padded: 0,
-                progress: Progress::default(),
+                standing: Standing::at(Progress::default()),
                 plan: Plan::with_capacity(views, cuts),
                 region: None,
                 seq: Seq(0),

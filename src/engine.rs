@@ -21,7 +21,7 @@ use crate::dataset::{Dataset, Field};
 use crate::device::{CopyQueue, Device, Fence, RawCopy, Seq, Timeline};
 use crate::error::{Error, Result};
 use crate::memory::{Arena, Slab, SlabPool};
-use crate::order::Steps;
+use crate::order::{Cursor, Steps};
 use crate::plan;
 use crate::region::{Region, RegionPool};
 use crate::sim::Clock;
@@ -49,6 +49,8 @@ pub(crate) enum Output {
 pub(crate) struct Shared {
     pub(crate) device: Device,
     pub(crate) fields: Arc<[Field]>,
+    /// The cursor of a run that has not begun.
+    pub(crate) start: Cursor,
     pub(crate) counters: Arc<Counters>,
     pub(crate) timeline: OnceLock<Arc<dyn Timeline>>,
     pub(crate) deadline: Duration,
@@ -386,7 +388,7 @@ impl Engine {
         (body.generation, body.epoch, body.step) = (state.generation, steps.epoch(), state.next_step);
         body.seq = Seq(0);
         body.padded = steps.batch(body.step, &mut body.samples);
-        body.progress = steps.progress_after(body.step);
+        body.standing.progress = steps.progress_after(body.step);
         state.next_step += 1;
         self.plan(&mut body);
         Some(body)

@@ -3,7 +3,6 @@
 //! A [`Dataset`] knows extents, never payload: opening one reads headers and indexes only.
 
 mod files;
-mod fingerprint;
 mod open;
 mod records;
 mod table;
@@ -14,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::order::Fingerprint;
 use table::Table;
 
 #[cfg(doc)]
@@ -157,13 +157,15 @@ impl Dataset {
         }
     }
 
-    /// A number that stays the same as long as the dataset does: by it a resumed run notices another one.
+    /// What stays the same as long as the dataset does: by it a resumed run notices another one, and names what differs.
     ///
-    /// FNV-1a (64 bits) over the format, the fields' names, and each shard's file name, size and number of samples,
-    /// in order; every text is preceded by its length, every number is 8 bytes, little-endian. Directories are not in
-    /// it, so a dataset may move; contents are not either, so a shard rewritten to the same size goes unnoticed.
-    pub fn fingerprint(&self) -> u64 {
-        fingerprint::of(self)
+    /// Directories are not in it, so a dataset may move; contents are not either, so a shard rewritten to the same size
+    /// goes unnoticed.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let name = |shard: &Shard| shard.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let names: Vec<String> = self.shards.iter().map(name).collect();
+        let shards = names.iter().zip(&self.shards).map(|(name, shard)| (&**name, shard.bytes, shard.samples()));
+        Fingerprint::new(self.format, shards).with_fields(self.fields.iter().map(|field| &*field.name))
     }
 
     /// Puts shards together; their tables already know the numbers of `fields`.

@@ -38,6 +38,7 @@ pub use audit::{Audit, Stretch, audit};
 pub use bad_samples::{BadSamplePolicy, BadSamples, SKIPPED_MAX, Verdict};
 pub use bucket::Bucketing;
 pub use budget::{Budget, BudgetSchedule, BudgetSteps, Cost};
+pub(crate) use cursor::Standing;
 pub use cursor::{CURSOR_VERSION, Cursor, IfChanged, PackerState};
 pub use epoch::{Epoch, Order};
 pub use fingerprint::Fingerprint;
