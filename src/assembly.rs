@@ -11,7 +11,7 @@ use crate::dataset::Dataset;
 use crate::device::{Device, DeviceKind, Seq};
 use crate::engine::{Engine, Message, Output, Shared, Stage, State};
 use crate::error::{Error, Result};
-use crate::order::Progress;
+use crate::order::{Progress, Standing};
 use crate::plan::Plan;
 use crate::region::RegionPool;
 use crate::sim::Clock;
@@ -60,7 +60,8 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     let (messages, inbox) = channel::bounded(sizes.batches_max + 8);
     // Every batch, the end of this generation, and that of the one before.
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
-    let shared = Arc::new(Shared::new(device, &dataset, supply.order(), config.deadline));
+    let start = supply.start(dataset.fingerprint());
+    let shared = Arc::new(Shared::new(device, &dataset, supply.order(), start, config.deadline));
     let engine = Parts {
         sizes,
         dataset: Arc::new(dataset),
@@ -191,7 +192,7 @@ impl Parts {
                 step: 0,
                 samples: Vec::with_capacity(samples),
                 padded: 0,
-                progress: Progress::default(),
+                standing: Standing::at(Progress::default()),
                 plan: Plan::with_capacity(views, cuts),
                 region: None,
                 seq: Seq(0),

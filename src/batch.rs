@@ -9,7 +9,7 @@ use crate::dataset::Field;
 use crate::device::{DevicePtr, Fence, RawStream, Seq};
 use crate::engine::{Message, Shared};
 use crate::error::{Error, Result};
-use crate::order::Progress;
+use crate::order::{Cursor, Progress, Standing};
 use crate::plan::Plan;
 use crate::region::Region;
 
@@ -21,7 +21,8 @@ pub(crate) struct Body {
     pub(crate) step: u64,
     pub(crate) samples: Vec<u64>,
     pub(crate) padded: u64,
-    pub(crate) progress: Progress,
+    /// Where the run stands once every rank has its batch of this step.
+    pub(crate) standing: Standing,
     pub(crate) plan: Plan,
     pub(crate) region: Option<Region>,
     pub(crate) seq: Seq,
@@ -61,8 +62,8 @@ impl Batch {
         self.body().epoch
     }
 
-    /// The batch's place among those of its epoch that [`Loader::epoch`](crate::Loader::epoch) or
-    /// [`Loader::resume`](crate::Loader::resume) delivers, from 0.
+    /// The batch's place among those that [`Loader::epoch`](crate::Loader::epoch) or
+    /// [`Loader::rest_of_epoch`](crate::Loader::rest_of_epoch) delivers, from 0.
     pub fn step(&self) -> u64 {
         self.body().step
     }
@@ -77,10 +78,14 @@ impl Batch {
         self.body().padded
     }
 
-    /// How far the run has come once every rank has used its batch of this step; [`Loader::resume`](crate::Loader::resume)
-    /// goes on from here.
-    pub fn progress(&self) -> Progress {
-        self.body().progress
+    /// Where the run stands once every rank has used its batch of this step: what to save then, and to give to
+    /// [`Loader::resume`](crate::Loader::resume). Batches read ahead are not in it. After an epoch's last batch it
+    /// names the next epoch.
+    ///
+    /// Every rank has the same, but for the samples that a rank has skipped ([`Cursor::merge`]). Takes about a
+    /// microsecond, wherever the run stands.
+    pub fn cursor(&self) -> Cursor {
+        self.body().standing.cursor(&self.shared.start)
     }
 
     /// The dataset that a sample of the batch comes from, among those that [`Dataset::concat`](crate::Dataset::concat)
@@ -100,7 +105,7 @@ impl Batch {
     /// How far each dataset of a mixture is once every rank has used its batch of this step: its own epoch, and how many
     /// of its samples are consumed there. Empty where there is no mixture.
     pub fn datasets(&self) -> Vec<Progress> {
-        let progress = self.progress();
+        let progress = self.body().standing.progress;
         self.shared.order.as_mixture().map_or_else(Vec::new, |mixture| mixture.progress(progress))
     }
 

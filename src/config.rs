@@ -164,8 +164,8 @@ impl Config {
             let problem = format!("at most {} samples a batch; give at most {BATCH_SAMPLES_MAX}", budget.samples_max);
             return Err(Error::config("budget", problem));
         }
-        let schedule = BudgetSchedule::new(order.clone(), bucketing, budget, self.rank, policy)?;
-        Ok(Supply::Budget(schedule, order, self.length(dataset)?))
+        let schedule = BudgetSchedule::new(order, bucketing, budget, self.rank, policy)?;
+        Ok(Supply::Budget(schedule, self.length(dataset)?))
     }
 
     fn length(&self, dataset: &Dataset) -> Result<Length> {

@@ -21,7 +21,7 @@ use crate::dataset::{Dataset, Field};
 use crate::device::{CopyQueue, Device, Fence, RawCopy, Seq, Timeline};
 use crate::error::{Error, Result};
 use crate::memory::{Arena, Slab, SlabPool};
-use crate::order::Order;
+use crate::order::{Cursor, Order};
 use crate::plan;
 use crate::region::{Region, RegionPool};
 use crate::sim::Clock;
@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     /// The number of samples of each dataset that was joined.
     pub(crate) parts: Arc<[u64]>,
     pub(crate) order: Order,
+    /// The cursor of a run that has not begun.
+    pub(crate) start: Cursor,
     pub(crate) counters: Arc<Counters>,
     pub(crate) timeline: OnceLock<Arc<dyn Timeline>>,
     pub(crate) deadline: Duration,
@@ -389,7 +391,7 @@ impl Engine {
         (body.generation, body.epoch, body.seq) = (state.generation, source.epoch(), Seq(0));
         let failure = match source.next(&self.dataset, &mut body.samples) {
             Ok(Some(step)) => {
-                (body.step, body.padded, body.progress) = (step.step, step.padded, step.progress);
+                (body.step, body.padded, body.standing.progress) = (step.step, step.padded, step.progress);
                 None
             }
             Ok(None) => {

@@ -15,7 +15,7 @@ use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::engine::{Message, Output, Shared};
 use crate::error::{Error, Result};
-use crate::order::{AtEnd, Bucketing, Budget, Order, Policy, Progress, Rank, Shuffle};
+use crate::order::{AtEnd, Bucketing, Budget, Cursor, IfChanged, Order, Policy, Progress, Rank, Shuffle, Standing};
 use crate::sim::Clock;
 use crate::source::Supply;
 use crate::stats::Stats;
@@ -31,6 +31,8 @@ pub struct Loader {
     shared: Arc<Shared>,
     generation: u64,
     supply: Supply,
+    /// After the last batch that the consumer was given.
+    standing: Standing,
     steps: Option<u64>,
     batches_max: usize,
     /// Disconnected once the engine's thread is over.
@@ -49,21 +51,62 @@ impl Loader {
         self.steps
     }
 
-    /// The batches of epoch `epoch`, in order. An epoch under way is given up.
+    /// All batches of epoch `epoch`, in order. An epoch under way is given up.
     pub fn epoch(&mut self, epoch: u64) -> Epoch<'_> {
-        self.resume(Progress { epoch, consumed: 0 })
+        self.standing.progress = Progress { epoch, consumed: 0 };
+        self.rest_of_epoch()
     }
 
-    /// What is left of an epoch after `from`, in whatever world and batch size it was reached.
+    /// The batches from where the run stands to the end of that epoch, in order: behind the last batch that the
+    /// consumer was given, or behind the cursor that was [resumed](Self::resume). Where an epoch has ended, all of the
+    /// next.
     ///
-    /// More consumed than the dataset has is an error of the first `next`.
-    pub fn resume(&mut self, from: Progress) -> Epoch<'_> {
+    /// ```no_run
+    /// # fn train(mut loader: strait::Loader, saved: Option<&[u8]>) -> strait::Result<()> {
+    /// use strait::order::{Cursor, IfChanged};
+    ///
+    /// if let Some(text) = saved {
+    ///     loader.resume(&Cursor::parse(text)?, IfChanged::Refuse)?;
+    /// }
+    /// while loader.cursor().progress.epoch < 10 {
+    ///     for batch in loader.rest_of_epoch() {
+    ///         let batch = batch?;
+    ///         // .. use it, and save this once every rank has used its own:
+    ///         let text = batch.cursor().to_json();
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn rest_of_epoch(&mut self) -> Epoch<'_> {
         self.generation += 1;
         while let Ok(stale) = self.output.try_recv() {
             self.give_back(stale);
         }
+        let from = self.standing.progress;
         let failure = self.start(from).err();
-        Epoch { loader: self, failure, over: false }
+        Epoch { loader: self, epoch: from.epoch, failure, over: false }
+    }
+
+    /// Where the run stands: after the last batch that the consumer was given; after the last of an epoch, at the start
+    /// of the next. What was only read ahead does not count. See [`Batch::cursor`] for the one to save in a loop.
+    pub fn cursor(&self) -> Cursor {
+        self.standing.cursor(&self.shared.start)
+    }
+
+    /// Goes on where `cursor` was taken, in whatever world and with whatever batch size: the next batch of
+    /// [`rest_of_epoch`](Self::rest_of_epoch) is the one behind it. Nothing is replayed. An epoch under way is given up.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming what differs between this run and the cursor's: seed, shuffle, or, unless allowed, the
+    /// dataset. The loader then stands where it stood.
+    pub fn resume(&mut self, cursor: &Cursor, if_changed: IfChanged) -> Result<()> {
+        let start = &self.shared.start;
+        let progress = cursor.resume(start, if_changed)?;
+        self.supply.source(progress)?;
+        let same = cursor.fingerprint == start.fingerprint;
+        self.standing = if same { Standing::of(cursor) } else { Standing::at(progress) };
+        Ok(())
     }
 
     /// What the loader has done so far, and which way its bytes took.
@@ -117,6 +160,7 @@ impl Drop for Loader {
 /// After an error it ends; another epoch may be tried.
 pub struct Epoch<'a> {
     loader: &'a mut Loader,
+    epoch: u64,
     failure: Option<Error>,
     over: bool,
 }
@@ -148,10 +192,15 @@ impl Epoch<'_> {
         loop {
             match loader.output.recv_timeout(LOOK) {
                 Ok(Output::Batch(body)) if body.generation == loader.generation => {
+                    loader.standing = body.standing.clone();
                     return Some(Ok(Batch::new(body, loader.messages.clone(), loader.shared.clone())));
                 }
                 Ok(Output::Failed(generation, error)) if generation == loader.generation => return Some(Err(error)),
-                Ok(Output::End(generation)) if generation == loader.generation => return None,
+                Ok(Output::End(generation)) if generation == loader.generation => {
+                    // Known from the last batch, except where what was left of the epoch had none.
+                    loader.standing.progress = Progress { epoch: self.epoch + 1, consumed: 0 };
+                    return None;
+                }
                 Ok(stale) => loader.give_back(stale),
                 Err(RecvTimeoutError::Disconnected) => return Some(Err(loader.stopped())),
                 Err(RecvTimeoutError::Timeout) => {
@@ -312,17 +361,19 @@ impl Builder {
                 return Err(Error::Stopped { reason });
             }
         }
-        Ok(Loader { messages, output, shared, generation: 0, supply, steps, batches_max, over })
+        let standing = Standing::at(Progress::default());
+        Ok(Loader { messages, output, shared, generation: 0, supply, standing, steps, batches_max, over })
     }
 }
 
 impl Shared {
-    pub(crate) fn new(device: Device, dataset: &Dataset, order: &Order, deadline: Duration) -> Shared {
+    pub(crate) fn new(device: Device, dataset: &Dataset, order: &Order, start: Cursor, deadline: Duration) -> Shared {
         Shared {
             device,
             fields: dataset.fields().into(),
             parts: dataset.parts().into(),
             order: order.clone(),
+            start,
             counters: Arc::default(),
             timeline: OnceLock::new(),
             deadline,

@@ -9,7 +9,7 @@
 
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::order::{BudgetSchedule, BudgetSteps, Order, Progress, Schedule, Steps};
+use crate::order::{BudgetSchedule, BudgetSteps, Cursor, Fingerprint, Order, Progress, Schedule, Steps};
 
 /// Gives the source of every epoch.
 #[derive(Debug, Clone)]
@@ -17,14 +17,23 @@ pub(crate) enum Supply {
     /// So many samples a batch.
     Samples(Schedule),
     /// As many samples as a budget of lengths holds.
-    Budget(BudgetSchedule, Order, Length),
+    Budget(BudgetSchedule, Length),
 }
 
 impl Supply {
     pub(crate) fn order(&self) -> &Order {
         match self {
             Supply::Samples(schedule) => schedule.order(),
-            Supply::Budget(_, order, _) => order,
+            Supply::Budget(schedule, _) => schedule.order(),
+        }
+    }
+
+    /// The cursor of a run that has not begun.
+    pub(crate) fn start(&self, fingerprint: Fingerprint) -> Cursor {
+        let start = Cursor::new(self.order(), fingerprint, Progress::default());
+        match self {
+            Supply::Samples(_) => start,
+            Supply::Budget(schedule, ..) => Cursor { bucketing: Some(schedule.bucketing()), ..start },
         }
     }
 
@@ -40,7 +49,7 @@ impl Supply {
     pub(crate) fn source(&self, from: Progress) -> Result<Source> {
         let batches = match self {
             Supply::Samples(schedule) => Batches::Samples(schedule.steps(from)?),
-            Supply::Budget(schedule, _, length) => Batches::Budget(schedule.steps(from)?, *length),
+            Supply::Budget(schedule, length) => Batches::Budget(schedule.steps(from)?, *length),
         };
         // An end that is known needs no free batch to show.
         let over = match &batches {

@@ -4,7 +4,6 @@
 
 mod concat;
 mod files;
-mod fingerprint;
 mod open;
 mod records;
 mod table;
@@ -15,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::order::Fingerprint;
 use table::Table;
 
 #[cfg(doc)]
@@ -79,6 +79,8 @@ pub struct Dataset {
     first: Vec<u64>,
     /// The samples of each dataset that was joined.
     parts: Vec<u64>,
+    /// Their fingerprints, where there are several.
+    joined: Vec<Fingerprint>,
 }
 
 impl Dataset {
@@ -178,13 +180,18 @@ impl Dataset {
         }
     }
 
-    /// A number that stays the same as long as the dataset does: by it a resumed run notices another one.
+    /// What stays the same as long as the dataset does: by it a resumed run notices another one, and names what differs.
     ///
-    /// FNV-1a (64 bits) over the format, the fields' names, and each shard's file name, size and number of samples,
-    /// in order; every text is preceded by its length, every number is 8 bytes, little-endian. Directories are not in
-    /// it, so a dataset may move; contents are not either, so a shard rewritten to the same size goes unnoticed.
-    pub fn fingerprint(&self) -> u64 {
-        fingerprint::of(self)
+    /// Directories are not in it, so a dataset may move; contents are not either, so a shard rewritten to the same size
+    /// goes unnoticed.
+    pub fn fingerprint(&self) -> Fingerprint {
+        if !self.joined.is_empty() {
+            return Fingerprint::combine(&self.joined);
+        }
+        let name = |shard: &Shard| shard.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let names: Vec<String> = self.shards.iter().map(name).collect();
+        let shards = names.iter().zip(&self.shards).map(|(name, shard)| (&**name, shard.bytes, shard.samples()));
+        Fingerprint::new(self.format, shards).with_fields(self.fields.iter().map(|field| &*field.name))
     }
 
     /// Puts shards together; their tables already know the numbers of `fields`.
@@ -196,6 +203,6 @@ impl Dataset {
             total += shard.samples();
         }
         first.push(total);
-        Dataset { format, shards, fields, first, parts: vec![total] }
+        Dataset { format, shards, fields, first, parts: vec![total], joined: Vec::new() }
     }
 }
