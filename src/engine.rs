@@ -30,7 +30,7 @@ use crate::stats::Counters;
 use crate::storage::{Accepted, Landed, LandingId, Memory, ReadQueue, Want};
 
 /// What the consumer tells the engine.
-#[expect(clippy::large_enum_variant, reason = "the queue is allocated once; a box would be allocated in every epoch")]
+#[allow(clippy::large_enum_variant, reason = "the queue is allocated once; a box would be allocated in every epoch")]
 pub(crate) enum Message {
     /// Deliver these batches; what is under way for earlier generations is dropped.
     Epoch { generation: u64, source: Source },
