@@ -41,6 +41,7 @@ pub(crate) enum Message {
 }
 
 /// What the engine tells the consumer, each for one generation.
+#[allow(clippy::large_enum_variant, reason = "nearly all of them are batches")]
 pub(crate) enum Output {
     Batch(Body),
     Failed(u64, Error),
@@ -389,9 +390,10 @@ impl Engine {
             return None;
         };
         (body.generation, body.epoch, body.seq) = (state.generation, source.epoch(), Seq(0));
-        let failure = match source.next(&self.dataset, &mut body.samples) {
+        let failure = match source.next(&self.dataset, &mut body.samples, &mut body.pieces) {
             Ok(Some(step)) => {
-                (body.step, body.padded, body.standing.progress) = (step.step, step.padded, step.progress);
+                (body.step, body.padded) = (step.step, step.padded);
+                (body.standing.progress, body.standing.packer) = (step.progress, step.packer);
                 None
             }
             Ok(None) => {
@@ -405,12 +407,17 @@ impl Engine {
     }
 
     fn plan(&self, body: &mut Body) {
-        let Body { samples, plan, .. } = body;
+        let Body { samples, pieces, plan, .. } = body;
         let dataset = &*self.dataset;
         let mut limits = self.sizes.limits;
         loop {
-            let views = (0..dataset.fields().len()).flat_map(|f| samples.iter().map(move |&s| dataset.extent(s, f)));
-            plan.build(views, |shard| dataset.shards()[shard as usize].bytes, &limits);
+            let shard_bytes = |shard: u32| dataset.shards()[shard as usize].bytes;
+            if pieces.are_there() {
+                plan.build(pieces.extents.iter().copied(), shard_bytes, &limits);
+            } else {
+                let field = |f| samples.iter().map(move |&sample| dataset.extent(sample, f));
+                plan.build((0..dataset.fields().len()).flat_map(field), shard_bytes, &limits);
+            }
             // Reading gaps along saves reads and costs room; where there is no room, do without.
             if limits.gap_bytes == 0 || plan.region_bytes() <= self.regions.bytes() as u64 {
                 return;

@@ -175,7 +175,7 @@ impl Run<'_> {
             }
             let consumed = if self.rng.one_in(3) { self.rng.below(self.schedule.order().len() + 1) } else { 0 };
             let from = Progress { epoch, consumed };
-            let (steps, source) = (self.schedule.steps(from).unwrap(), self.supply.source(from).unwrap());
+            let (steps, source) = (self.schedule.steps(from).unwrap(), self.supply.source(from, None).unwrap());
             self.messages.send(Message::Epoch { generation: self.generation, source }).unwrap();
             let leave_at = if self.rng.one_in(3) { self.rng.below(10) } else { u64::MAX };
             if !self.epoch(&steps, leave_at) {
@@ -332,7 +332,7 @@ fn a_dropped_engine_drains_in_bounded_time() {
     let shards = Shards::new();
     for seed in 0..50 {
         let mut run = Run::new(seed, &shards);
-        let source = run.supply.source(Progress::default()).unwrap();
+        let source = run.supply.source(Progress::default(), None).unwrap();
         run.messages.send(Message::Epoch { generation: 1, source }).unwrap();
         for _ in 0..run.rng.below(5) {
             run.engine.turn();
