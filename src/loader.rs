@@ -15,8 +15,9 @@ use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::engine::{Message, Output, Shared};
 use crate::error::{Error, Result};
-use crate::order::{AtEnd, Order, Policy, Progress, Rank, Schedule, Shuffle};
+use crate::order::{AtEnd, Bucketing, Budget, Order, Policy, Progress, Rank, Shuffle};
 use crate::sim::Clock;
+use crate::source::Supply;
 use crate::stats::Stats;
 use crate::storage::Ring;
 
@@ -29,8 +30,8 @@ pub struct Loader {
     output: Receiver<Output>,
     shared: Arc<Shared>,
     generation: u64,
-    schedule: Schedule,
-    steps: u64,
+    supply: Supply,
+    steps: Option<u64>,
     batches_max: usize,
     /// Disconnected once the engine's thread is over.
     over: Receiver<()>,
@@ -42,14 +43,10 @@ impl Loader {
         Builder { dataset, device: None, config: Config::default(), make_ring: None }
     }
 
-    /// The number of batches in an epoch.
-    pub fn len(&self) -> u64 {
+    /// The number of batches in an epoch, the same on every rank. `None` where batches are cut [by a
+    /// budget](Builder::budget): how many there are then shows at the end.
+    pub fn steps(&self) -> Option<u64> {
         self.steps
-    }
-
-    /// Whether an epoch has no batch: never so, as such a loader is not built.
-    pub fn is_empty(&self) -> bool {
-        self.steps == 0
     }
 
     /// The batches of epoch `epoch`, in order. An epoch under way is given up.
@@ -75,7 +72,7 @@ impl Loader {
     }
 
     fn start(&self, from: Progress) -> Result<()> {
-        let message = Message::Epoch { generation: self.generation, steps: self.schedule.steps(from)? };
+        let message = Message::Epoch { generation: self.generation, source: self.supply.source(from)? };
         self.messages.send_timeout(message, self.shared.deadline).map_err(|_| self.stopped())
     }
 
@@ -239,6 +236,24 @@ impl Builder {
         self
     }
 
+    /// Cuts batches by length in place of [`batch_size`](Self::batch_size): as many samples as the budget holds, and of
+    /// similar length if `bucketing` says so. A sample's length is the bytes of all its fields, or
+    /// [tokens](Self::tokens).
+    ///
+    /// Every rank works out the batches of all ranks, which takes a look at the index per sample of the global batch;
+    /// bucketing sorts a window of samples whenever it comes to the next. A sample that exceeds the budget alone is an
+    /// error of the batch that it would be in.
+    pub fn budget(mut self, budget: Budget, bucketing: Bucketing) -> Builder {
+        self.config.budget = Some((budget, bucketing));
+        self
+    }
+
+    /// Measures samples in tokens: items of `item_bytes` bytes in `field`. A sample without that field has none.
+    pub fn tokens(mut self, field: &str, item_bytes: u64) -> Builder {
+        self.config.tokens = Some((field.into(), item_bytes));
+        self
+    }
+
     /// Where batches live. Default: [`Device::auto`].
     pub fn device(mut self, device: Device) -> Builder {
         self.device = Some(device);
@@ -258,8 +273,8 @@ impl Builder {
         let frame = assembly::frame(dataset, device, config, Clock::real())?;
         let (ready, answer) = channel::bounded(1);
         let (alive, over) = channel::bounded(0);
-        let assembly::Frame { engine: parts, messages, output, shared, schedule } = frame;
-        let (steps, batches_max) = (schedule.steps(Progress::default())?.len(), parts.sizes.batches_max);
+        let assembly::Frame { engine: parts, messages, output, shared, supply } = frame;
+        let (steps, batches_max) = (supply.steps()?, parts.sizes.batches_max);
         let engine_shared = shared.clone();
         let body = move || {
             let _alive = alive;
@@ -297,7 +312,7 @@ impl Builder {
                 return Err(Error::Stopped { reason });
             }
         }
-        Ok(Loader { messages, output, shared, generation: 0, schedule, steps, batches_max, over })
+        Ok(Loader { messages, output, shared, generation: 0, supply, steps, batches_max, over })
     }
 }
 

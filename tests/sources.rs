@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use common::{disk_directory, write_shard};
-use strait::order::{AtEnd, Policy, Progress, Rank, Shuffle};
+use strait::order::{AtEnd, Bucketing, Budget, BudgetSchedule, Cost, Order, Policy, Progress, Rank, Shuffle};
 use strait::{Batch, Builder, Dataset, Device, Loader, RingChoice};
 
 /// The files as they are: what every delivered byte is compared with.
@@ -171,4 +171,92 @@ fn regions_are_sized_by_the_mixture_s_weights() {
     let mut loader = mixed.ring(RingChoice::Pread).build().unwrap();
     loader.epoch(0).for_each(|batch| oracle.check(&batch.unwrap()));
     assert!(loader.stats().region_bytes > 20 * 250_000, "{}", loader.stats().region_bytes);
+}
+
+/// The samples of every batch, all bytes compared.
+fn batches(loader: &mut Loader, from: Progress, oracle: &Oracle) -> Vec<(Vec<u64>, Progress)> {
+    let take = |batch: strait::Result<Batch>| {
+        let batch = batch.unwrap();
+        oracle.check(&batch);
+        (batch.samples().to_vec(), batch.progress())
+    };
+    loader.resume(from).map(take).collect()
+}
+
+#[test]
+fn budgets_are_respected_and_every_sample_comes_once() {
+    let directory = disk_directory();
+    let dataset = Dataset::webdataset(&[write_tar(directory.path(), "a.tar", 300)]).unwrap();
+    let oracle = Oracle::new(&dataset);
+    let bytes = |sample| (0..2).filter_map(|field| oracle.sample(sample, field)).map(<[u8]>::len).sum::<usize>() as u64;
+    // Tokens of four bytes in one field, the last one perhaps not whole.
+    let tokens = |sample| oracle.sample(sample, 0).unwrap().len().div_ceil(4) as u64;
+    for (cost, in_tokens, bucketing) in [
+        (Cost::Sum, false, Bucketing::NONE),
+        (Cost::Padded, false, Bucketing { window: 64, run: 8 }),
+        (Cost::Padded, true, Bucketing { window: 100, run: 20 }),
+    ] {
+        let budget = Budget { samples_max: 6, cost_max: if in_tokens { 6_000 } else { 24_000 }, cost };
+        let of = |sample| if in_tokens { tokens(sample) } else { bytes(sample) };
+        let build = |rank, world| {
+            let rank = Rank::new(rank, world).unwrap();
+            let cut = builder(&dataset).shuffle(Shuffle::Full).budget(budget, bucketing);
+            let cut = if in_tokens { cut.tokens("jpg", 4) } else { cut };
+            cut.rank(rank).policy(Policy::Pad).build().unwrap()
+        };
+        let mut loader = build(0, 1);
+        assert_eq!(loader.steps(), None);
+        let all = batches(&mut loader, Progress { epoch: 1, consumed: 0 }, &oracle);
+        for (batch, _) in &all {
+            let cost = match cost {
+                Cost::Sum => batch.iter().map(|&sample| of(sample)).sum::<u64>(),
+                Cost::Padded => batch.iter().map(|&sample| of(sample)).max().unwrap() * batch.len() as u64,
+            };
+            assert!(cost <= budget.cost_max && batch.len() <= 6 && !batch.is_empty(), "{cost} {batch:?}");
+        }
+        assert!(all.iter().any(|(batch, _)| batch.len() == 6) && all.iter().any(|(batch, _)| batch.len() < 6));
+        let mut seen: Vec<u64> = all.iter().flat_map(|(batch, _)| batch).copied().collect();
+        seen.sort_unstable();
+        assert!(seen.into_iter().eq(0..300));
+        // The order's own arithmetic says the same.
+        let order = Order::new(Shuffle::Full, 300, 5).unwrap();
+        let schedule = BudgetSchedule::new(order, bucketing, budget, Rank::SINGLE, Policy::Pad).unwrap();
+        let (mut steps, mut want) = (schedule.steps(Progress { epoch: 1, consumed: 0 }).unwrap(), Vec::new());
+        for (batch, progress) in &all {
+            assert!(steps.next(of, &mut want).unwrap().is_some());
+            assert_eq!((batch, *progress), (&want, steps.progress()));
+        }
+        // Two ranks go on behind the fifth batch, each with every other one.
+        let (mut one, mut two) = (build(0, 2), build(1, 2));
+        let from = all[4].1;
+        let (one, two) = (batches(&mut one, from, &oracle), batches(&mut two, from, &oracle));
+        let rest: Vec<_> = one.iter().zip(&two).flat_map(|(a, b)| [&a.0, &b.0]).collect();
+        let left = all.len() - 5;
+        assert!(rest[..left].iter().copied().eq(all[5..].iter().map(|(batch, _)| batch)));
+        assert!(one.len() == two.len() && rest.len() - left <= 1 && one.last().unwrap().1.epoch == 2);
+    }
+}
+
+#[test]
+fn a_sample_that_exceeds_the_budget_is_an_error_after_the_batches_before_it() {
+    let directory = disk_directory();
+    let dataset = Dataset::webdataset(&[write_tar(directory.path(), "a.tar", 40)]).unwrap();
+    let oracle = Oracle::new(&dataset);
+    let budget = Budget { samples_max: 2, cost_max: 5_000, cost: Cost::Sum };
+    let mut loader = builder(&dataset).budget(budget, Bucketing::NONE).build().unwrap();
+    for _ in 0..2 {
+        let all: Vec<_> = loader.epoch(0).collect();
+        let (error, good) = all.split_last().unwrap();
+        // The length of sample 12 is 1 + 12 * 12 * 37 and two digits.
+        let text = error.as_ref().unwrap_err().to_string();
+        assert!(text.contains("sample 12 has 5329, more than a batch's 5000"), "{text}");
+        good.iter().for_each(|batch| oracle.check(batch.as_ref().unwrap()));
+        assert_eq!(good.last().unwrap().as_ref().unwrap().samples().last(), Some(&11));
+    }
+    let error = |builder: Builder| builder.build().err().unwrap().to_string();
+    let text = error(builder(&dataset).budget(budget, Bucketing::NONE).tokens("txt", 4));
+    assert!(text.contains("no field \"txt\"; the fields are jpg, cls"), "{text}");
+    assert!(error(builder(&dataset).budget(budget, Bucketing::NONE).tokens("jpg", 0)).contains("0 bytes"));
+    let many = Budget { samples_max: 1 << 21, ..budget };
+    assert!(error(builder(&dataset).budget(many, Bucketing::NONE)).contains("at most 2097152 samples"));
 }
