@@ -11,10 +11,11 @@ use crate::dataset::Dataset;
 use crate::device::{Device, DeviceKind, Seq};
 use crate::engine::{Engine, Message, Output, Shared, Stage, State};
 use crate::error::{Error, Result};
-use crate::order::{Cursor, Order, Policy, Progress, Schedule, Standing};
+use crate::order::{Progress, Standing};
 use crate::plan::Plan;
 use crate::region::RegionPool;
 use crate::sim::Clock;
+use crate::source::Supply;
 use crate::stats::{Fallback, Setup};
 use crate::storage::{Opening, Options, Pread, Prober, ReadQueue, Registered, Ring, ShardFile, Uring};
 
@@ -27,7 +28,7 @@ pub(crate) struct Frame {
     pub(crate) messages: Sender<Message>,
     pub(crate) output: Receiver<Output>,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) schedule: Schedule,
+    pub(crate) supply: Supply,
 }
 
 /// What an engine is made of; nothing is allocated, opened or started yet.
@@ -53,16 +54,13 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
         return Err(Error::config("dataset", format!("no sample in its {shards} files; check the paths")));
     }
     let direct = device.kind() == DeviceKind::Host && config.path == PathChoice::Auto;
+    let supply = config.supply(&dataset)?;
     let sizes = config.sizes(&dataset, &device, direct)?;
-    let order = Order::new(config.shuffle, dataset.len(), config.seed)?;
-    let policy = config.policy.unwrap_or_else(|| Policy::default_for(config.rank.world()));
-    let schedule = Schedule::new(order, config.batch_size as u64, config.rank, policy)?;
     // Every batch may be on its way back at once, and an epoch, a stop, and a few more that the engine has not seen.
     let (messages, inbox) = channel::bounded(sizes.batches_max + 8);
     // Every batch, the end of this generation, and that of the one before.
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
-    let start = Cursor::new(schedule.order(), dataset.fingerprint(), Progress::default());
-    let shared = Arc::new(Shared::new(device, &dataset, start, config.deadline));
+    let shared = Arc::new(Shared::new(device, &dataset, &supply, config.deadline));
     let engine = Parts {
         sizes,
         dataset: Arc::new(dataset),
@@ -73,7 +71,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
         messages: inbox,
         output: outbox,
     };
-    Ok(Frame { engine, messages, output, shared, schedule })
+    Ok(Frame { engine, messages, output, shared, supply })
 }
 
 impl Parts {
@@ -182,7 +180,8 @@ impl Parts {
     }
 
     fn batches(&self, device: &Device) -> Result<Vec<Body>> {
-        let views = self.config.batch_size * self.dataset.fields().len();
+        let samples = self.config.samples_max();
+        let views = samples * self.dataset.fields().len();
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
         let batch = |slot| {
             Ok(Body {
@@ -190,7 +189,7 @@ impl Parts {
                 generation: 0,
                 epoch: 0,
                 step: 0,
-                samples: Vec::with_capacity(self.config.batch_size),
+                samples: Vec::with_capacity(samples),
                 padded: 0,
                 standing: Standing::at(Progress::default()),
                 plan: Plan::with_capacity(views, cuts),

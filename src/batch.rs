@@ -9,7 +9,7 @@ use crate::dataset::Field;
 use crate::device::{DevicePtr, Fence, RawStream, Seq};
 use crate::engine::{Message, Shared};
 use crate::error::{Error, Result};
-use crate::order::{Cursor, Standing};
+use crate::order::{Cursor, Progress, Standing};
 use crate::plan::Plan;
 use crate::region::Region;
 
@@ -86,6 +86,27 @@ impl Batch {
     /// microsecond, wherever the run stands.
     pub fn cursor(&self) -> Cursor {
         self.body().standing.cursor(&self.shared.start)
+    }
+
+    /// The dataset that a sample of the batch comes from, among those that [`Dataset::concat`](crate::Dataset::concat)
+    /// joined, and its number there.
+    ///
+    /// # Panics
+    /// If `index` is not less than the batch's length.
+    pub fn origin(&self, index: usize) -> (usize, u64) {
+        let (mut dataset, mut sample) = (0, self.samples()[index]);
+        while sample >= self.shared.parts[dataset] {
+            sample -= self.shared.parts[dataset];
+            dataset += 1;
+        }
+        (dataset, sample)
+    }
+
+    /// How far each dataset of a mixture is once every rank has used its batch of this step: its own epoch, and how many
+    /// of its samples are consumed there. Empty where there is no mixture.
+    pub fn datasets(&self) -> Vec<Progress> {
+        let progress = self.body().standing.progress;
+        self.shared.order.as_mixture().map_or_else(Vec::new, |mixture| mixture.progress(progress))
     }
 
     /// The fields that samples have.

@@ -14,8 +14,9 @@ use std::time::Duration;
 use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::order::{Policy, Rank, Shuffle};
+use crate::order::{AtEnd, Bucketing, Budget, BudgetSchedule, Order, Part, Policy, Rank, Schedule, Shuffle};
 use crate::plan;
+use crate::source::{Length, Supply};
 
 /// Which storage backend reads the shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,7 +44,13 @@ pub enum PathChoice {
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) batch_size: usize,
+    /// In place of `batch_size`.
+    pub(crate) budget: Option<(Budget, Bucketing)>,
+    /// What is a token: a field, and the bytes of one.
+    pub(crate) tokens: Option<(String, u64)>,
     pub(crate) shuffle: Shuffle,
+    /// Weights of the datasets that were joined, and what happens where one ends.
+    pub(crate) mixture: Option<(Vec<u32>, AtEnd)>,
     pub(crate) rank: Rank,
     pub(crate) policy: Option<Policy>,
     pub(crate) seed: u64,
@@ -67,7 +74,10 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             batch_size: 256,
+            budget: None,
+            tokens: None,
             shuffle: Shuffle::Sequential,
+            mixture: None,
             rank: Rank::SINGLE,
             policy: None,
             seed: 0,
@@ -95,6 +105,9 @@ const PREFETCH_MIN: u64 = 4;
 const PREFETCH_MAX: u64 = 64;
 /// More slabs than this are never in flight at once.
 const SLABS_MAX: u64 = 64;
+
+/// More samples than this in a batch are a mistake: every batch has room for so many.
+const BATCH_SAMPLES_MAX: u64 = 1 << 20;
 
 /// What the options come to for one dataset, one device and one path.
 #[derive(Debug, Clone)]
@@ -135,9 +148,52 @@ impl Config {
         Ok(())
     }
 
+    /// The most samples of a batch.
+    pub(crate) fn samples_max(&self) -> usize {
+        self.budget.map_or(self.batch_size, |(budget, _)| budget.samples_max as usize)
+    }
+
+    /// What the batches of every epoch are.
+    pub(crate) fn supply(&self, dataset: &Dataset) -> Result<Supply> {
+        let order = self.order(dataset)?;
+        let policy = self.policy.unwrap_or_else(|| Policy::default_for(self.rank.world()));
+        let Some((budget, bucketing)) = self.budget else {
+            return Ok(Supply::Samples(Schedule::new(order, self.batch_size as u64, self.rank, policy)?));
+        };
+        if budget.samples_max > BATCH_SAMPLES_MAX {
+            let problem = format!("at most {} samples a batch; give at most {BATCH_SAMPLES_MAX}", budget.samples_max);
+            return Err(Error::config("budget", problem));
+        }
+        let schedule = BudgetSchedule::new(order.clone(), bucketing, budget, self.rank, policy)?;
+        Ok(Supply::Budget(schedule, order, self.length(dataset)?))
+    }
+
+    fn length(&self, dataset: &Dataset) -> Result<Length> {
+        Length::new(dataset, self.tokens.as_ref().map(|(field, item_bytes)| (field.as_str(), *item_bytes)))
+    }
+
+    /// The order of the dataset's samples.
+    fn order(&self, dataset: &Dataset) -> Result<Order> {
+        let Some((weights, at_end)) = &self.mixture else {
+            return Order::new(self.shuffle, dataset.len(), self.seed);
+        };
+        let parts = dataset.parts();
+        if weights.len() != parts.len() {
+            let problem = format!(
+                "{} weights for {} datasets; join as many with Dataset::concat, in the order of their weights",
+                weights.len(),
+                parts.len()
+            );
+            return Err(Error::config("mixture", problem));
+        }
+        let part = |(&samples, &weight)| Part { samples, weight };
+        let parts: Vec<Part> = parts.iter().zip(weights).map(part).collect();
+        Order::mixture(&parts, self.shuffle, self.seed, *at_end)
+    }
+
     /// Sizes everything for batches of `dataset`'s samples.
     pub(crate) fn sizes(&self, dataset: &Dataset, device: &Device, direct: bool) -> Result<Sizes> {
-        let batch = BatchBytes::of(dataset, self);
+        let batch = BatchBytes::of(dataset, self)?;
         let (budget_name, budget) = match direct {
             true => ("pinned_bytes_max", self.pinned_bytes_max),
             false => ("region_bytes_max", self.region_bytes_max),
@@ -178,6 +234,13 @@ impl Config {
         })
     }
 
+    /// The samples of an ordinary batch.
+    fn samples_typical(&self, dataset: &Dataset) -> Result<u64> {
+        let Some((budget, _)) = self.budget else { return Ok(self.batch_size as u64) };
+        let samples = budget.cost_max.div_ceil(self.length(dataset)?.mean(dataset));
+        Ok(samples.clamp(1, budget.samples_max.max(1)))
+    }
+
     /// How many batches to read ahead: as many as hold twice the bytes in flight, if they fit.
     fn ahead(&self, batch: &BatchBytes, budget: u64) -> u64 {
         let read = self.block_bytes.min(batch.sample.max(1));
@@ -211,14 +274,14 @@ struct BatchBytes {
 }
 
 impl BatchBytes {
-    fn of(dataset: &Dataset, config: &Config) -> BatchBytes {
-        let samples = (config.batch_size as u64).min(dataset.len().max(1));
+    fn of(dataset: &Dataset, config: &Config) -> Result<BatchBytes> {
+        let samples = config.samples_typical(dataset)?.min(dataset.len().max(1));
         let align = config.align_bytes;
         let fixed = match dataset.fields() {
             [field] => field.fixed_bytes,
             _ => None,
         };
-        let mean = dataset.shards().iter().map(|shard| shard.bytes).sum::<u64>() / dataset.len().max(1);
+        let mean = mean_sample_bytes(dataset, config.mixture.as_ref().map(|(weights, _)| weights.as_slice()));
         let sample = match fixed.unwrap_or(mean) {
             bytes if fixed.is_some() && bytes.is_multiple_of(align) => bytes,
             // It may start anywhere in a block, and then ends one block later.
@@ -227,8 +290,33 @@ impl BatchBytes {
         let typical = (samples * sample).max(1);
         let ragged = if fixed.is_some() { 0 } else { typical / 2 };
         let gaps = samples * config.gap_bytes.min(sample);
-        BatchBytes { sample, typical, largest: typical + ragged.max(gaps) }
+        // A batch of the smallest samples has the most of them, and each its blocks.
+        let full = config.budget.map_or(Ok(0), |(budget, _)| {
+            let blocks = budget.samples_max.saturating_mul(2 * align);
+            config.length(dataset).map(|length| length.bytes_max(budget.cost_max).saturating_add(blocks))
+        })?;
+        Ok(BatchBytes { sample, typical, largest: (typical + ragged.max(gaps)).max(full) })
     }
+}
+
+/// The mean size of the samples that come, with what lies between them. A mixture's small dataset may be most of it.
+fn mean_sample_bytes(dataset: &Dataset, weights: Option<&[u32]>) -> u64 {
+    let mean = |bytes: u64, samples: u64| bytes / samples.max(1);
+    let Some(weights) = weights.filter(|weights| weights.len() == dataset.parts().len()) else {
+        return mean(dataset.shards().iter().map(|shard| shard.bytes).sum(), dataset.len());
+    };
+    let mut shards = dataset.shards().iter();
+    let (mut weighted, mut total) = (0u128, 0u128);
+    for (&samples, &weight) in dataset.parts().iter().zip(weights) {
+        let (mut bytes, mut seen) = (0, 0);
+        while seen < samples {
+            let Some(shard) = shards.next() else { break };
+            (bytes, seen) = (bytes + shard.bytes, seen + shard.samples());
+        }
+        weighted += u128::from(mean(bytes, samples)) * u128::from(weight);
+        total += u128::from(weight);
+    }
+    (weighted / total.max(1)) as u64
 }
 
 #[cfg(test)]

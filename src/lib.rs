@@ -16,6 +16,7 @@ mod pipeline_sim;
 pub mod plan;
 mod region;
 pub mod sim;
+mod source;
 pub mod stats;
 pub mod storage;
 

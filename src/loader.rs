@@ -15,8 +15,9 @@ use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::engine::{Message, Output, Shared};
 use crate::error::{Error, Result};
-use crate::order::{Cursor, IfChanged, Policy, Progress, Rank, Schedule, Shuffle, Standing};
+use crate::order::{AtEnd, Bucketing, Budget, Cursor, IfChanged, Policy, Progress, Rank, Shuffle, Standing};
 use crate::sim::Clock;
+use crate::source::Supply;
 use crate::stats::Stats;
 use crate::storage::Ring;
 
@@ -29,10 +30,10 @@ pub struct Loader {
     output: Receiver<Output>,
     shared: Arc<Shared>,
     generation: u64,
-    schedule: Schedule,
+    supply: Supply,
     /// After the last batch that the consumer was given.
     standing: Standing,
-    steps: u64,
+    steps: Option<u64>,
     batches_max: usize,
     /// Disconnected once the engine's thread is over.
     over: Receiver<()>,
@@ -44,14 +45,10 @@ impl Loader {
         Builder { dataset, device: None, config: Config::default(), make_ring: None }
     }
 
-    /// The number of batches in an epoch.
-    pub fn len(&self) -> u64 {
+    /// The number of batches in an epoch, the same on every rank. `None` where batches are cut [by a
+    /// budget](Builder::budget): how many there are then shows at the end.
+    pub fn steps(&self) -> Option<u64> {
         self.steps
-    }
-
-    /// Whether an epoch has no batch: never so, as such a loader is not built.
-    pub fn is_empty(&self) -> bool {
-        self.steps == 0
     }
 
     /// All batches of epoch `epoch`, in order. An epoch under way is given up.
@@ -106,7 +103,7 @@ impl Loader {
     pub fn resume(&mut self, cursor: &Cursor, if_changed: IfChanged) -> Result<()> {
         let start = &self.shared.start;
         let progress = cursor.resume(start, if_changed)?;
-        self.schedule.steps(progress)?;
+        self.supply.source(progress)?;
         let same = cursor.fingerprint == start.fingerprint;
         self.standing = if same { Standing::of(cursor) } else { Standing::at(progress) };
         Ok(())
@@ -118,7 +115,7 @@ impl Loader {
     }
 
     fn start(&self, from: Progress) -> Result<()> {
-        let message = Message::Epoch { generation: self.generation, steps: self.schedule.steps(from)? };
+        let message = Message::Epoch { generation: self.generation, source: self.supply.source(from)? };
         self.messages.send_timeout(message, self.shared.deadline).map_err(|_| self.stopped())
     }
 
@@ -281,6 +278,31 @@ impl Builder {
         path: PathChoice => path = path;
     }
 
+    /// Mixes the datasets that [`Dataset::concat`] joined: each gives its weight's share of the positions of an epoch,
+    /// without drift, and is shuffled by itself. Default: the samples of all of them are one dataset's.
+    pub fn mixture(mut self, weights: &[u32], at_end: AtEnd) -> Builder {
+        self.config.mixture = Some((weights.to_vec(), at_end));
+        self
+    }
+
+    /// Cuts batches by length in place of [`batch_size`](Self::batch_size): as many samples as the budget holds, and of
+    /// similar length if `bucketing` says so. A sample's length is the bytes of all its fields, or
+    /// [tokens](Self::tokens).
+    ///
+    /// Every rank works out the batches of all ranks, which takes a look at the index per sample of the global batch;
+    /// bucketing sorts a window of samples whenever it comes to the next. A sample that exceeds the budget alone is an
+    /// error of the batch that it would be in.
+    pub fn budget(mut self, budget: Budget, bucketing: Bucketing) -> Builder {
+        self.config.budget = Some((budget, bucketing));
+        self
+    }
+
+    /// Measures samples in tokens: items of `item_bytes` bytes in `field`. A sample without that field has none.
+    pub fn tokens(mut self, field: &str, item_bytes: u64) -> Builder {
+        self.config.tokens = Some((field.into(), item_bytes));
+        self
+    }
+
     /// Where batches live. Default: [`Device::auto`].
     pub fn device(mut self, device: Device) -> Builder {
         self.device = Some(device);
@@ -300,8 +322,8 @@ impl Builder {
         let frame = assembly::frame(dataset, device, config, Clock::real())?;
         let (ready, answer) = channel::bounded(1);
         let (alive, over) = channel::bounded(0);
-        let assembly::Frame { engine: parts, messages, output, shared, schedule } = frame;
-        let (steps, batches_max) = (schedule.steps(Progress::default())?.len(), parts.sizes.batches_max);
+        let assembly::Frame { engine: parts, messages, output, shared, supply } = frame;
+        let (steps, batches_max) = (supply.steps()?, parts.sizes.batches_max);
         let engine_shared = shared.clone();
         let body = move || {
             let _alive = alive;
@@ -340,16 +362,18 @@ impl Builder {
             }
         }
         let standing = Standing::at(Progress::default());
-        Ok(Loader { messages, output, shared, generation: 0, schedule, standing, steps, batches_max, over })
+        Ok(Loader { messages, output, shared, generation: 0, supply, standing, steps, batches_max, over })
     }
 }
 
 impl Shared {
-    pub(crate) fn new(device: Device, dataset: &Dataset, start: Cursor, deadline: Duration) -> Shared {
+    pub(crate) fn new(device: Device, dataset: &Dataset, supply: &Supply, deadline: Duration) -> Shared {
         Shared {
             device,
             fields: dataset.fields().into(),
-            start,
+            parts: dataset.parts().into(),
+            order: supply.order().clone(),
+            start: supply.start(dataset.fingerprint()),
             counters: Arc::default(),
             timeline: OnceLock::new(),
             deadline,

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{disk_directory, write_shard};
-use strait::order::Shuffle;
+use strait::order::{Bucketing, Budget, Cost, Shuffle};
 use strait::{Dataset, Device, Loader, PathChoice, RingChoice};
 
 struct Counting;
@@ -34,6 +34,7 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn nothing_grows() {
     the_loop_does_not_allocate();
+    a_budget_takes_one_window_an_epoch();
     a_thousand_epochs_leave_nothing_behind();
 }
 
@@ -60,6 +61,24 @@ fn the_loop_does_not_allocate() {
         let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
         assert_eq!(allocations, 0, "{ring:?}, {way:?}: {allocations} allocations in 320 batches");
     }
+}
+
+fn a_budget_takes_one_window_an_epoch() {
+    let directory = disk_directory();
+    let path = write_shard(directory.path(), 1, 5000 * 512);
+    let budget = Budget { samples_max: 20, cost_max: 80_000, cost: Cost::Padded };
+    let builder = Loader::builder(Dataset::records(&[&path], 5000).unwrap()).device(Device::host());
+    let builder = builder.shuffle(Shuffle::Full).budget(budget, Bucketing { window: 64, run: 16 });
+    let mut loader = builder.build().unwrap();
+    let mut epochs = |range: std::ops::Range<u64>| {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        range.for_each(|epoch| loader.epoch(epoch).for_each(|batch| assert!(batch.unwrap().len() <= 16)));
+        ALLOCATIONS.load(Ordering::Relaxed) - before
+    };
+    epochs(0..3);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let allocations = epochs(3..13);
+    assert!(allocations <= 10, "{allocations} allocations in 320 batches of 10 epochs");
 }
 
 fn a_thousand_epochs_leave_nothing_behind() {

@@ -2,7 +2,9 @@
 //!
 //! A [`Dataset`] knows extents, never payload: opening one reads headers and indexes only.
 
+mod concat;
 mod files;
+mod fingerprint;
 mod open;
 mod records;
 mod table;
@@ -52,8 +54,8 @@ pub struct Shard {
 /// Where a shard's samples lie.
 #[derive(Debug, Clone)]
 enum Layout {
-    /// `count` records of `record_bytes`, the first at `first`. One field.
-    Records { first: u64, record_bytes: u64, count: u64 },
+    /// `count` records of `record_bytes`, the first at `first`. One field, and its number.
+    Records { first: u64, record_bytes: u64, count: u64, field: usize },
     /// Each sample's fields on their own.
     Table(Table),
 }
@@ -76,6 +78,8 @@ pub struct Dataset {
     fields: Vec<Field>,
     /// `first[i]` is the id of shard `i`'s first sample; one more entry holds the total.
     first: Vec<u64>,
+    /// The samples of each dataset that was joined.
+    parts: Vec<u64>,
 }
 
 impl Dataset {
@@ -117,7 +121,24 @@ impl Dataset {
         webdataset::open(paths)
     }
 
-    /// The format's name: `"records"`, `"webdataset"`.
+    /// Several datasets as one: what [`Builder::mixture`](crate::Builder::mixture) mixes. Sample ids count through the
+    /// datasets in the order given.
+    ///
+    /// Fields are united by name: a sample lacks those that its dataset does not have. A dataset that is itself joined
+    /// counts as one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there is none, or they have more than 4096 fields together.
+    pub fn concat(datasets: Vec<Dataset>) -> Result<Dataset> {
+        concat::concat(datasets)
+    }
+
+    /// The number of samples of each dataset that was [joined](Self::concat); of this one alone, where none was.
+    pub fn parts(&self) -> &[u64] {
+        &self.parts
+    }
+
+    /// The format's name: `"records"`, `"webdataset"`; `"mixed"` where datasets of different formats are joined.
     pub fn format(&self) -> &'static str {
         self.format
     }
@@ -152,6 +173,7 @@ impl Dataset {
         let local = sample - self.first[shard];
         let at = |offset, len| Extent { shard: shard as u32, offset, len };
         match &self.shards[shard].layout {
+            Layout::Records { field: own, .. } if *own != field => None,
             Layout::Records { first, record_bytes, .. } => Some(at(first + local * record_bytes, *record_bytes)),
             Layout::Table(table) => table.get(local, field).map(|entry| at(entry.offset, entry.len)),
         }
@@ -162,10 +184,7 @@ impl Dataset {
     /// Directories are not in it, so a dataset may move; contents are not either, so a shard rewritten to the same size
     /// goes unnoticed.
     pub fn fingerprint(&self) -> Fingerprint {
-        let name = |shard: &Shard| shard.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let names: Vec<String> = self.shards.iter().map(name).collect();
-        let shards = names.iter().zip(&self.shards).map(|(name, shard)| (&**name, shard.bytes, shard.samples()));
-        Fingerprint::new(self.format, shards).with_fields(self.fields.iter().map(|field| &*field.name))
+        fingerprint::of(self)
     }
 
     /// Puts shards together; their tables already know the numbers of `fields`.
@@ -177,6 +196,6 @@ impl Dataset {
             total += shard.samples();
         }
         first.push(total);
-        Dataset { format, shards, fields, first }
+        Dataset { format, shards, fields, first, parts: vec![total] }
     }
 }

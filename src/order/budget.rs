@@ -62,6 +62,11 @@ impl BudgetSchedule {
         Ok(BudgetSchedule { order, bucketing, budget, rank, policy })
     }
 
+    /// How samples are bucketed, for the cursor; `None` where they are not.
+    pub fn bucketing(&self) -> Option<Bucketing> {
+        Some(self.bucketing).filter(|bucketing| *bucketing != Bucketing::NONE)
+    }
+
     /// The steps of what is left of an epoch. How many they are shows at the end: only lengths say.
     ///
     /// # Errors

@@ -34,7 +34,7 @@ mod schedule;
 mod shuffle;
 mod windows;
 
-pub use audit::{Audit, Stretch, audit};
+pub use audit::{AUDIT_SAMPLES_MAX, Audit, Stretch, audit, audit_while};
 pub use bad_samples::{BadSamplePolicy, BadSamples, SKIPPED_MAX, Verdict};
 pub use bucket::Bucketing;
 pub use budget::{Budget, BudgetSchedule, BudgetSteps, Cost};
