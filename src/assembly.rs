@@ -61,8 +61,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     let (messages, inbox) = channel::bounded(sizes.batches_max + 8);
     // Every batch, the end of this generation, and that of the one before.
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
-    let start = supply.start(dataset.fingerprint());
-    let shared = Arc::new(Shared::new(device, &dataset, supply.order(), start, config.deadline));
+    let shared = Arc::new(Shared::new(device, &dataset, &supply, config.deadline));
     let engine = Parts {
         sizes,
         dataset: Arc::new(dataset),

@@ -15,7 +15,7 @@ use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::engine::{Message, Output, Shared};
 use crate::error::{Error, Result};
-use crate::order::{AtEnd, Bucketing, Budget, Cursor, IfChanged, Order, Policy, Progress, Rank, Shuffle, Standing};
+use crate::order::{AtEnd, Bucketing, Budget, Cursor, IfChanged, Policy, Progress, Rank, Shuffle, Standing};
 use crate::sim::Clock;
 use crate::source::Supply;
 use crate::stats::Stats;
@@ -393,13 +393,13 @@ impl Builder {
 }
 
 impl Shared {
-    pub(crate) fn new(device: Device, dataset: &Dataset, order: &Order, start: Cursor, deadline: Duration) -> Shared {
+    pub(crate) fn new(device: Device, dataset: &Dataset, supply: &Supply, deadline: Duration) -> Shared {
         Shared {
             device,
             fields: dataset.fields().into(),
             parts: dataset.parts().into(),
-            order: order.clone(),
-            start,
+            order: supply.order().clone(),
+            start: supply.start(dataset.fingerprint()),
             counters: Arc::default(),
             timeline: OnceLock::new(),
             deadline,

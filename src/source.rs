@@ -48,7 +48,7 @@ impl Supply {
             Supply::Packed(_, packer, _) => {
                 packer.cursor(start.fingerprint, Progress::default(), PackerState::default())
             }
-            Supply::Budget(schedule, ..) => Cursor { bucketing: Some(schedule.bucketing()), ..start },
+            Supply::Budget(schedule, ..) => Cursor { bucketing: schedule.bucketing(), ..start },
         }
     }
 

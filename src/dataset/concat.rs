@@ -14,7 +14,6 @@ pub(super) fn concat(datasets: Vec<Dataset>) -> Result<Dataset> {
         [first, ..] if formats.iter().all(|format| *format == first.format) => first.format,
         _ => "mixed",
     };
-    let joined = datasets.iter().map(Dataset::fingerprint).collect();
     let parts = datasets.iter().map(Dataset::len).collect();
     let mut shards = Vec::with_capacity(datasets.iter().map(|dataset| dataset.shards.len()).sum());
     for dataset in datasets {
@@ -29,7 +28,7 @@ pub(super) fn concat(datasets: Vec<Dataset>) -> Result<Dataset> {
             shard
         }));
     }
-    Ok(Dataset { parts, joined, ..Dataset::new(format, shards, fields) })
+    Ok(Dataset { parts, ..Dataset::new(format, shards, fields) })
 }
 
 /// Every name once, in the order of appearance; of fixed size where every dataset has it and they agree.

@@ -4,6 +4,7 @@
 
 mod concat;
 mod files;
+mod fingerprint;
 mod open;
 mod records;
 mod table;
@@ -79,8 +80,6 @@ pub struct Dataset {
     first: Vec<u64>,
     /// The samples of each dataset that was joined.
     parts: Vec<u64>,
-    /// Their fingerprints, where there are several.
-    joined: Vec<Fingerprint>,
 }
 
 impl Dataset {
@@ -185,13 +184,7 @@ impl Dataset {
     /// Directories are not in it, so a dataset may move; contents are not either, so a shard rewritten to the same size
     /// goes unnoticed.
     pub fn fingerprint(&self) -> Fingerprint {
-        if !self.joined.is_empty() {
-            return Fingerprint::combine(&self.joined);
-        }
-        let name = |shard: &Shard| shard.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let names: Vec<String> = self.shards.iter().map(name).collect();
-        let shards = names.iter().zip(&self.shards).map(|(name, shard)| (&**name, shard.bytes, shard.samples()));
-        Fingerprint::new(self.format, shards).with_fields(self.fields.iter().map(|field| &*field.name))
+        fingerprint::of(self)
     }
 
     /// Puts shards together; their tables already know the numbers of `fields`.
@@ -203,6 +196,6 @@ impl Dataset {
             total += shard.samples();
         }
         first.push(total);
-        Dataset { format, shards, fields, first, parts: vec![total], joined: Vec::new() }
+        Dataset { format, shards, fields, first, parts: vec![total] }
     }
 }

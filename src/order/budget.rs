@@ -67,9 +67,9 @@ impl BudgetSchedule {
         &self.order
     }
 
-    /// How samples are bucketed; part of every cursor.
-    pub fn bucketing(&self) -> Bucketing {
-        self.bucketing
+    /// How samples are bucketed, for the cursor; `None` where they are not.
+    pub fn bucketing(&self) -> Option<Bucketing> {
+        Some(self.bucketing).filter(|bucketing| *bucketing != Bucketing::NONE)
     }
 
     /// The steps of what is left of an epoch. How many they are shows at the end: only lengths say.
