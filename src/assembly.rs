@@ -9,12 +9,14 @@ use crate::batch::Body;
 use crate::config::{Config, PathChoice, RingChoice, Sizes};
 use crate::dataset::Dataset;
 use crate::device::{Device, DeviceKind, Seq};
+use crate::documents::Pieces;
 use crate::engine::{Engine, Message, Output, Shared, Stage, State};
 use crate::error::{Error, Result};
-use crate::order::{Order, Policy, Progress, Schedule};
+use crate::order::{Progress, Standing};
 use crate::plan::Plan;
 use crate::region::RegionPool;
 use crate::sim::Clock;
+use crate::source::Supply;
 use crate::stats::{Fallback, Setup};
 use crate::storage::{
     Opening, Options, Pread, Prober, REGISTER_FORBIDDEN, ReadQueue, Registered, Ring, ShardFile, Uring,
@@ -29,7 +31,7 @@ pub(crate) struct Frame {
     pub(crate) messages: Sender<Message>,
     pub(crate) output: Receiver<Output>,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) schedule: Schedule,
+    pub(crate) supply: Supply,
 }
 
 /// What an engine is made of; nothing is allocated, opened or started yet.
@@ -56,15 +58,13 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
         return Err(Error::config("dataset", format!("no sample in its {shards} files; check the paths")));
     }
     let direct = device.kind() == DeviceKind::Host && config.path == PathChoice::Auto;
+    let supply = config.supply(&dataset)?;
     let sizes = config.sizes(&dataset, &device, direct)?;
-    let order = Order::new(config.shuffle, dataset.len(), config.seed)?;
-    let policy = config.policy.unwrap_or_else(|| Policy::default_for(config.rank.world()));
-    let schedule = Schedule::new(order, config.batch_size as u64, config.rank, policy)?;
     // Every batch may be on its way back at once, and an epoch, a stop, and a few more that the engine has not seen.
     let (messages, inbox) = channel::bounded(sizes.batches_max + 8);
     // Every batch, the end of this generation, and that of the one before.
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
-    let shared = Arc::new(Shared::new(device, &dataset, config.deadline));
+    let shared = Arc::new(Shared::new(device, &dataset, &supply, config.deadline));
     let engine = Parts {
         sizes,
         dataset: Arc::new(dataset),
@@ -75,7 +75,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
         messages: inbox,
         output: outbox,
     };
-    Ok(Frame { engine, messages, output, shared, schedule })
+    Ok(Frame { engine, messages, output, shared, supply })
 }
 
 impl Parts {
@@ -196,16 +196,19 @@ impl Parts {
     }
 
     fn batches(&self, regions: &RegionPool) -> Vec<Body> {
-        let views = self.config.batch_size * self.dataset.fields().len();
+        let samples = self.config.samples_max();
+        let (samples_of, pieces) = (self.dataset.fields().len(), self.sizes.pieces);
+        let views = (samples * samples_of).max(pieces);
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
         let batch = |slot| Body {
             slot: slot as u32,
             generation: 0,
             epoch: 0,
             step: 0,
-            samples: Vec::with_capacity(self.config.batch_size),
+            samples: Vec::with_capacity(samples),
+            pieces: Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces),
             padded: 0,
-            progress: Progress::default(),
+            standing: Standing::at(Progress::default()),
             plan: Plan::with_capacity(views, cuts),
             region: None,
             seq: Seq(0),

@@ -9,14 +9,19 @@
 //!  open files     open_files_max
 //! ```
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dataset::Dataset;
 use crate::device::Device;
+use crate::documents::Documents;
 use crate::error::{Error, Result};
 use crate::memory::Arena;
-use crate::order::{Policy, Rank, Shuffle};
+use crate::order::{
+    AtEnd, Bucketing, Budget, BudgetSchedule, Order, Packer, Part, Policy, Rank, Schedule, Shuffle, TokenWindows,
+};
 use crate::plan;
+use crate::source::{Length, Supply};
 
 /// Which storage backend reads the shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,11 +45,36 @@ pub enum PathChoice {
     Staged,
 }
 
+/// How windows are cut from documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Windows {
+    /// As they are stored.
+    Stored { window_tokens: u64, stride_tokens: u64 },
+    /// As they are shuffled.
+    Packed { window_tokens: u64 },
+}
+
+impl Windows {
+    fn tokens(self) -> u64 {
+        match self {
+            Windows::Stored { window_tokens, .. } | Windows::Packed { window_tokens } => window_tokens,
+        }
+    }
+}
+
 /// The options of a loader; see [`crate::Builder`] for what each means.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) batch_size: usize,
+    /// In place of `batch_size`.
+    pub(crate) budget: Option<(Budget, Bucketing)>,
+    /// What is a token: a field, and the bytes of one.
+    pub(crate) tokens: Option<(String, u64)>,
+    /// Samples are windows of tokens.
+    pub(crate) windows: Option<Windows>,
     pub(crate) shuffle: Shuffle,
+    /// Weights of the datasets that were joined, and what happens where one ends.
+    pub(crate) mixture: Option<(Vec<u32>, AtEnd)>,
     pub(crate) rank: Rank,
     pub(crate) policy: Option<Policy>,
     pub(crate) seed: u64,
@@ -68,7 +98,11 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             batch_size: 256,
+            budget: None,
+            tokens: None,
+            windows: None,
             shuffle: Shuffle::Sequential,
+            mixture: None,
             rank: Rank::SINGLE,
             policy: None,
             seed: 0,
@@ -103,6 +137,12 @@ const PREFETCH_MAX: u64 = 64;
 /// More slabs than this are never in flight at once.
 const SLABS_MAX: u64 = 64;
 
+/// Pieces that every batch of windows has room for at most; where documents are so short, a batch allocates.
+const PIECES_MAX: u64 = 1 << 16;
+
+/// More samples than this in a batch are a mistake: every batch has room for so many.
+const BATCH_SAMPLES_MAX: u64 = 1 << 20;
+
 /// What the options come to for one dataset, one device and one path.
 #[derive(Debug, Clone)]
 pub(crate) struct Sizes {
@@ -111,6 +151,8 @@ pub(crate) struct Sizes {
     pub(crate) region_bytes: u64,
     /// 0 on the direct path.
     pub(crate) slabs: usize,
+    /// Pieces of a batch of windows that there is room for before more is allocated; 0 where samples are no windows.
+    pub(crate) pieces: usize,
     pub(crate) limits: plan::Limits,
 }
 
@@ -156,6 +198,86 @@ impl Config {
         Config { open_files_max, deadline: self.deadline.min(NEVER), ..self }
     }
 
+    /// The most samples of a batch.
+    pub(crate) fn samples_max(&self) -> usize {
+        self.budget.map_or(self.batch_size, |(budget, _)| budget.samples_max as usize)
+    }
+
+    /// What the batches of every epoch are.
+    pub(crate) fn supply(&self, dataset: &Dataset) -> Result<Supply> {
+        let policy = self.policy.unwrap_or_else(|| Policy::default_for(self.rank.world()));
+        if let Some(windows) = self.windows {
+            return self.windows_supply(dataset, windows, policy);
+        }
+        let order = self.order(dataset)?;
+        let Some((budget, bucketing)) = self.budget else {
+            return Ok(Supply::Samples(Schedule::new(order, self.batch_size as u64, self.rank, policy)?));
+        };
+        if budget.samples_max > BATCH_SAMPLES_MAX {
+            let problem = format!("at most {} samples a batch; give at most {BATCH_SAMPLES_MAX}", budget.samples_max);
+            return Err(Error::config("budget", problem));
+        }
+        let schedule = BudgetSchedule::new(order, bucketing, budget, self.rank, policy)?;
+        Ok(Supply::Budget(schedule, self.length(dataset)?))
+    }
+
+    fn windows_supply(&self, dataset: &Dataset, windows: Windows, policy: Policy) -> Result<Supply> {
+        if self.budget.is_some() || self.mixture.is_some() {
+            let other = if self.budget.is_some() { "budget" } else { "mixture" };
+            return Err(Error::config(
+                "windows",
+                format!("windows are all of one size, and no {other} goes with them"),
+            ));
+        }
+        let documents = Arc::new(Documents::new(dataset, self.length(dataset)?)?);
+        let schedule = |shuffle, windows| {
+            if windows == 0 {
+                let problem = format!("{} tokens fill no window of {}", documents.tokens(), self.window_tokens());
+                return Err(Error::config("window_tokens", problem));
+            }
+            let order = Order::new(shuffle, windows, self.seed)?;
+            Schedule::new(order, self.batch_size as u64, self.rank, policy)
+        };
+        match windows {
+            Windows::Stored { window_tokens, stride_tokens } => {
+                let windows = TokenWindows::new(documents.tokens(), window_tokens, stride_tokens)?;
+                Ok(Supply::Windows(schedule(self.shuffle, windows.len())?, windows, documents.clone()))
+            }
+            Windows::Packed { window_tokens } => {
+                let order = Order::new(self.shuffle, documents.len(), self.seed)?;
+                let packer = Packer::new(order, window_tokens, documents.tokens())?;
+                Ok(Supply::Packed(schedule(Shuffle::Sequential, packer.windows())?, packer, documents.clone()))
+            }
+        }
+    }
+
+    fn window_tokens(&self) -> u64 {
+        self.windows.map_or(0, Windows::tokens)
+    }
+
+    fn length(&self, dataset: &Dataset) -> Result<Length> {
+        Length::new(dataset, self.tokens.as_ref().map(|(field, item_bytes)| (field.as_str(), *item_bytes)))
+    }
+
+    /// The order of the dataset's samples.
+    fn order(&self, dataset: &Dataset) -> Result<Order> {
+        let Some((weights, at_end)) = &self.mixture else {
+            return Order::new(self.shuffle, dataset.len(), self.seed);
+        };
+        let parts = dataset.parts();
+        if weights.len() != parts.len() {
+            let problem = format!(
+                "{} weights for {} datasets; join as many with Dataset::concat, in the order of their weights",
+                weights.len(),
+                parts.len()
+            );
+            return Err(Error::config("mixture", problem));
+        }
+        let part = |(&samples, &weight)| Part { samples, weight };
+        let parts: Vec<Part> = parts.iter().zip(weights).map(part).collect();
+        Order::mixture(&parts, self.shuffle, self.seed, *at_end)
+    }
+
     /// Sizes everything for batches of `dataset`'s samples.
     pub(crate) fn sizes(&self, dataset: &Dataset, device: &Device, direct: bool) -> Result<Sizes> {
         let batch_size_max = dataset.len().max(BATCH_SIZE_ALWAYS);
@@ -163,7 +285,7 @@ impl Config {
             let problem = format!("{} of {} samples; give at most {batch_size_max}", self.batch_size, dataset.len());
             return Err(Error::config("batch_size", problem));
         }
-        let batch = BatchBytes::of(dataset, self);
+        let batch = BatchBytes::of(dataset, self)?;
         let (budget_name, budget) = match direct {
             true => ("pinned_bytes_max", self.pinned_bytes_max),
             false => ("region_bytes_max", self.region_bytes_max),
@@ -196,6 +318,7 @@ impl Config {
             batches_max: (prefetch + hold) as usize,
             region_bytes,
             slabs: if direct { 0 } else { self.slabs()? },
+            pieces: batch.pieces as usize,
             limits: plan::Limits {
                 align: self.align_bytes,
                 block_bytes: self.block_bytes,
@@ -203,6 +326,13 @@ impl Config {
                 gap_bytes: self.gap_bytes,
             },
         })
+    }
+
+    /// The samples of an ordinary batch.
+    fn samples_typical(&self, dataset: &Dataset) -> Result<u64> {
+        let Some((budget, _)) = self.budget else { return Ok(self.batch_size as u64) };
+        let samples = budget.cost_max.div_ceil(self.length(dataset)?.mean(dataset));
+        Ok(samples.clamp(1, budget.samples_max.max(1)))
     }
 
     /// How many batches to read ahead: as many as hold twice the bytes in flight, if they fit.
@@ -236,18 +366,46 @@ struct BatchBytes {
     typical: u64,
     /// No batch is larger than this.
     largest: u64,
+    /// Pieces of documents, where the samples are windows.
+    pieces: u64,
 }
 
 impl BatchBytes {
-    fn of(dataset: &Dataset, config: &Config) -> BatchBytes {
-        let samples = (config.batch_size as u64).min(dataset.len().max(1));
+    /// Windows of documents of the mean length; there is room for twice as many pieces, and their blocks.
+    fn of_windows(dataset: &Dataset, config: &Config) -> Result<BatchBytes> {
+        let length = config.length(dataset)?;
+        let (_, item_bytes) = length.tokens().unwrap_or((0, 1));
+        let shard_bytes = dataset.shards().iter().map(|shard| shard.bytes).sum::<u64>();
+        let mean = match dataset.format() {
+            "records" => (shard_bytes / item_bytes / dataset.shards().len().max(1) as u64).max(1),
+            _ => length.mean(dataset),
+        };
+        let (samples, tokens) = (config.batch_size as u64, config.window_tokens());
+        let pieces = (tokens / mean).saturating_add(2).min(tokens.max(1));
+        let blocks = (pieces + 1).saturating_mul(config.align_bytes);
+        let sample = tokens.saturating_mul(item_bytes).saturating_add(blocks);
+        let typical = samples.saturating_mul(sample).max(1);
+        let largest = typical.saturating_add(samples.saturating_mul(blocks));
+        Ok(BatchBytes {
+            sample,
+            least: samples.saturating_mul(tokens).saturating_mul(item_bytes),
+            typical,
+            largest,
+            pieces: (2 * pieces).saturating_mul(samples).min(PIECES_MAX.max(2 * samples)),
+        })
+    }
+
+    fn of(dataset: &Dataset, config: &Config) -> Result<BatchBytes> {
+        if config.windows.is_some() {
+            return BatchBytes::of_windows(dataset, config);
+        }
+        let samples = config.samples_typical(dataset)?.min(dataset.len().max(1));
         let align = config.align_bytes;
         let fixed = match dataset.fields() {
             [field] => field.fixed_bytes,
             _ => None,
         };
-        let all = dataset.shards().iter().fold(0, |sum: u64, shard| sum.saturating_add(shard.bytes));
-        let mean = all / dataset.len().max(1);
+        let mean = mean_sample_bytes(dataset, config.mixture.as_ref().map(|(weights, _)| weights.as_slice()));
         let sample = match fixed.unwrap_or(mean) {
             bytes if fixed.is_some() && bytes.is_multiple_of(align) => bytes,
             // It may start anywhere in a block, and then ends one block later.
@@ -264,8 +422,34 @@ impl BatchBytes {
             }
         };
         let least = if fixed.is_some() { least } else { widest };
-        BatchBytes { sample, least, typical, largest: samples.saturating_mul(widest).max(typical) }
+        let largest = samples.saturating_mul(widest).max(typical);
+        // A batch of the smallest samples has the most of them, and each its blocks.
+        let full = config.budget.map_or(Ok(0), |(budget, _)| {
+            let blocks = budget.samples_max.saturating_mul(2 * align);
+            config.length(dataset).map(|length| length.bytes_max(budget.cost_max).saturating_add(blocks))
+        })?;
+        Ok(BatchBytes { sample, least, typical, largest: largest.max(full), pieces: 0 })
     }
+}
+
+/// The mean size of the samples that come, with what lies between them. A mixture's small dataset may be most of it.
+fn mean_sample_bytes(dataset: &Dataset, weights: Option<&[u32]>) -> u64 {
+    let mean = |bytes: u64, samples: u64| bytes / samples.max(1);
+    let Some(weights) = weights.filter(|weights| weights.len() == dataset.parts().len()) else {
+        return mean(dataset.shards().iter().map(|shard| shard.bytes).sum(), dataset.len());
+    };
+    let mut shards = dataset.shards().iter();
+    let (mut weighted, mut total) = (0u128, 0u128);
+    for (&samples, &weight) in dataset.parts().iter().zip(weights) {
+        let (mut bytes, mut seen) = (0, 0);
+        while seen < samples {
+            let Some(shard) = shards.next() else { break };
+            (bytes, seen) = (bytes + shard.bytes, seen + shard.samples());
+        }
+        weighted += u128::from(mean(bytes, samples)) * u128::from(weight);
+        total += u128::from(weight);
+    }
+    (weighted / total.max(1)) as u64
 }
 
 #[cfg(test)]

@@ -21,17 +21,19 @@ use crate::dataset::{Dataset, Field};
 use crate::device::{CopyQueue, Device, Fence, RawCopy, Seq, Timeline};
 use crate::error::{Error, Result};
 use crate::memory::{Arena, Slab, SlabPool};
-use crate::order::Steps;
+use crate::order::{Cursor, Order};
 use crate::plan;
 use crate::region::{DeviceMemory, Region, RegionPool};
 use crate::sim::Clock;
+use crate::source::Source;
 use crate::stats::Counters;
 use crate::storage::{Accepted, Landed, LandingId, Memory, ReadQueue, Want};
 
 /// What the consumer tells the engine.
+#[allow(clippy::large_enum_variant, reason = "the queue is allocated once; a box would be allocated in every epoch")]
 pub(crate) enum Message {
-    /// Deliver these steps; what is under way for earlier generations is dropped.
-    Epoch { generation: u64, steps: Steps },
+    /// Deliver these batches; what is under way for earlier generations is dropped.
+    Epoch { generation: u64, source: Source },
     /// A batch comes back.
     Release(Body),
     /// The loader is going away.
@@ -39,6 +41,7 @@ pub(crate) enum Message {
 }
 
 /// What the engine tells the consumer, each for one generation.
+#[allow(clippy::large_enum_variant, reason = "nearly all of them are batches")]
 pub(crate) enum Output {
     Batch(Body),
     Failed(u64, Error),
@@ -49,6 +52,11 @@ pub(crate) enum Output {
 pub(crate) struct Shared {
     pub(crate) device: Device,
     pub(crate) fields: Arc<[Field]>,
+    /// The number of samples of each dataset that was joined.
+    pub(crate) parts: Arc<[u64]>,
+    pub(crate) order: Order,
+    /// The cursor of a run that has not begun.
+    pub(crate) start: Cursor,
     pub(crate) counters: Arc<Counters>,
     pub(crate) timeline: OnceLock<Arc<dyn Timeline>>,
     pub(crate) deadline: Duration,
@@ -180,8 +188,7 @@ pub(crate) struct Engine {
 /// Where the engine stands.
 pub(crate) struct State {
     generation: u64,
-    steps: Option<Steps>,
-    next_step: u64,
+    source: Option<Source>,
     /// The end of this generation, or its failure, has not been said yet.
     running: bool,
     /// The loader is going away.
@@ -207,8 +214,7 @@ impl State {
         let count = batches.len();
         State {
             generation: 0,
-            steps: None,
-            next_step: 0,
+            source: None,
             running: false,
             stopped: false,
             unsaid: None,
@@ -254,11 +260,11 @@ impl Engine {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Epoch { generation, steps } => {
+            Message::Epoch { generation, source } => {
                 self.doom();
                 let state = &mut self.state;
                 state.unsaid = None;
-                (state.generation, state.steps, state.next_step, state.running) = (generation, Some(steps), 0, true);
+                (state.generation, state.source, state.running) = (generation, Some(source), true);
                 if let Some(error) = self.state.broken.clone() {
                     self.fail(error);
                 }
@@ -375,9 +381,8 @@ impl Engine {
 
     /// Plans the next batch and finds it a region; false if there is none to start now.
     fn start_batch(&mut self) -> bool {
-        let Some(mut body) = self.planned() else { return false };
+        let Some((mut body, mut failure)) = self.planned() else { return false };
         let (bytes, room) = (body.plan.region_bytes(), self.regions.bytes() as u64);
-        let mut failure = None;
         if bytes > room {
             failure = Some(Error::BatchTooLarge { batch_bytes: bytes, pool_bytes: room });
         } else if bytes > 0 {
@@ -395,16 +400,17 @@ impl Engine {
         true
     }
 
-    /// The next body with a plan: the one that waited for a region, or a new one.
-    fn planned(&mut self) -> Option<Body> {
+    /// The next body with a plan: the one that waited for a region, or a new one. Empty, and with the reason, if there
+    /// can be none.
+    fn planned(&mut self) -> Option<(Body, Option<Error>)> {
         let state = &mut self.state;
         if !state.running {
             return None;
         }
         if let Some(body) = state.planned.take() {
-            return Some(body);
+            return Some((body, None));
         }
-        let steps = state.steps.as_ref().filter(|steps| state.next_step < steps.len())?;
+        let source = state.source.as_mut().filter(|source| !source.is_over())?;
         if state.filling.len() >= self.sizes.prefetch {
             return None;
         }
@@ -413,22 +419,35 @@ impl Engine {
             self.shared.starved.store(true, Ordering::Relaxed);
             return None;
         };
-        (body.generation, body.epoch, body.step) = (state.generation, steps.epoch(), state.next_step);
-        body.seq = Seq(0);
-        body.padded = steps.batch(body.step, &mut body.samples);
-        body.progress = steps.progress_after(body.step);
-        state.next_step += 1;
+        (body.generation, body.epoch, body.seq) = (state.generation, source.epoch(), Seq(0));
+        let failure = match source.next(&self.dataset, &mut body.samples, &mut body.pieces) {
+            Ok(Some(step)) => {
+                (body.step, body.padded) = (step.step, step.padded);
+                (body.standing.progress, body.standing.packer) = (step.progress, step.packer);
+                None
+            }
+            Ok(None) => {
+                state.idle.push(body);
+                return None;
+            }
+            Err(error) => Some(error),
+        };
         self.plan(&mut body);
-        Some(body)
+        Some((body, failure))
     }
 
     fn plan(&self, body: &mut Body) {
-        let Body { samples, plan, .. } = body;
+        let Body { samples, pieces, plan, .. } = body;
         let dataset = &*self.dataset;
         let mut limits = self.sizes.limits;
         loop {
-            let views = (0..dataset.fields().len()).flat_map(|f| samples.iter().map(move |&s| dataset.extent(s, f)));
-            plan.build(views, |shard| dataset.shards()[shard as usize].bytes, &limits);
+            let shard_bytes = |shard: u32| dataset.shards()[shard as usize].bytes;
+            if pieces.are_there() {
+                plan.build(pieces.extents.iter().copied(), shard_bytes, &limits);
+            } else {
+                let field = |f| samples.iter().map(move |&sample| dataset.extent(sample, f));
+                plan.build((0..dataset.fields().len()).flat_map(field), shard_bytes, &limits);
+            }
             // Reading gaps along saves reads and costs room; where there is no room, do without.
             if limits.gap_bytes == 0 || plan.region_bytes() <= self.regions.bytes() as u64 {
                 return;
@@ -488,7 +507,7 @@ impl Engine {
             let _ = self.output.try_send(Output::Batch(filling.body));
         }
         let state = &mut self.state;
-        let all = state.steps.as_ref().is_none_or(|steps| state.next_step >= steps.len());
+        let all = state.source.as_ref().is_none_or(Source::is_over);
         let over = all && state.planned.is_none() && state.filling.is_empty();
         if state.running && over && self.output.try_send(Output::End(state.generation)).is_ok() {
             state.running = false;

@@ -10,13 +10,14 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
 use crate::assembly::{self, MakeRing};
 use crate::batch::Batch;
-use crate::config::{Config, PathChoice, RingChoice};
+use crate::config::{Config, PathChoice, RingChoice, Windows};
 use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::engine::{Message, Output, Shared};
 use crate::error::{Error, Result};
-use crate::order::{Policy, Progress, Rank, Schedule, Shuffle};
+use crate::order::{AtEnd, Bucketing, Budget, Cursor, IfChanged, Policy, Progress, Rank, Shuffle, Standing};
 use crate::sim::Clock;
+use crate::source::Supply;
 use crate::stats::Stats;
 use crate::storage::Ring;
 
@@ -29,8 +30,10 @@ pub struct Loader {
     output: Receiver<Output>,
     shared: Arc<Shared>,
     generation: u64,
-    schedule: Schedule,
-    steps: u64,
+    supply: Supply,
+    /// After the last batch that the consumer was given.
+    standing: Standing,
+    steps: Option<u64>,
     batches_max: usize,
     /// Disconnected once the engine's thread is over.
     over: Receiver<()>,
@@ -42,31 +45,71 @@ impl Loader {
         Builder { dataset, device: None, config: Config::default(), make_ring: None }
     }
 
-    /// The number of batches in an epoch.
-    pub fn len(&self) -> u64 {
+    /// The number of batches in an epoch, the same on every rank. `None` where batches are cut [by a
+    /// budget](Builder::budget): how many there are then shows at the end.
+    pub fn steps(&self) -> Option<u64> {
         self.steps
     }
 
-    /// Whether an epoch has no batch: never so, as such a loader is not built.
-    pub fn is_empty(&self) -> bool {
-        self.steps == 0
-    }
-
-    /// The batches of epoch `epoch`, in order. An epoch under way is given up.
+    /// All batches of epoch `epoch`, in order. An epoch under way is given up.
     pub fn epoch(&mut self, epoch: u64) -> Epoch<'_> {
-        self.resume(Progress { epoch, consumed: 0 })
+        self.standing.start_epoch(epoch);
+        self.rest_of_epoch()
     }
 
-    /// What is left of an epoch after `from`, in whatever world and batch size it was reached.
+    /// The batches from where the run stands to the end of that epoch, in order: behind the last batch that the
+    /// consumer was given, or behind the cursor that was [resumed](Self::resume). Where an epoch has ended, all of the
+    /// next.
     ///
-    /// More consumed than the dataset has is an error of the first `next`.
-    pub fn resume(&mut self, from: Progress) -> Epoch<'_> {
+    /// ```no_run
+    /// # fn train(mut loader: strait::Loader, saved: Option<&[u8]>) -> strait::Result<()> {
+    /// use strait::order::{Cursor, IfChanged};
+    ///
+    /// if let Some(text) = saved {
+    ///     loader.resume(&Cursor::parse(text)?, IfChanged::Refuse)?;
+    /// }
+    /// while loader.cursor().progress.epoch < 10 {
+    ///     for batch in loader.rest_of_epoch() {
+    ///         let batch = batch?;
+    ///         // .. use it, and save this once every rank has used its own:
+    ///         let text = batch.cursor().to_json();
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn rest_of_epoch(&mut self) -> Epoch<'_> {
         self.generation += 1;
         while let Ok(stale) = self.output.try_recv() {
             self.give_back(stale);
         }
-        let failure = self.start(from).err();
-        Epoch { loader: self, failure, over: false }
+        let from = self.standing.progress;
+        let failure = self.start().err();
+        Epoch { loader: self, epoch: from.epoch, failure, over: false }
+    }
+
+    /// Where the run stands: after the last batch that the consumer was given; after the last of an epoch, at the start
+    /// of the next. What was only read ahead does not count. See [`Batch::cursor`] for the one to save in a loop.
+    pub fn cursor(&self) -> Cursor {
+        self.standing.cursor(&self.shared.start)
+    }
+
+    /// Goes on where `cursor` was taken, in whatever world and with whatever batch size: the next batch of
+    /// [`rest_of_epoch`](Self::rest_of_epoch) is the one behind it. Nothing is replayed. An epoch under way is given up.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming what differs between this run and the cursor's: seed, shuffle, or, unless allowed, the
+    /// dataset. The loader then stands where it stood.
+    pub fn resume(&mut self, cursor: &Cursor, if_changed: IfChanged) -> Result<()> {
+        let start = &self.shared.start;
+        let progress = cursor.resume(start, if_changed)?;
+        self.supply.source(progress, None)?;
+        let same = cursor.fingerprint == start.fingerprint;
+        self.standing = match same {
+            true => Standing::of(cursor),
+            false => Standing { packer: self.supply.packer_state(progress)?, ..Standing::at(progress) },
+        };
+        Ok(())
     }
 
     /// What the loader has done so far, and which way its bytes took.
@@ -74,8 +117,9 @@ impl Loader {
         self.shared.counters.snapshot()
     }
 
-    fn start(&self, from: Progress) -> Result<()> {
-        let message = Message::Epoch { generation: self.generation, steps: self.schedule.steps(from)? };
+    fn start(&self) -> Result<()> {
+        let source = self.supply.source(self.standing.progress, self.standing.packer)?;
+        let message = Message::Epoch { generation: self.generation, source };
         self.messages.send_timeout(message, self.shared.deadline).map_err(|_| self.stopped())
     }
 
@@ -123,6 +167,7 @@ impl Drop for Loader {
 /// After an error it ends; another epoch may be tried.
 pub struct Epoch<'a> {
     loader: &'a mut Loader,
+    epoch: u64,
     failure: Option<Error>,
     over: bool,
 }
@@ -154,10 +199,15 @@ impl Epoch<'_> {
         loop {
             match loader.output.recv_timeout(LOOK) {
                 Ok(Output::Batch(body)) if body.generation == loader.generation => {
+                    loader.standing = body.standing.clone();
                     return Some(Ok(Batch::new(body, loader.messages.clone(), loader.shared.clone())));
                 }
                 Ok(Output::Failed(generation, error)) if generation == loader.generation => return Some(Err(error)),
-                Ok(Output::End(generation)) if generation == loader.generation => return None,
+                Ok(Output::End(generation)) if generation == loader.generation => {
+                    // Known from the last batch, except where what was left of the epoch had none.
+                    loader.standing.start_epoch(self.epoch + 1);
+                    return None;
+                }
                 Ok(stale) => loader.give_back(stale),
                 Err(RecvTimeoutError::Disconnected) => return Some(Err(loader.stopped())),
                 Err(RecvTimeoutError::Timeout) => {
@@ -235,6 +285,53 @@ impl Builder {
         path: PathChoice => path = path;
     }
 
+    /// Mixes the datasets that [`Dataset::concat`] joined: each gives its weight's share of the positions of an epoch,
+    /// without drift, and is shuffled by itself. Default: the samples of all of them are one dataset's.
+    pub fn mixture(mut self, weights: &[u32], at_end: AtEnd) -> Builder {
+        self.config.mixture = Some((weights.to_vec(), at_end));
+        self
+    }
+
+    /// Cuts batches by length in place of [`batch_size`](Self::batch_size): as many samples as the budget holds, and of
+    /// similar length if `bucketing` says so. A sample's length is the bytes of all its fields, or
+    /// [tokens](Self::tokens).
+    ///
+    /// Every rank works out the batches of all ranks, which takes a look at the index per sample of the global batch;
+    /// bucketing sorts a window of samples whenever it comes to the next. A sample that exceeds the budget alone is an
+    /// error of the batch that it would be in.
+    pub fn budget(mut self, budget: Budget, bucketing: Bucketing) -> Builder {
+        self.config.budget = Some((budget, bucketing));
+        self
+    }
+
+    /// Makes batches of windows of `window_tokens` [tokens](Self::tokens), each starting `stride_tokens` after the one
+    /// before, over the documents one after another as they are stored. [`batch_size`](Self::batch_size) counts windows,
+    /// [`shuffle`](Self::shuffle) shuffles windows. See [`Batch::window`].
+    ///
+    /// A document is a sample; in raw files ([`Dataset::records`]) it is a whole shard. Takes 8 bytes per document. Tokens
+    /// at the very end that fill no window are in none.
+    pub fn windows(mut self, window_tokens: u64, stride_tokens: u64) -> Builder {
+        self.config.windows = Some(Windows::Stored { window_tokens, stride_tokens });
+        self
+    }
+
+    /// Makes batches of windows of `window_tokens` [tokens](Self::tokens) over the documents in shuffled order, one after
+    /// another, none padded. [`batch_size`](Self::batch_size) counts windows, [`shuffle`](Self::shuffle) shuffles documents.
+    /// See [`Batch::window`], and [`windows`](Self::windows) for what a document is.
+    ///
+    /// An epoch has every token once, but for those at its end that fill no window: other documents' in each epoch. Every
+    /// rank walks over the documents of all ranks, one look at a table each; the place reached is in the cursor.
+    pub fn pack(mut self, window_tokens: u64) -> Builder {
+        self.config.windows = Some(Windows::Packed { window_tokens });
+        self
+    }
+
+    /// Measures samples in tokens: items of `item_bytes` bytes in `field`. A sample without that field has none.
+    pub fn tokens(mut self, field: &str, item_bytes: u64) -> Builder {
+        self.config.tokens = Some((field.into(), item_bytes));
+        self
+    }
+
     /// Where batches live. Default: [`Device::auto`].
     pub fn device(mut self, device: Device) -> Builder {
         self.device = Some(device);
@@ -254,8 +351,8 @@ impl Builder {
         let frame = assembly::frame(dataset, device, config, Clock::real())?;
         let (ready, answer) = channel::bounded(1);
         let (alive, over) = channel::bounded(0);
-        let assembly::Frame { engine: parts, messages, output, shared, schedule } = frame;
-        let (steps, batches_max) = (schedule.steps(Progress::default())?.len(), parts.sizes.batches_max);
+        let assembly::Frame { engine: parts, messages, output, shared, supply } = frame;
+        let (steps, batches_max) = (supply.steps()?, parts.sizes.batches_max);
         let engine_shared = shared.clone();
         let body = move || {
             let _alive = alive;
@@ -293,15 +390,19 @@ impl Builder {
                 return Err(Error::Stopped { reason });
             }
         }
-        Ok(Loader { messages, output, shared, generation: 0, schedule, steps, batches_max, over })
+        let standing = Standing::at(Progress::default());
+        Ok(Loader { messages, output, shared, generation: 0, supply, standing, steps, batches_max, over })
     }
 }
 
 impl Shared {
-    pub(crate) fn new(device: Device, dataset: &Dataset, deadline: Duration) -> Shared {
+    pub(crate) fn new(device: Device, dataset: &Dataset, supply: &Supply, deadline: Duration) -> Shared {
         Shared {
             device,
             fields: dataset.fields().into(),
+            parts: dataset.parts().into(),
+            order: supply.order().clone(),
+            start: supply.start(dataset.fingerprint()),
             counters: Arc::default(),
             timeline: OnceLock::new(),
             deadline,

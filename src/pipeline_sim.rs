@@ -20,6 +20,7 @@ use crate::engine::{Engine, Message, Output, Shared};
 use crate::error::Error;
 use crate::order::{Policy, Progress, Rank, Schedule, Shuffle, Steps};
 use crate::sim::{Clock, Rng};
+use crate::source::Supply;
 use crate::storage::{Faults, SimRing};
 
 /// More turns than any seed needs: beyond, the pipeline hangs.
@@ -65,6 +66,7 @@ struct Run<'a> {
     messages: Sender<Message>,
     shared: Arc<Shared>,
     schedule: Schedule,
+    supply: Supply,
     generation: u64,
     held: Vec<(Batch, usize)>,
     reads: Vec<(u64, SimRead)>,
@@ -128,6 +130,7 @@ impl Run<'_> {
         let make = move |_| Ok(Box::new(SimRing::new(ring_seed, ring_clock, depth, faults)) as _);
         let engine = frame.engine.assemble(Some(Box::new(make))).unwrap();
         let (output, messages, shared) = (frame.output, frame.messages, frame.shared);
+        let Supply::Samples(schedule) = frame.supply.clone() else { panic!("no budget was given") };
         Run {
             rng,
             base: &shards.base,
@@ -140,7 +143,8 @@ impl Run<'_> {
             output,
             messages,
             shared,
-            schedule: frame.schedule,
+            schedule,
+            supply: frame.supply,
             generation: 0,
             held: Vec::new(),
             reads: Vec::new(),
@@ -163,8 +167,9 @@ impl Run<'_> {
                 }
             }
             let consumed = if self.rng.one_in(3) { self.rng.below(self.schedule.order().len() + 1) } else { 0 };
-            let steps = self.schedule.steps(Progress { epoch, consumed }).unwrap();
-            self.messages.send(Message::Epoch { generation: self.generation, steps: steps.clone() }).unwrap();
+            let from = Progress { epoch, consumed };
+            let (steps, source) = (self.schedule.steps(from).unwrap(), self.supply.source(from, None).unwrap());
+            self.messages.send(Message::Epoch { generation: self.generation, source }).unwrap();
             let leave_at = if self.rng.one_in(3) { self.rng.below(10) } else { u64::MAX };
             if !self.epoch(&steps, leave_at) {
                 return;
@@ -340,8 +345,8 @@ fn a_dropped_engine_drains_in_bounded_time() {
     let shards = Shards::new();
     for seed in 0..50 {
         let mut run = Run::new(seed, &shards);
-        let steps = run.schedule.steps(Progress::default()).unwrap();
-        run.messages.send(Message::Epoch { generation: 1, steps }).unwrap();
+        let source = run.supply.source(Progress::default(), None).unwrap();
+        run.messages.send(Message::Epoch { generation: 1, source }).unwrap();
         for _ in 0..run.rng.below(5) {
             run.engine.turn();
         }

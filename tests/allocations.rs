@@ -6,8 +6,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{disk_directory, write_shard};
-use strait::order::Shuffle;
-use strait::{Dataset, Device, Loader, PathChoice, RingChoice};
+use strait::order::{Bucketing, Budget, Cost, Shuffle};
+use strait::{Builder, Dataset, Device, Loader, PathChoice, RingChoice};
 
 struct Counting;
 
@@ -34,6 +34,7 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn nothing_grows() {
     the_loop_does_not_allocate();
+    a_budget_takes_one_window_an_epoch();
     a_thousand_epochs_leave_nothing_behind();
 }
 
@@ -46,20 +47,50 @@ fn the_loop_does_not_allocate() {
         (RingChoice::Pread, PathChoice::Auto),
     ] {
         let dataset = Dataset::records(&paths, 5000).unwrap();
-        let builder = Loader::builder(dataset).device(Device::host()).shuffle(Shuffle::Full);
-        let mut loader = builder.batch_size(16).ring(ring).path(way).build().unwrap();
-        for epoch in 0..3 {
-            loader.epoch(epoch).for_each(|batch| drop(batch.unwrap()));
-            // Let the engine run out of work once: a thread's first sleep on a channel allocates.
-            std::thread::sleep(std::time::Duration::from_millis(50));
+        let builder =
+            || Loader::builder(dataset.clone()).device(Device::host()).shuffle(Shuffle::Full).ring(ring).path(way);
+        let tokens = || builder().tokens("record", 4);
+        for (made_of, builder) in [
+            ("samples", builder().batch_size(16)),
+            ("windows", tokens().windows(20_000, 20_000).batch_size(1)),
+            ("packs", tokens().pack(20_000).batch_size(1)),
+        ] {
+            no_allocation(builder, &format!("{made_of}, {ring:?}, {way:?}"));
         }
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
-        for epoch in 3..13 {
-            loader.epoch(epoch).for_each(|batch| drop(batch.unwrap()));
-        }
-        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
-        assert_eq!(allocations, 0, "{ring:?}, {way:?}: {allocations} allocations in 240 batches");
     }
+}
+
+fn no_allocation(builder: Builder, what: &str) {
+    let mut loader = builder.build().unwrap();
+    for epoch in 0..3 {
+        loader.epoch(epoch).for_each(|batch| drop(batch.unwrap()));
+        // Let the engine run out of work once: a thread's first sleep on a channel allocates.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for epoch in 3..13 {
+        loader.epoch(epoch).for_each(|batch| drop(batch.unwrap()));
+    }
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    assert_eq!(allocations, 0, "{what}: {allocations} allocations in ten epochs");
+}
+
+fn a_budget_takes_one_window_an_epoch() {
+    let directory = disk_directory();
+    let path = write_shard(directory.path(), 1, 5000 * 512);
+    let budget = Budget { samples_max: 20, cost_max: 80_000, cost: Cost::Padded };
+    let builder = Loader::builder(Dataset::records(&[&path], 5000).unwrap()).device(Device::host());
+    let builder = builder.shuffle(Shuffle::Full).budget(budget, Bucketing { window: 64, run: 16 });
+    let mut loader = builder.build().unwrap();
+    let mut epochs = |range: std::ops::Range<u64>| {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        range.for_each(|epoch| loader.epoch(epoch).for_each(|batch| assert!(batch.unwrap().len() <= 16)));
+        ALLOCATIONS.load(Ordering::Relaxed) - before
+    };
+    epochs(0..3);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let allocations = epochs(3..13);
+    assert!(allocations <= 10, "{allocations} allocations in ten epochs of 10 epochs");
 }
 
 fn a_thousand_epochs_leave_nothing_behind() {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::mount::{Kind, Mounts, memory_directory};
 use common::process::Within;
 use common::{bytes_of, disk_directory};
-use strait::order::{Progress, Shuffle};
+use strait::order::{Cursor, IfChanged, Progress, Shuffle};
 use strait::storage::Uring;
 use strait::{Batch, Builder, Dataset, Device, Fallback, Loader, PathChoice, RingChoice};
 
@@ -260,7 +260,9 @@ fn the_ends_of_a_sparse_file_of_five_gib() {
                     let mut loader = builder.ring(ring).path(choice).build().unwrap();
                     for consumed in [0, around - 2, samples - 5] {
                         let mut next = consumed;
-                        for batch in loader.resume(Progress { epoch: 0, consumed }).take(2) {
+                        let cursor = Cursor { progress: Progress { epoch: 0, consumed }, ..loader.cursor() };
+                        loader.resume(&cursor, IfChanged::Refuse).unwrap();
+                        for batch in loader.rest_of_epoch().take(2) {
                             let batch = batch.unwrap();
                             check_batch(&batch, want);
                             assert_eq!(batch.samples()[0], next);

@@ -1,10 +1,12 @@
 //! The audit counts what really came, for every policy, shuffle, mixture and resume.
 
 use proptest::prelude::*;
-use strait::order::{AtEnd, Audit, Counts, Order, Part, Policy, Shuffle, Stretch, audit};
+use strait::order::{
+    AUDIT_SAMPLES_MAX, AtEnd, Audit, Counts, Order, Part, Policy, Progress, Shuffle, Stretch, audit, audit_while,
+};
 
 fn stretch(world: u32, batch_size: u64, steps_max: u64) -> Stretch {
-    Stretch { world, batch_size, steps_max }
+    Stretch { world, batch_size, steps_max, from: None }
 }
 
 fn orders() -> impl Strategy<Value = Order> {
@@ -66,6 +68,35 @@ fn a_run_that_stops_early_does_not_hold() {
     assert!(stopped.to_string().contains("NOT as promised"), "{stopped}");
 }
 
+/// What a run must not do shows: going on from a cursor that is older than the last batch, or ahead of it.
+#[test]
+fn a_wrong_start_does_not_hold() {
+    let order = Order::new(Shuffle::Full, 100, 1).unwrap();
+    let from = |epoch, consumed| {
+        let second = Stretch { from: Some(Progress { epoch, consumed }), ..stretch(4, 5, u64::MAX) };
+        audit(&order, Policy::Pad, 2, &[stretch(2, 10, 8), second]).unwrap()
+    };
+    let shown = |audit: Audit| [audit.positions, audit.once, audit.missing, audit.repeated, audit.padded];
+    assert_eq!((shown(from(1, 60)), from(1, 60).holds()), ([200, 200, 0, 0, 0], true));
+    assert_eq!((shown(from(1, 20)), from(1, 20).holds()), ([240, 200, 0, 40, 0], false));
+    assert_eq!((shown(from(1, 80)), from(1, 80).holds()), ([180, 180, 20, 0, 0], false));
+    assert_eq!((shown(from(0, 80)), from(0, 80).holds()), ([280, 200, 0, 80, 0], false));
+    assert_eq!((shown(from(2, 0)), from(2, 0).holds()), ([160, 160, 40, 0, 0], false));
+}
+
+#[test]
+fn it_ends_when_told_to() {
+    let order = Order::new(Shuffle::Sequential, 1 << 20, 1).unwrap();
+    let mut asked = Vec::new();
+    let stretches = [stretch(2, 64, u64::MAX)];
+    let count = |positions| {
+        asked.push(positions);
+        asked.len() < 3
+    };
+    let stopped = audit_while(&order, Policy::Drop, 3, &stretches, count).unwrap();
+    assert_eq!((asked, stopped.positions, stopped.holds()), (vec![1 << 16, 2 << 16, 3 << 16], 3 << 16, false));
+}
+
 #[test]
 fn a_mixture_that_stops_leaves_out_what_its_order_leaves_out() {
     let parts = [Part { samples: 10, weight: 1 }, Part { samples: 1_000, weight: 1 }];
@@ -81,4 +112,8 @@ fn what_cannot_be_run_is_an_error() {
     assert!(audit(&order, Policy::Short, 1, &[stretch(2, 1, 1)]).is_err());
     assert!(audit(&order, Policy::Drop, u64::MAX, &[stretch(2, 1, 1)]).is_err());
     assert!(audit(&order, Policy::Drop, 1, &[stretch(0, 1, 1)]).is_err());
+    let far = Stretch { from: Some(Progress { epoch: 0, consumed: 101 }), ..stretch(2, 1, 1) };
+    assert!(audit(&order, Policy::Drop, 1, &[far]).is_err());
+    let large = Order::new(Shuffle::Full, AUDIT_SAMPLES_MAX + 1, 1).unwrap();
+    assert!(audit(&large, Policy::Drop, 1, &[stretch(2, 1, 1)]).is_err());
 }

@@ -1,55 +1,39 @@
-//! A number by which a resumed run notices another dataset.
+//! What a dataset is, for the cursors of its runs.
 
-use super::Dataset;
+use super::{Dataset, Shard};
+use crate::order::Fingerprint;
 
-/// See [`Dataset::fingerprint`], which promises this layout.
-pub(super) fn of(dataset: &Dataset) -> u64 {
-    let mut hash = Fnv1a(0xcbf2_9ce4_8422_2325);
-    hash.text(dataset.format.as_bytes());
-    hash.number(dataset.fields.len() as u64);
-    dataset.fields.iter().for_each(|field| hash.text(field.name.as_bytes()));
-    hash.number(dataset.shards.len() as u64);
-    for shard in &dataset.shards {
-        hash.text(shard.path.file_name().unwrap_or_default().as_encoded_bytes());
-        hash.number(shard.bytes);
-        hash.number(shard.samples());
-    }
-    hash.0
+/// See [`Dataset::fingerprint`].
+pub(super) fn of(dataset: &Dataset) -> Fingerprint {
+    let fields = dataset.fields.iter().map(|field| &*field.name);
+    let parts: Vec<Fingerprint> = parts(dataset).into_iter().map(|shards| of_shards(dataset.format, shards)).collect();
+    let all = match parts.as_slice() {
+        [one] => one.clone(),
+        parts => Fingerprint::combine(parts),
+    };
+    all.with_fields(fields)
 }
 
-/// FNV-1a, 64 bits, of <http://www.isthe.com/chongo/tech/comp/fnv/>: five lines, the same on every machine and for ever.
-struct Fnv1a(u64);
-
-impl Fnv1a {
-    fn bytes(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-
-    fn number(&mut self, number: u64) {
-        self.bytes(&number.to_le_bytes());
-    }
-
-    fn text(&mut self, text: &[u8]) {
-        self.number(text.len() as u64);
-        self.bytes(text);
-    }
+fn of_shards(format: &str, shards: &[Shard]) -> Fingerprint {
+    let name = |shard: &Shard| shard.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let names: Vec<String> = shards.iter().map(name).collect();
+    Fingerprint::new(format, names.iter().zip(shards).map(|(name, shard)| (&**name, shard.bytes, shard.samples())))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hash_is_fnv_1a() {
-        // Test vectors of the hash's authors.
-        for (text, want) in
-            [("", 0xcbf2_9ce4_8422_2325), ("a", 0xaf63_dc4c_8601_ec8c), ("foobar", 0x8594_4171_f739_67e8_u64)]
-        {
-            let mut hash = Fnv1a(0xcbf2_9ce4_8422_2325);
-            hash.bytes(text.as_bytes());
-            assert_eq!(hash.0, want, "{text}");
+/// The shards of each dataset that was joined. Those without samples belong to whichever comes next, or to the last.
+fn parts(dataset: &Dataset) -> Vec<&[Shard]> {
+    let mut rest = dataset.shards.as_slice();
+    let mut parts = Vec::with_capacity(dataset.parts.len());
+    for (part, &samples) in dataset.parts.iter().enumerate() {
+        let (mut end, mut seen) = (0, 0);
+        while seen < samples && end < rest.len() {
+            seen += rest[end].samples();
+            end += 1;
         }
+        let last = part + 1 == dataset.parts.len();
+        let (own, others) = rest.split_at(if last { rest.len() } else { end });
+        parts.push(own);
+        rest = others;
     }
+    parts
 }

@@ -2,6 +2,7 @@
 //!
 //! A [`Dataset`] knows extents, never payload: opening one reads headers and indexes only.
 
+mod concat;
 mod files;
 mod fingerprint;
 mod open;
@@ -14,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::order::Fingerprint;
 use table::Table;
 
 #[cfg(doc)]
@@ -52,8 +54,8 @@ pub struct Shard {
 /// Where a shard's samples lie.
 #[derive(Debug, Clone)]
 enum Layout {
-    /// `count` records of `record_bytes`, the first at `first`. One field.
-    Records { first: u64, record_bytes: u64, count: u64 },
+    /// `count` records of `record_bytes`, the first at `first`. One field, and its number.
+    Records { first: u64, record_bytes: u64, count: u64, field: usize },
     /// Each sample's fields on their own.
     Table(Table),
 }
@@ -76,6 +78,8 @@ pub struct Dataset {
     fields: Vec<Field>,
     /// `first[i]` is the id of shard `i`'s first sample; one more entry holds the total.
     first: Vec<u64>,
+    /// The samples of each dataset that was joined.
+    parts: Vec<u64>,
 }
 
 impl Dataset {
@@ -117,7 +121,24 @@ impl Dataset {
         webdataset::open(paths)
     }
 
-    /// The format's name: `"records"`, `"webdataset"`.
+    /// Several datasets as one: what [`Builder::mixture`](crate::Builder::mixture) mixes. Sample ids count through the
+    /// datasets in the order given.
+    ///
+    /// Fields are united by name: a sample lacks those that its dataset does not have. A dataset that is itself joined
+    /// counts as one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there is none, or they have more than 4096 fields together.
+    pub fn concat(datasets: Vec<Dataset>) -> Result<Dataset> {
+        concat::concat(datasets)
+    }
+
+    /// The number of samples of each dataset that was [joined](Self::concat); of this one alone, where none was.
+    pub fn parts(&self) -> &[u64] {
+        &self.parts
+    }
+
+    /// The format's name: `"records"`, `"webdataset"`; `"mixed"` where datasets of different formats are joined.
     pub fn format(&self) -> &'static str {
         self.format
     }
@@ -165,17 +186,17 @@ impl Dataset {
         let local = sample - self.first[shard];
         let at = |offset, len| Extent { shard: shard as u32, offset, len };
         match &self.shards[shard].layout {
+            Layout::Records { field: own, .. } if *own != field => None,
             Layout::Records { first, record_bytes, .. } => Some(at(first + local * record_bytes, *record_bytes)),
             Layout::Table(table) => table.get(local, field).map(|entry| at(entry.offset, entry.len)),
         }
     }
 
-    /// A number that stays the same as long as the dataset does: by it a resumed run notices another one.
+    /// What stays the same as long as the dataset does: by it a resumed run notices another one, and names what differs.
     ///
-    /// FNV-1a (64 bits) over the format, the fields' names, and each shard's file name, size and number of samples,
-    /// in order; every text is preceded by its length, every number is 8 bytes, little-endian. Directories are not in
-    /// it, so a dataset may move; contents are not either, so a shard rewritten to the same size goes unnoticed.
-    pub fn fingerprint(&self) -> u64 {
+    /// Directories are not in it, so a dataset may move; contents are not either, so a shard rewritten to the same size
+    /// goes unnoticed.
+    pub fn fingerprint(&self) -> Fingerprint {
         fingerprint::of(self)
     }
 
@@ -188,6 +209,6 @@ impl Dataset {
             total += shard.samples();
         }
         first.push(total);
-        Dataset { format, shards, fields, first }
+        Dataset { format, shards, fields, first, parts: vec![total] }
     }
 }

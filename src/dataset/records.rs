@@ -29,6 +29,6 @@ fn shard(path: &Path, record_bytes: u64) -> Result<Shard> {
     Ok(Shard {
         path: path.into(),
         bytes,
-        layout: Layout::Records { first: 0, record_bytes, count: bytes / record_bytes },
+        layout: Layout::Records { first: 0, record_bytes, count: bytes / record_bytes, field: 0 },
     })
 }

@@ -62,6 +62,15 @@ impl Table {
         }
         self.column_of = column_of.into();
     }
+
+    /// Says which of the `fields` fields of a larger dataset each of this one's is.
+    pub(super) fn renumber_fields(&mut self, number_of: &[u16], fields: usize) {
+        let mut column_of = vec![NO_COLUMN; fields];
+        for (&column, &field) in self.column_of.iter().zip(number_of) {
+            column_of[usize::from(field)] = column;
+        }
+        self.column_of = column_of.into();
+    }
 }
 
 impl Cells {

@@ -16,7 +16,16 @@ pub struct Stretch {
     pub batch_size: u64,
     /// Steps after which it stops, counted over epochs; `u64::MAX` to run to the end.
     pub steps_max: u64,
+    /// Where it starts; `None`: where the one before stopped. Anything else is what a run must not do: a cursor saved too
+    /// early delivers samples again, one that counts what was only read ahead leaves samples out.
+    pub from: Option<Progress>,
 }
+
+/// The most samples an audit takes: a bit each, 8 GiB.
+pub const AUDIT_SAMPLES_MAX: u64 = 1 << 36;
+
+/// How often an audit asks whether to go on, in positions.
+const ASK_EVERY: u64 = 1 << 16;
 
 /// What a run delivered, on all ranks and over all epochs.
 ///
@@ -66,21 +75,43 @@ impl fmt::Display for Audit {
 /// Takes one bit per sample of memory, and time in proportion to the positions (10 to 20 M a second).
 ///
 /// # Errors
-/// [`Error::Config`] for a stretch that no [`Schedule`] can be made of, or more than 2^64 positions.
+/// [`Error::Config`] for a stretch that no [`Schedule`] can be made of, more than 2^64 positions, or more than
+/// [`AUDIT_SAMPLES_MAX`] samples.
 pub fn audit(order: &Order, policy: Policy, epochs: u64, stretches: &[Stretch]) -> Result<Audit> {
+    audit_while(order, policy, epochs, stretches, |_| true)
+}
+
+/// As [`audit`], and asks every now and then, with the positions so far, whether to go on. If not, it ends early, and
+/// what it has not come to is missing.
+///
+/// # Errors
+/// As [`audit`].
+pub fn audit_while(
+    order: &Order,
+    policy: Policy,
+    epochs: u64,
+    stretches: &[Stretch],
+    mut go_on: impl FnMut(u64) -> bool,
+) -> Result<Audit> {
     let Some(due) = order.len().checked_mul(epochs) else {
         return Err(Error::config("epochs", format!("{epochs} epochs of {} positions are too many", order.len())));
     };
+    if order.samples() > AUDIT_SAMPLES_MAX {
+        let problem = format!("{} samples; an audit takes at most {AUDIT_SAMPLES_MAX}", order.samples());
+        return Err(Error::config("samples", problem));
+    }
+    let ask = Ask { go_on: &mut go_on, next: ASK_EVERY, stopped: false };
     let mut run =
-        Run { order, seen: Seen::new(order), at: Progress::default(), out: Vec::new(), audit: Audit::start(due) };
+        Run { order, seen: Seen::new(order), at: Progress::default(), out: Vec::new(), audit: Audit::start(due), ask };
     for stretch in stretches {
+        run.at = stretch.from.unwrap_or(run.at);
         let rank = |rank| Schedule::new(order.clone(), stretch.batch_size, Rank::new(rank, stretch.world)?, policy);
         let ranks = (0..stretch.world).map(rank).collect::<Result<Vec<Schedule>>>()?;
         if ranks.is_empty() {
             return Err(Error::config("world", "0 ranks; give 1 or more"));
         }
         let mut steps_left = stretch.steps_max;
-        while steps_left > 0 && run.at.epoch < epochs {
+        while steps_left > 0 && run.at.epoch < epochs && !run.ask.stopped {
             steps_left -= run.epoch(&ranks, steps_left, policy)?;
         }
     }
@@ -100,6 +131,25 @@ struct Run<'a> {
     at: Progress,
     out: Vec<u64>,
     audit: Audit,
+    ask: Ask<'a>,
+}
+
+/// Whoever watches the audit.
+struct Ask<'a> {
+    go_on: &'a mut dyn FnMut(u64) -> bool,
+    /// When to ask next, in positions.
+    next: u64,
+    stopped: bool,
+}
+
+impl Ask<'_> {
+    fn stop(&mut self, positions: u64) -> bool {
+        if positions >= self.next {
+            self.next = positions + ASK_EVERY;
+            self.stopped |= !(self.go_on)(positions);
+        }
+        self.stopped
+    }
 }
 
 impl Run<'_> {
@@ -113,6 +163,9 @@ impl Run<'_> {
         for step in 0..len.min(steps_max) {
             for steps in &ranks_steps {
                 self.batch(from.epoch, steps, step);
+            }
+            if self.ask.stop(self.audit.positions) {
+                return Ok(step + 1);
             }
         }
         if steps_max < len {
@@ -168,6 +221,9 @@ impl Seen {
                 (draw.dataset, draw.pass, mixture.ids(draw.dataset))
             }
         };
+        if pass < self.passes[dataset] {
+            return false; // left behind, which a run does with a pass that it has been all through
+        }
         if self.passes[dataset] != pass {
             self.passes[dataset] = pass;
             self.clear(ids.clone());

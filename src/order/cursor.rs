@@ -1,7 +1,10 @@
 //! The resumable state of a run, as a few hundred bytes of JSON.
 //!
 //! It counts samples *delivered*, by all ranks together. World, batch size and prefetch are not in it, so it is the same
-//! on every rank and any of them can go on from it.
+//! on every rank and any of them can go on from it. Only what a rank found unreadable is its own until
+//! [`Cursor::merge`] puts it together.
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +61,8 @@ pub enum IfChanged {
     /// A difference is an error.
     #[default]
     Refuse,
-    /// Go on at the same position, if there is one. Which samples were seen is then no longer known.
+    /// Go on at the same position, if there is one. Which samples were seen is then no longer known, and which were
+    /// bad is forgotten: their numbers may mean others now.
     Allow,
 }
 
@@ -112,6 +116,10 @@ impl Cursor {
 
     /// Takes over what another rank of the same run and the same step has skipped.
     ///
+    /// Each rank skips only what it was to deliver itself. Where ranks save one cursor together, one of them gathers
+    /// those of all (they are text) and merges them; every rank then resumes from the result, and leaves out what any
+    /// of them found. Where only one rank's cursor is saved, what others skipped is found, and counted, once more.
+    ///
     /// # Errors
     /// [`Error::Config`] if it is not a cursor of the same run at the same step, or both skipped too much together.
     pub fn merge(&mut self, other: &Cursor) -> Result<()> {
@@ -128,5 +136,46 @@ impl Cursor {
         self.skipped = skipped;
         self.consecutive_bad = self.consecutive_bad.max(other.consecutive_bad);
         Ok(())
+    }
+}
+
+/// What changes in a cursor from batch to batch. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Standing {
+    pub(crate) progress: Progress,
+    /// Where the next window starts, where windows are packed. `None`: at the epoch's start.
+    pub(crate) packer: Option<PackerState>,
+    pub(crate) skipped: Arc<[u64]>,
+    pub(crate) consecutive_bad: u32,
+}
+
+impl Standing {
+    /// At `progress`, with nothing skipped.
+    pub(crate) fn at(progress: Progress) -> Standing {
+        Standing { progress, packer: None, skipped: Arc::default(), consecutive_bad: 0 }
+    }
+
+    /// Goes to the start of an epoch.
+    pub(crate) fn start_epoch(&mut self, epoch: u64) {
+        (self.progress, self.packer) = (Progress { epoch, consumed: 0 }, None);
+    }
+
+    /// Where a cursor says that its run stands.
+    pub(crate) fn of(cursor: &Cursor) -> Standing {
+        let Cursor { progress, packer, ref skipped, consecutive_bad, .. } = *cursor;
+        Standing { progress, packer, skipped: skipped.as_slice().into(), consecutive_bad }
+    }
+
+    /// The cursor of a run that `start` is the first cursor of.
+    pub(crate) fn cursor(&self, start: &Cursor) -> Cursor {
+        let Standing { progress, packer, skipped, consecutive_bad } = self;
+        let packer = start.packer.map(|at_start| packer.unwrap_or(at_start));
+        Cursor {
+            progress: *progress,
+            packer,
+            skipped: skipped.to_vec(),
+            consecutive_bad: *consecutive_bad,
+            ..start.clone()
+        }
     }
 }

@@ -14,23 +14,31 @@ pub struct Fingerprint {
     pub samples: u64,
     /// Bytes of all shards.
     pub bytes: u64,
-    /// A hash of each shard's file name, size and number of samples, in order.
+    /// A hash of each shard's file name, size and number of samples, and of the fields' names, in order.
     pub layout: u64,
 }
 
 impl Fingerprint {
     /// From each shard's file name (without its directory), size in bytes, and number of samples.
     pub fn new<'a>(format: &str, shards: impl IntoIterator<Item = (&'a str, u64, u64)>) -> Fingerprint {
-        let mut all = Fingerprint { format: format.into(), shards: 0, samples: 0, bytes: 0, layout: 0 };
+        let mut all = Fingerprint::empty(format);
         for (name, bytes, samples) in shards {
             all.add(1, samples, bytes, fold(fold(hash(name.as_bytes()), bytes), samples));
         }
         all
     }
 
+    /// With the names of the fields that samples have, in order.
+    pub fn with_fields<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Fingerprint {
+        for name in names {
+            self.layout = fold(self.layout, hash(name.as_bytes()));
+        }
+        self
+    }
+
     /// Of several datasets in the order of their mixture.
     pub fn combine<'a>(datasets: impl IntoIterator<Item = &'a Fingerprint>) -> Fingerprint {
-        let mut all = Fingerprint::new("", []);
+        let mut all = Fingerprint::empty("");
         let mut formats: Vec<&str> = Vec::new();
         for one in datasets {
             if !formats.contains(&one.format.as_str()) {
@@ -68,9 +76,13 @@ impl Fingerprint {
         }
         if self.layout != now.layout {
             let hex = |layout| format!("{layout:016x}");
-            return changed("layout (shard names, sizes, order)", &hex(self.layout), &hex(now.layout));
+            return changed("layout (shard names, sizes, order; fields)", &hex(self.layout), &hex(now.layout));
         }
         Ok(())
+    }
+
+    fn empty(format: &str) -> Fingerprint {
+        Fingerprint { format: format.into(), shards: 0, samples: 0, bytes: 0, layout: 0 }
     }
 
     fn add(&mut self, shards: u64, samples: u64, bytes: u64, layout: u64) {

@@ -34,10 +34,11 @@ mod schedule;
 mod shuffle;
 mod windows;
 
-pub use audit::{Audit, Stretch, audit};
+pub use audit::{AUDIT_SAMPLES_MAX, Audit, Stretch, audit, audit_while};
 pub use bad_samples::{BadSamplePolicy, BadSamples, SKIPPED_MAX, Verdict};
 pub use bucket::Bucketing;
 pub use budget::{Budget, BudgetSchedule, BudgetSteps, Cost};
+pub(crate) use cursor::Standing;
 pub use cursor::{CURSOR_VERSION, Cursor, IfChanged, PackerState};
 pub use epoch::{Epoch, Order};
 pub use fingerprint::Fingerprint;

@@ -1,5 +1,7 @@
-//! The command `strait`: measures how fast this machine moves shards to a device, and says what holds it back.
+//! The command `strait`: measures how fast this machine moves shards to a device, says what holds it back, and proves
+//! that every sample comes.
 
+mod audit;
 mod bench;
 mod doctor;
 mod failure;
@@ -24,17 +26,19 @@ Examples:
   strait bench /data/*.bin
   # the same numbers for a program
   strait bench --json > result.json
+  # does every sample come once, on 8 ranks?
+  strait audit /data --world 8
 
 Exit codes:
   0    done
-  1    it could not be done; standard error says what happened, why, what to do
+  1    it could not be done (standard error says what happened, why, what to do), or an audit found a gap
   2    the command line was not understood; nothing was started
   130  interrupted (Ctrl-C, SIGTERM); what the command made was removed
 
 Results go to standard output; progress and messages go to standard error. With --json, standard output is exactly \
 one JSON object, also when a command that was understood fails ({\"error\": {..}}). STRAIT_LOG=debug shows the library's log.";
 
-/// Streams training shards from NVMe straight into GPU memory: measure it, examine the machine.
+/// Streams training shards from NVMe straight into GPU memory: measure it, examine the machine, audit the order.
 #[derive(Parser)]
 #[command(name = "strait", version, after_help = HELP_END, max_term_width = 110, arg_required_else_help = true)]
 struct Cli {
@@ -47,6 +51,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Audit(audit::Options),
     Bench(bench::Options),
     Doctor(doctor::Options),
 }
@@ -64,6 +69,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).without_time().init();
     interrupt::watch();
     let answer = match cli.command {
+        Command::Audit(options) => audit::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Doctor(options) => doctor::run(&options),
     };

@@ -1,0 +1,53 @@
+//! Several datasets as one, their fields united by name.
+
+use super::{Dataset, Field, Layout};
+use crate::error::{Error, Result};
+
+/// More fields than this do not occur; tables number them with 16 bits.
+const FIELDS_MAX: usize = 4096;
+
+pub(super) fn concat(datasets: Vec<Dataset>) -> Result<Dataset> {
+    let fields = unite(&datasets)?;
+    let formats: Vec<&str> = datasets.iter().map(|dataset| dataset.format).collect();
+    let format = match datasets.as_slice() {
+        [] => return Err(Error::config("datasets", "none is given; give 1 or more")),
+        [first, ..] if formats.iter().all(|format| *format == first.format) => first.format,
+        _ => "mixed",
+    };
+    let parts = datasets.iter().map(Dataset::len).collect();
+    let mut shards = Vec::with_capacity(datasets.iter().map(|dataset| dataset.shards.len()).sum());
+    for dataset in datasets {
+        // The united fields hold every dataset's own.
+        let number = |field: &Field| fields.iter().position(|other| other.name == field.name).unwrap_or(0) as u16;
+        let numbers: Vec<u16> = dataset.fields.iter().map(number).collect();
+        shards.extend(dataset.shards.into_iter().map(|mut shard| {
+            match &mut shard.layout {
+                Layout::Records { field, .. } => *field = usize::from(numbers[*field]),
+                Layout::Table(table) => table.renumber_fields(&numbers, fields.len()),
+            }
+            shard
+        }));
+    }
+    Ok(Dataset { parts, ..Dataset::new(format, shards, fields) })
+}
+
+/// Every name once, in the order of appearance; of fixed size where every dataset has it and they agree.
+fn unite(datasets: &[Dataset]) -> Result<Vec<Field>> {
+    let mut fields: Vec<Field> = Vec::new();
+    for field in datasets.iter().flat_map(|dataset| &dataset.fields) {
+        if fields.iter().any(|other| other.name == field.name) {
+            continue;
+        }
+        if fields.len() == FIELDS_MAX {
+            let problem = format!("more than {FIELDS_MAX} fields with different names");
+            return Err(Error::config("datasets", problem));
+        }
+        let same = |dataset: &Dataset| {
+            let own = dataset.fields.iter().find(|own| own.name == field.name);
+            dataset.is_empty() || own.is_some_and(|own| own.fixed_bytes == field.fixed_bytes)
+        };
+        let fixed_bytes = field.fixed_bytes.filter(|_| datasets.iter().all(same));
+        fields.push(Field { name: field.name.clone(), fixed_bytes });
+    }
+    Ok(fields)
+}

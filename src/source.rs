@@ -1,0 +1,276 @@
+//! Where batches come from: the samples of each step, whatever a batch is cut by.
+//!
+//! ```text
+//!   Supply   of a run:       a source for what is left of an epoch
+//!   Source   of an epoch:    step by step, the sample ids of this rank's batch, or windows and their pieces
+//! ```
+//!
+//! The engine sees nothing else of an order. Both are pure functions of where the run stands and of the samples' lengths.
+
+use std::sync::Arc;
+
+use crate::dataset::Dataset;
+use crate::documents::{Documents, Pieces};
+use crate::error::{Error, Result};
+use crate::order::{
+    BudgetSchedule, BudgetSteps, Cursor, Fingerprint, Order, Packer, PackerState, Packing, Progress, Schedule, Steps,
+    TokenWindows,
+};
+
+/// Gives the source of every epoch.
+#[derive(Debug, Clone)]
+pub(crate) enum Supply {
+    /// So many samples a batch.
+    Samples(Schedule),
+    /// As many samples as a budget of lengths holds.
+    Budget(BudgetSchedule, Length),
+    /// So many windows of tokens, over documents as they are stored.
+    Windows(Schedule, TokenWindows, Arc<Documents>),
+    /// So many windows of tokens, over documents as they are shuffled.
+    Packed(Schedule, Packer, Arc<Documents>),
+}
+
+impl Supply {
+    pub(crate) fn order(&self) -> &Order {
+        match self {
+            Supply::Samples(schedule) | Supply::Windows(schedule, ..) | Supply::Packed(schedule, ..) => {
+                schedule.order()
+            }
+            Supply::Budget(schedule, _) => schedule.order(),
+        }
+    }
+
+    /// The cursor of a run that has not begun.
+    pub(crate) fn start(&self, fingerprint: Fingerprint) -> Cursor {
+        let start = Cursor::new(self.order(), fingerprint, Progress::default());
+        match self {
+            Supply::Samples(_) | Supply::Windows(..) => start,
+            Supply::Packed(_, packer, _) => {
+                packer.cursor(start.fingerprint, Progress::default(), PackerState::default())
+            }
+            Supply::Budget(schedule, ..) => Cursor { bucketing: schedule.bucketing(), ..start },
+        }
+    }
+
+    /// The steps of a whole epoch, where they can be known beforehand.
+    pub(crate) fn steps(&self) -> Result<Option<u64>> {
+        match self {
+            Supply::Samples(schedule) | Supply::Windows(schedule, ..) | Supply::Packed(schedule, ..) => {
+                Ok(Some(schedule.steps(Progress::default())?.len()))
+            }
+            Supply::Budget(..) => Ok(None),
+        }
+    }
+
+    /// Where the next window starts, found from the epoch's start; `None` where nothing is packed.
+    pub(crate) fn packer_state(&self, at: Progress) -> Result<Option<PackerState>> {
+        let Supply::Packed(_, packer, documents) = self else { return Ok(None) };
+        let start = Progress { consumed: 0, ..at };
+        let mut packing = packer.resume(start, PackerState::default());
+        packing.state_at(at.consumed, |document| documents.tokens_of(document)).map(Some)
+    }
+
+    /// What is left of an epoch. `packer` is where its first window starts, where that is known.
+    pub(crate) fn source(&self, from: Progress, packer: Option<PackerState>) -> Result<Source> {
+        let batches = match self {
+            Supply::Samples(schedule) => Batches::Samples(schedule.steps(from)?),
+            Supply::Budget(schedule, length) => Batches::Budget(schedule.steps(from)?, *length),
+            Supply::Windows(schedule, windows, documents) => {
+                Batches::Windows(schedule.steps(from)?, *windows, documents.clone())
+            }
+            Supply::Packed(schedule, cut, documents) => {
+                let (start, known) = match packer {
+                    Some(state) => (from, state),
+                    None => (Progress { consumed: 0, ..from }, PackerState::default()),
+                };
+                let (steps, packing) = (schedule.steps(from)?, cut.resume(start, known));
+                Batches::Packed(Packed { steps, packing, documents: documents.clone() })
+            }
+        };
+        // An end that is known needs no free batch to show.
+        let over = match &batches {
+            Batches::Samples(steps) | Batches::Windows(steps, ..) | Batches::Packed(Packed { steps, .. }) => {
+                steps.is_empty()
+            }
+            Batches::Budget(..) => from.consumed >= self.order().len(),
+        };
+        Ok(Source { batches, epoch: from.epoch, step: 0, over })
+    }
+}
+
+/// The batches of one epoch, or of the rest of one.
+#[derive(Debug)]
+pub(crate) struct Source {
+    batches: Batches,
+    epoch: u64,
+    /// The next one.
+    step: u64,
+    over: bool,
+}
+
+#[derive(Debug)]
+enum Batches {
+    Samples(Steps),
+    Budget(BudgetSteps, Length),
+    Windows(Steps, TokenWindows, Arc<Documents>),
+    Packed(Packed),
+}
+
+#[derive(Debug)]
+struct Packed {
+    steps: Steps,
+    packing: Packing,
+    documents: Arc<Documents>,
+}
+
+/// One step's batch, besides its samples.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step {
+    pub(crate) step: u64,
+    /// Samples at the end that are padding.
+    pub(crate) padded: u64,
+    /// Where the run stands after it.
+    pub(crate) progress: Progress,
+    /// Where the next window starts, where windows are packed.
+    pub(crate) packer: Option<PackerState>,
+}
+
+impl Source {
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Nothing comes any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Replaces `samples` by those of the next step, and `pieces` by theirs where samples are windows; `None` at the end.
+    /// Allocates nothing once both have room.
+    pub(crate) fn next(
+        &mut self,
+        dataset: &Dataset,
+        samples: &mut Vec<u64>,
+        pieces: &mut Pieces,
+    ) -> Result<Option<Step>> {
+        samples.clear();
+        pieces.clear();
+        let next = self.batch(dataset, samples, pieces);
+        // The last step's progress is the next epoch's start; the end shows without asking for one more.
+        self.over = !matches!(&next, Ok(Some(step)) if step.progress.epoch == self.epoch);
+        self.step += 1;
+        if next.is_err() {
+            samples.clear();
+            pieces.clear();
+        }
+        next
+    }
+
+    fn batch(&mut self, dataset: &Dataset, samples: &mut Vec<u64>, pieces: &mut Pieces) -> Result<Option<Step>> {
+        let step = self.step;
+        let fixed = match &mut self.batches {
+            Batches::Budget(steps, length) => {
+                let padded = steps.next(|sample| length.of(dataset, sample), samples)?;
+                return Ok(padded.map(|padded| Step { step, padded, progress: steps.progress(), packer: None }));
+            }
+            Batches::Samples(steps) | Batches::Windows(steps, ..) | Batches::Packed(Packed { steps, .. }) => steps,
+        };
+        if step >= fixed.len() {
+            return Ok(None);
+        }
+        let (padded, progress) = (fixed.batch(step, samples), fixed.progress_after(step));
+        let packer = match &mut self.batches {
+            Batches::Windows(_, windows, documents) => {
+                for &window in &*samples {
+                    pieces.push_window(documents, dataset, documents.pieces(windows, window));
+                }
+                None
+            }
+            Batches::Packed(packed) => Some(packed.windows(dataset, samples, self.epoch, progress, pieces)?),
+            Batches::Samples(_) | Batches::Budget(..) => None,
+        };
+        Ok(Some(Step { step, padded, progress, packer }))
+    }
+}
+
+impl Packed {
+    /// The pieces of a batch's windows, and where the first window behind the global batch starts.
+    fn windows(
+        &mut self,
+        dataset: &Dataset,
+        windows: &[u64],
+        epoch: u64,
+        after: Progress,
+        pieces: &mut Pieces,
+    ) -> Result<PackerState> {
+        let Packed { packing, documents, .. } = self;
+        let tokens_of = |document| documents.tokens_of(document);
+        let mut last = None;
+        for &window in windows {
+            // Padding is the last window over and over: what was written for it is still there. Wrapped windows are the
+            // epoch's first, and nothing comes after them.
+            if last != Some(window) {
+                packing.window(window, tokens_of, &mut pieces.packed.0, &mut pieces.packed.1)?;
+                last = Some(window);
+            }
+            pieces.push_packed(documents, dataset);
+        }
+        match after.epoch == epoch {
+            true => packing.state_at(after.consumed, tokens_of),
+            false => Ok(PackerState::default()),
+        }
+    }
+}
+
+/// What a sample's length is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Length {
+    /// The field that is measured; `None`: all of them together.
+    field: Option<usize>,
+    item_bytes: u64,
+}
+
+/// Samples looked at to learn what is usual.
+const LOOK_AT: u64 = 1024;
+
+impl Length {
+    /// In bytes, or in tokens: items of `item_bytes` in a field.
+    pub(crate) fn new(dataset: &Dataset, tokens: Option<(&str, u64)>) -> Result<Length> {
+        let Some((name, item_bytes)) = tokens else { return Ok(Length { field: None, item_bytes: 1 }) };
+        if item_bytes == 0 {
+            return Err(Error::config("tokens", "tokens of 0 bytes; give 1 or more"));
+        }
+        let field = dataset.fields().iter().position(|field| &*field.name == name).ok_or_else(|| {
+            let names: Vec<&str> = dataset.fields().iter().map(|field| &*field.name).collect();
+            Error::config("tokens", format!("there is no field {name:?}; the fields are {}", names.join(", ")))
+        })?;
+        Ok(Length { field: Some(field), item_bytes })
+    }
+
+    /// The field and the bytes of a token, where there are tokens.
+    pub(crate) fn tokens(self) -> Option<(usize, u64)> {
+        self.field.map(|field| (field, self.item_bytes))
+    }
+
+    /// The length of a sample; 0 if it lacks the field.
+    pub(crate) fn of(self, dataset: &Dataset, sample: u64) -> u64 {
+        let bytes = |field| dataset.extent(sample, field).map_or(0, |extent| extent.len);
+        match self.field {
+            Some(field) => bytes(field).div_ceil(self.item_bytes),
+            None => (0..dataset.fields().len()).map(bytes).sum(),
+        }
+    }
+
+    /// The mean of samples all over the dataset; at least 1.
+    pub(crate) fn mean(self, dataset: &Dataset) -> u64 {
+        let looks = dataset.len().min(LOOK_AT);
+        let at = |look: u64| (u128::from(look) * u128::from(dataset.len()) / u128::from(looks)) as u64;
+        let sum: u64 = (0..looks).map(|look| self.of(dataset, at(look))).sum();
+        (sum / looks.max(1)).max(1)
+    }
+
+    /// The bytes that so much length can come to, where it says that: a field tells nothing of the others.
+    pub(crate) fn bytes_max(self, length: u64) -> u64 {
+        length.saturating_mul(self.item_bytes)
+    }
+}

@@ -1,0 +1,102 @@
+//! `strait audit` as a person and as a program see it.
+#![cfg(feature = "cli")]
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn strait(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_strait")).arg("audit").args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The exit code, and `positions once missing repeated padded` of the one JSON object on standard output.
+fn counts(arguments: &[&str]) -> (Option<i32>, [u64; 5]) {
+    let output = strait(&[arguments, &["--json"]].concat());
+    let json: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", text(&output.stdout), text(&output.stderr)));
+    let keys = ["positions", "once", "missing", "repeated", "padded"];
+    (output.status.code(), keys.map(|key| json[key].as_u64().unwrap_or_else(|| panic!("no {key} in {json}"))))
+}
+
+#[test]
+fn help_teaches() {
+    let help = text(&strait(&["--help"]).stdout);
+    for word in ["Examples:", "--resume-world", "--cursor-at", "--weights", "Exit codes:", "missing", "drop, pad, wrap"]
+    {
+        assert!(help.contains(word), "no {word} in:\n{help}");
+    }
+}
+
+#[test]
+fn counts_are_what_one_counts_by_hand() {
+    let run = ["--samples", "103", "--epochs", "2", "--world", "4", "--batch", "5", "--policy"];
+    let with = |policy| counts(&[&run[..], &[policy]].concat());
+    assert_eq!(with("drop"), (Some(0), [200, 200, 6, 0, 0]));
+    assert_eq!(with("pad"), (Some(0), [240, 206, 0, 0, 34]));
+    assert_eq!(with("wrap"), (Some(0), [240, 206, 0, 34, 0]));
+    assert_eq!(counts(&["--samples", "103", "--batch", "5"]), (Some(0), [103, 103, 0, 0, 0]));
+    let resume = ["--resume-at", "2", "--resume-world", "3", "--resume-batch", "4"];
+
+    let one = ["--samples", "103", "--world", "4", "--batch", "5"];
+    assert_eq!(counts(&[&one[..], &resume].concat()), (Some(0), [100, 100, 3, 0, 0]));
+    let mixture = ["--samples", "10,1000", "--weights", "1,1", "--epochs", "3", "--batch", "7"];
+    assert_eq!(counts(&mixture), (Some(0), [60, 60, 0, 0, 0]));
+}
+
+/// A run that goes on from a cursor of another step is what a crash leaves, and what the audit has to find.
+#[test]
+fn coverage_that_is_not_as_promised_is_exit_code_1() {
+    let run = ["--samples", "1000", "--world", "4", "--batch", "10", "--policy", "pad", "--resume-at", "10"];
+    assert_eq!(counts(&run), (Some(0), [1000, 1000, 0, 0, 0]));
+    assert_eq!(counts(&[&run[..], &["--cursor-at", "8"]].concat()), (Some(1), [1080, 1000, 0, 80, 0]));
+    assert_eq!(counts(&[&run[..], &["--cursor-at", "12"]].concat()), (Some(1), [920, 920, 80, 0, 0]));
+    let output = strait(&[&run[..], &["--cursor-at", "8"]].concat());
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(shown.contains("1080 positions: 1000 once, 0 missing, 80 repeated") && shown.contains("NOT as"), "{shown}");
+}
+
+#[test]
+fn a_dataset_is_opened_and_none_of_its_bytes_are_needed() {
+    let directory = tempfile::tempdir().unwrap();
+    for shard in 0..3 {
+        std::fs::File::create(directory.path().join(format!("{shard}.bin"))).unwrap().set_len(100 << 20).unwrap();
+    }
+    let path = directory.path().to_str().unwrap();
+    let run = [path, "--record-bytes", "1MiB", "--world", "7", "--epochs", "2"];
+    assert_eq!(counts(&[&run[..], &["--batch", "4"]].concat()), (Some(0), [560, 560, 40, 0, 0]));
+    let output = strait(&[&run[..], &["--batch", "4", "--policy", "pad"]].concat());
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(shown.contains("600 once, 0 missing, 0 repeated, 16 padded; as the policy promises"), "{shown}");
+    assert!(shown.contains("2 epochs of 300 positions, shuffle full, policy pad, on 7 ranks"), "{shown}");
+}
+
+#[test]
+fn what_makes_no_sense_is_exit_code_2_and_what_cannot_be_opened_1() {
+    for (arguments, said) in [
+        (&["--samples", "100", "--world", "0"][..], "--world"),
+        (&["--samples", "100", "--policy", "keep"], "none of drop, pad, wrap, short"),
+        (&["--samples", "100", "--shuffle", "block:0x1"], "none of sequential, full"),
+        (&["--samples", "100", "--resume-world", "2"], "--resume-at"),
+        (&["--samples", "100", "--resume-at", "2"], "behind the end of the run"),
+        (&["--samples", "100", "--world", "2"], "drop leaves nothing"),
+        (&["--samples", "100", "--world", "2", "--policy", "short"], "short needs world 1"),
+        (&["--samples", "100,100"], "only a mixture"),
+        (&["--samples", "100,100", "--weights", "1"], "1 weights for 2 datasets"),
+        (&["--samples", "9007199254740992"], "an audit takes at most"),
+        (&["--samples", "100", "shard.tar"], "cannot be used with"),
+        (&[], "DATASET"),
+    ] {
+        let output = strait(arguments);
+        let (shown, code) = (text(&output.stderr), output.status.code());
+        assert!(code == Some(2) && shown.contains(said), "{arguments:?}: {code:?} {shown}");
+    }
+    let output = strait(&["/nowhere/shard.tar", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("/nowhere/shard.tar"), "{}", text(&output.stdout));
+}
