@@ -251,8 +251,9 @@ impl Engine {
     fn advance(&mut self) -> Result<()> {
         self.reap_copies()?;
         self.reap_reads()?;
+        self.hand_over(); // makes room for more
         self.refill();
-        self.hand_over();
+        self.hand_over(); // the end, if that was all
         self.wait()
     }
 
