@@ -79,6 +79,8 @@ pub struct Prober {
 struct Kind {
     device: u64,
     dio_align: Option<u64>,
+    /// Shorter than the probe: some file systems answer short reads at once, and longer ones not.
+    short: bool,
 }
 
 impl Prober {
@@ -98,14 +100,14 @@ impl Prober {
             Err(e) => return Err(open_error(e)),
         };
         let meta = file.metadata().map_err(open_error)?;
-        let kind = Kind { device: meta.dev(), dio_align: dio_align(&file) };
+        let short = meta.len() < PROBE_BYTES as u64;
+        let kind = Kind { device: meta.dev(), dio_align: dio_align(&file), short };
         if let Some((_, mode)) = self.known.iter().find(|(known, _)| *known == kind) {
             return Ok(Probed { file, mode: mode.clone(), fallback: None });
         }
         let probed = self.decide(path, file, kind)?;
-        // A file shorter than the probe says little about its neighbours: some file systems answer short reads at once.
         // A buffered file is one that was opened anew, so its answer cannot be passed on to an open file.
-        if meta.len() >= PROBE_BYTES as u64 && probed.mode.direct {
+        if probed.mode.direct {
             self.known.truncate(KNOWN_MAX - 1);
             self.known.push_front((kind, probed.mode.clone()));
         }
