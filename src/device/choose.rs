@@ -15,7 +15,7 @@ impl Device {
     /// The CUDA device `ordinal`, counted among the visible ones (`CUDA_VISIBLE_DEVICES`). Uses its primary context,
     /// as PyTorch and the CUDA runtime do.
     ///
-    /// Without a driver or a device this is an ordinary [`Error::NoDevice`](crate::Error::NoDevice) that says what is missing.
+    /// Without a driver or a device this is an ordinary [`Error::NoDevice`] that says what is missing.
     #[cfg(feature = "cuda")]
     pub fn cuda(ordinal: u32) -> Result<Device> {
         Ok(Device::new(Arc::new(super::cuda::CudaDevice::new(ordinal)?)))
