@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 
-use crate::batch::Body;
+use crate::batch::{Body, Places};
 use crate::config::{Config, PathChoice, RingChoice, Sizes};
 use crate::dataset::Dataset;
 use crate::device::{Device, DeviceKind, Seq};
-use crate::engine::{Engine, Message, Output, Shared, Stage, State};
+use crate::engine::{Bad, Engine, Message, Output, Shared, Stage, State};
 use crate::error::{Error, Result};
 use crate::order::{Progress, Standing};
 use crate::plan::Plan;
@@ -36,6 +36,7 @@ pub(crate) struct Parts {
     pub(crate) sizes: Sizes,
     dataset: Arc<Dataset>,
     config: Config,
+    bad: Bad,
     direct: bool,
     clock: Clock,
     shared: Arc<Shared>,
@@ -61,8 +62,10 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     // Every batch, the end of this generation, and that of the one before.
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
     let shared = Arc::new(Shared::new(device, &dataset, &supply, config.deadline));
+    let bad = Bad::new(config.bad_samples, supply.order().clone(), config.samples_max(), shared.counters.clone())?;
     let engine = Parts {
         sizes,
+        bad,
         dataset: Arc::new(dataset),
         config,
         direct,
@@ -103,6 +106,7 @@ impl Parts {
             regions,
             dataset: self.dataset,
             sizes: self.sizes,
+            bad: self.bad,
             shared: self.shared,
             messages: self.messages,
             output: self.output,
@@ -191,6 +195,8 @@ impl Parts {
                 step: 0,
                 samples: Vec::with_capacity(samples),
                 padded: 0,
+                places: Places { samples: Vec::with_capacity(samples), ..Places::default() },
+                careful: false,
                 standing: Standing::at(Progress::default()),
                 plan: Plan::with_capacity(views, cuts),
                 region: None,

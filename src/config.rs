@@ -14,7 +14,9 @@ use std::time::Duration;
 use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::order::{AtEnd, Bucketing, Budget, BudgetSchedule, Order, Part, Policy, Rank, Schedule, Shuffle};
+use crate::order::{
+    AtEnd, BadSamplePolicy, Bucketing, Budget, BudgetSchedule, Order, Part, Policy, Rank, Schedule, Shuffle,
+};
 use crate::plan;
 use crate::source::{Length, Supply};
 
@@ -54,6 +56,7 @@ pub(crate) struct Config {
     pub(crate) rank: Rank,
     pub(crate) policy: Option<Policy>,
     pub(crate) seed: u64,
+    pub(crate) bad_samples: BadSamplePolicy,
     pub(crate) prefetch: Option<usize>,
     pub(crate) hold: usize,
     pub(crate) block_bytes: u64,
@@ -81,6 +84,7 @@ impl Default for Config {
             rank: Rank::SINGLE,
             policy: None,
             seed: 0,
+            bad_samples: BadSamplePolicy::Raise,
             prefetch: None,
             hold: 2,
             block_bytes: 4 << 20,

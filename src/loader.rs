@@ -15,7 +15,9 @@ use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::engine::{Message, Output, Shared};
 use crate::error::{Error, Result};
-use crate::order::{AtEnd, Bucketing, Budget, Cursor, IfChanged, Policy, Progress, Rank, Shuffle, Standing};
+use crate::order::{
+    AtEnd, BadSamplePolicy, BadSamples, Bucketing, Budget, Cursor, IfChanged, Policy, Progress, Rank, Shuffle, Standing,
+};
 use crate::sim::Clock;
 use crate::source::Supply;
 use crate::stats::Stats;
@@ -104,6 +106,7 @@ impl Loader {
         let start = &self.shared.start;
         let progress = cursor.resume(start, if_changed)?;
         self.supply.source(progress)?;
+        BadSamples::resume(BadSamplePolicy::Raise, &cursor.skipped, 0)?;
         let same = cursor.fingerprint == start.fingerprint;
         self.standing = if same { Standing::of(cursor) } else { Standing::at(progress) };
         Ok(())
@@ -115,7 +118,8 @@ impl Loader {
     }
 
     fn start(&self, from: Progress) -> Result<()> {
-        let message = Message::Epoch { generation: self.generation, source: self.supply.source(from)? };
+        let (source, standing) = (self.supply.source(from)?, self.standing.clone());
+        let message = Message::Epoch { generation: self.generation, source, standing };
         self.messages.send_timeout(message, self.shared.deadline).map_err(|_| self.stopped())
     }
 
@@ -248,6 +252,13 @@ impl Builder {
         policy: Policy => policy = Some(policy);
         /// What decides the random order. Default 0.
         seed: u64 => seed = seed;
+        /// What becomes of samples that cannot be read, because the storage fails ([`Error::Io`]) or a shard is cut
+        /// short ([`Error::Truncated`]). Default: the error goes to the consumer.
+        ///
+        /// A batch with a failed read is read again block by block; a sample is bad if one of its own blocks fails then
+        /// too. Each sample's fate is decided in the order of delivery, whatever is read ahead, and travels in the
+        /// cursor. A shard that is missing or has changed is an error under every policy.
+        bad_samples: BadSamplePolicy => bad_samples = bad_samples;
         /// Batches read ahead. Default: as many as keep the storage busy.
         prefetch: usize => prefetch = Some(prefetch);
         /// Batches that the consumer may hold at once while others are read. Default 2.

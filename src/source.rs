@@ -80,6 +80,8 @@ enum Batches {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Step {
     pub(crate) step: u64,
+    /// Position of this rank's first sample; where a budget cuts batches, of the step's first.
+    pub(crate) position: u64,
     /// Samples at the end that are padding.
     pub(crate) padded: u64,
     /// Where the run stands after it.
@@ -99,6 +101,10 @@ impl Source {
     /// Replaces `samples` by those of the next step; `None` at the end. Allocates nothing once they have room.
     pub(crate) fn next(&mut self, dataset: &Dataset, samples: &mut Vec<u64>) -> Result<Option<Step>> {
         samples.clear();
+        let position = match &self.batches {
+            Batches::Samples(steps) => steps.position(self.step, 0),
+            Batches::Budget(steps, _) => steps.progress().consumed,
+        };
         let next = match &mut self.batches {
             Batches::Samples(steps) if self.step >= steps.len() => Ok(None),
             Batches::Samples(steps) => Ok(Some((steps.batch(self.step, samples), steps.progress_after(self.step)))),
@@ -114,7 +120,7 @@ impl Source {
         if next.is_err() {
             samples.clear();
         }
-        Ok(next?.map(|(padded, progress)| Step { step, padded, progress }))
+        Ok(next?.map(|(padded, progress)| Step { step, position, padded, progress }))
     }
 }
 
