@@ -9,6 +9,7 @@ use crate::batch::{Body, Places};
 use crate::config::{Config, PathChoice, RingChoice, Sizes};
 use crate::dataset::Dataset;
 use crate::device::{Device, DeviceKind, Seq};
+use crate::documents::Pieces;
 use crate::engine::{Bad, Engine, Message, Output, Shared, Stage, State};
 use crate::error::{Error, Result};
 use crate::order::{Progress, Standing};
@@ -185,7 +186,8 @@ impl Parts {
 
     fn batches(&self, device: &Device) -> Result<Vec<Body>> {
         let samples = self.config.samples_max();
-        let views = samples * self.dataset.fields().len();
+        let (samples_of, pieces) = (self.dataset.fields().len(), self.sizes.pieces);
+        let views = (samples * samples_of).max(pieces);
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
         let batch = |slot| {
             Ok(Body {
@@ -194,6 +196,7 @@ impl Parts {
                 epoch: 0,
                 step: 0,
                 samples: Vec::with_capacity(samples),
+                pieces: Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces),
                 padded: 0,
                 places: Places { samples: Vec::with_capacity(samples), ..Places::default() },
                 careful: false,

@@ -7,9 +7,10 @@ use crossbeam::channel::Sender;
 
 use crate::dataset::Field;
 use crate::device::{DevicePtr, Fence, RawStream, Seq};
+use crate::documents::Pieces;
 use crate::engine::{Message, Shared};
 use crate::error::{Error, Result};
-use crate::order::{Cursor, Progress, Standing};
+use crate::order::{Cursor, Piece, Progress, Standing};
 use crate::plan::Plan;
 use crate::region::Region;
 
@@ -20,6 +21,8 @@ pub(crate) struct Body {
     pub(crate) epoch: u64,
     pub(crate) step: u64,
     pub(crate) samples: Vec<u64>,
+    /// Where samples are windows.
+    pub(crate) pieces: Pieces,
     pub(crate) padded: u64,
     /// What the order says, before bad samples are dealt with.
     pub(crate) places: Places,
@@ -91,7 +94,8 @@ impl Batch {
         self.body().step
     }
 
-    /// The ids of the samples, in the order in which they stand in the batch.
+    /// The ids of the samples, in the order in which they stand in the batch; where samples are windows, their numbers in
+    /// the epoch.
     pub fn samples(&self) -> &[u64] {
         &self.body().samples
     }
@@ -115,8 +119,9 @@ impl Batch {
     /// joined, and its number there.
     ///
     /// # Panics
-    /// If `index` is not less than the batch's length.
+    /// If `index` is not less than the batch's length, or the batch is one of windows.
     pub fn origin(&self, index: usize) -> (usize, u64) {
+        assert!(!self.body().pieces.are_there(), "windows are of documents: see Batch::window");
         let (mut dataset, mut sample) = (0, self.samples()[index]);
         while sample >= self.shared.parts[dataset] {
             sample -= self.shared.parts[dataset];
@@ -137,10 +142,30 @@ impl Batch {
         &self.shared.fields
     }
 
-    /// One field of all samples; `None` if the dataset has no field of that name.
+    /// A window of tokens, in pieces of one document each: what [`Builder::windows`](crate::Builder::windows) and
+    /// [`Builder::pack`](crate::Builder::pack) make batches of. `None` where samples are no windows.
+    ///
+    /// # Panics
+    /// If `index` is not less than the batch's length.
+    pub fn window(&self, index: usize) -> Option<WindowView<'_>> {
+        let body = self.body();
+        if !body.pieces.are_there() {
+            return None;
+        }
+        let (range, cu_seqlens) = body.pieces.of_window(index);
+        let (offsets, lengths) = (&body.plan.offsets()[range.clone()], &body.plan.lengths()[range.clone()]);
+        let bytes = FieldView { batch: self, offsets, lengths };
+        Some(WindowView { pieces: &body.pieces.pieces[range], cu_seqlens, bytes })
+    }
+
+    /// One field of all samples; `None` if the dataset has no field of that name, or samples are
+    /// [windows](Self::window).
     pub fn field(&self, name: &str) -> Option<FieldView<'_>> {
         let field = self.shared.fields.iter().position(|f| &*f.name == name)?;
         let body = self.body();
+        if body.pieces.are_there() {
+            return None;
+        }
         let views = field * body.samples.len()..(field + 1) * body.samples.len();
         let offsets = &body.plan.offsets()[views.clone()];
         Some(FieldView { batch: self, offsets, lengths: &body.plan.lengths()[views] })
@@ -227,6 +252,18 @@ impl std::fmt::Debug for Batch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Batch {{ epoch: {}, step: {}, samples: {} }}", self.epoch(), self.step(), self.len())
     }
+}
+
+/// A window of tokens on the device: pieces of documents, to be read one after the other.
+#[derive(Clone, Copy)]
+pub struct WindowView<'a> {
+    /// Which part of which document each piece is, in order. In raw files a document's number is its shard's.
+    pub pieces: &'a [Piece],
+    /// Where each piece starts in the window, in tokens, and the window's length: one more than pieces, the first is 0.
+    /// What attention kernels for sequences of several lengths take.
+    pub cu_seqlens: &'a [u32],
+    /// Where the pieces' bytes are: one view for each. Pieces of neighbouring documents may lie apart.
+    pub bytes: FieldView<'a>,
 }
 
 /// One field of every sample of a batch: a ragged array in device memory.

@@ -9,13 +9,16 @@
 //!  open files     open_files_max
 //! ```
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dataset::Dataset;
 use crate::device::Device;
+use crate::documents::Documents;
 use crate::error::{Error, Result};
 use crate::order::{
-    AtEnd, BadSamplePolicy, Bucketing, Budget, BudgetSchedule, Order, Part, Policy, Rank, Schedule, Shuffle,
+    AtEnd, BadSamplePolicy, Bucketing, Budget, BudgetSchedule, Order, Packer, Part, Policy, Rank, Schedule, Shuffle,
+    TokenWindows,
 };
 use crate::plan;
 use crate::source::{Length, Supply};
@@ -42,6 +45,23 @@ pub enum PathChoice {
     Staged,
 }
 
+/// How windows are cut from documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Windows {
+    /// As they are stored.
+    Stored { window_tokens: u64, stride_tokens: u64 },
+    /// As they are shuffled.
+    Packed { window_tokens: u64 },
+}
+
+impl Windows {
+    fn tokens(self) -> u64 {
+        match self {
+            Windows::Stored { window_tokens, .. } | Windows::Packed { window_tokens } => window_tokens,
+        }
+    }
+}
+
 /// The options of a loader; see [`crate::Builder`] for what each means.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -50,6 +70,8 @@ pub(crate) struct Config {
     pub(crate) budget: Option<(Budget, Bucketing)>,
     /// What is a token: a field, and the bytes of one.
     pub(crate) tokens: Option<(String, u64)>,
+    /// Samples are windows of tokens.
+    pub(crate) windows: Option<Windows>,
     pub(crate) shuffle: Shuffle,
     /// Weights of the datasets that were joined, and what happens where one ends.
     pub(crate) mixture: Option<(Vec<u32>, AtEnd)>,
@@ -79,6 +101,7 @@ impl Default for Config {
             batch_size: 256,
             budget: None,
             tokens: None,
+            windows: None,
             shuffle: Shuffle::Sequential,
             mixture: None,
             rank: Rank::SINGLE,
@@ -110,6 +133,9 @@ const PREFETCH_MAX: u64 = 64;
 /// More slabs than this are never in flight at once.
 const SLABS_MAX: u64 = 64;
 
+/// Pieces that every batch of windows has room for at most; where documents are so short, a batch allocates.
+const PIECES_MAX: u64 = 1 << 16;
+
 /// More samples than this in a batch are a mistake: every batch has room for so many.
 const BATCH_SAMPLES_MAX: u64 = 1 << 20;
 
@@ -121,6 +147,8 @@ pub(crate) struct Sizes {
     pub(crate) region_bytes: u64,
     /// 0 on the direct path.
     pub(crate) slabs: usize,
+    /// Pieces of a batch of windows that there is room for before more is allocated; 0 where samples are no windows.
+    pub(crate) pieces: usize,
     pub(crate) limits: plan::Limits,
 }
 
@@ -159,8 +187,11 @@ impl Config {
 
     /// What the batches of every epoch are.
     pub(crate) fn supply(&self, dataset: &Dataset) -> Result<Supply> {
-        let order = self.order(dataset)?;
         let policy = self.policy.unwrap_or_else(|| Policy::default_for(self.rank.world()));
+        if let Some(windows) = self.windows {
+            return self.windows_supply(dataset, windows, policy);
+        }
+        let order = self.order(dataset)?;
         let Some((budget, bucketing)) = self.budget else {
             return Ok(Supply::Samples(Schedule::new(order, self.batch_size as u64, self.rank, policy)?));
         };
@@ -168,8 +199,46 @@ impl Config {
             let problem = format!("at most {} samples a batch; give at most {BATCH_SAMPLES_MAX}", budget.samples_max);
             return Err(Error::config("budget", problem));
         }
-        let schedule = BudgetSchedule::new(order.clone(), bucketing, budget, self.rank, policy)?;
-        Ok(Supply::Budget(schedule, order, self.length(dataset)?))
+        let schedule = BudgetSchedule::new(order, bucketing, budget, self.rank, policy)?;
+        Ok(Supply::Budget(schedule, self.length(dataset)?))
+    }
+
+    fn windows_supply(&self, dataset: &Dataset, windows: Windows, policy: Policy) -> Result<Supply> {
+        if self.budget.is_some() || self.mixture.is_some() {
+            let other = if self.budget.is_some() { "budget" } else { "mixture" };
+            return Err(Error::config(
+                "windows",
+                format!("windows are all of one size, and no {other} goes with them"),
+            ));
+        }
+        if self.bad_samples != BadSamplePolicy::Raise {
+            let problem = "windows of tokens are raised only: what is missing from one would shift those behind it";
+            return Err(Error::config("bad_samples", problem));
+        }
+        let documents = Arc::new(Documents::new(dataset, self.length(dataset)?)?);
+        let schedule = |shuffle, windows| {
+            if windows == 0 {
+                let problem = format!("{} tokens fill no window of {}", documents.tokens(), self.window_tokens());
+                return Err(Error::config("window_tokens", problem));
+            }
+            let order = Order::new(shuffle, windows, self.seed)?;
+            Schedule::new(order, self.batch_size as u64, self.rank, policy)
+        };
+        match windows {
+            Windows::Stored { window_tokens, stride_tokens } => {
+                let windows = TokenWindows::new(documents.tokens(), window_tokens, stride_tokens)?;
+                Ok(Supply::Windows(schedule(self.shuffle, windows.len())?, windows, documents.clone()))
+            }
+            Windows::Packed { window_tokens } => {
+                let order = Order::new(self.shuffle, documents.len(), self.seed)?;
+                let packer = Packer::new(order, window_tokens, documents.tokens())?;
+                Ok(Supply::Packed(schedule(Shuffle::Sequential, packer.windows())?, packer, documents.clone()))
+            }
+        }
+    }
+
+    fn window_tokens(&self) -> u64 {
+        self.windows.map_or(0, Windows::tokens)
     }
 
     fn length(&self, dataset: &Dataset) -> Result<Length> {
@@ -229,6 +298,7 @@ impl Config {
             batches_max: (prefetch + hold) as usize,
             region_bytes,
             slabs: if direct { 0 } else { self.slabs()? },
+            pieces: batch.pieces as usize,
             limits: plan::Limits {
                 align: self.align_bytes,
                 block_bytes: self.block_bytes,
@@ -275,10 +345,38 @@ struct BatchBytes {
     /// A batch that needs more: with gaps read along, or of large samples. There may be larger ones: they wait until
     /// they have the pool to themselves.
     largest: u64,
+    /// Pieces of documents, where the samples are windows.
+    pieces: u64,
 }
 
 impl BatchBytes {
+    /// Windows of documents of the mean length; there is room for twice as many pieces, and their blocks.
+    fn of_windows(dataset: &Dataset, config: &Config) -> Result<BatchBytes> {
+        let length = config.length(dataset)?;
+        let (_, item_bytes) = length.tokens().unwrap_or((0, 1));
+        let shard_bytes = dataset.shards().iter().map(|shard| shard.bytes).sum::<u64>();
+        let mean = match dataset.format() {
+            "records" => (shard_bytes / item_bytes / dataset.shards().len().max(1) as u64).max(1),
+            _ => length.mean(dataset),
+        };
+        let (samples, tokens) = (config.batch_size as u64, config.window_tokens());
+        let pieces = (tokens / mean).saturating_add(2).min(tokens.max(1));
+        let blocks = (pieces + 1).saturating_mul(config.align_bytes);
+        let sample = tokens.saturating_mul(item_bytes).saturating_add(blocks);
+        let typical = samples.saturating_mul(sample).max(1);
+        let largest = typical.saturating_add(samples.saturating_mul(blocks));
+        Ok(BatchBytes {
+            sample,
+            typical,
+            largest,
+            pieces: (2 * pieces).saturating_mul(samples).min(PIECES_MAX.max(2 * samples)),
+        })
+    }
+
     fn of(dataset: &Dataset, config: &Config) -> Result<BatchBytes> {
+        if config.windows.is_some() {
+            return BatchBytes::of_windows(dataset, config);
+        }
         let samples = config.samples_typical(dataset)?.min(dataset.len().max(1));
         let align = config.align_bytes;
         let fixed = match dataset.fields() {
@@ -299,7 +397,7 @@ impl BatchBytes {
             let blocks = budget.samples_max.saturating_mul(2 * align);
             config.length(dataset).map(|length| length.bytes_max(budget.cost_max).saturating_add(blocks))
         })?;
-        Ok(BatchBytes { sample, typical, largest: (typical + ragged.max(gaps)).max(full) })
+        Ok(BatchBytes { sample, typical, largest: (typical + ragged.max(gaps)).max(full), pieces: 0 })
     }
 }
 

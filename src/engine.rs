@@ -34,6 +34,7 @@ use crate::storage::{Accepted, Damage, Landed, LandingId, Memory, ReadQueue, Wan
 pub(crate) use bad::Bad;
 
 /// What the consumer tells the engine.
+#[allow(clippy::large_enum_variant, reason = "the queue is allocated once; a box would be allocated in every epoch")]
 pub(crate) enum Message {
     /// Deliver these batches; what is under way for earlier generations is dropped.
     Epoch { generation: u64, source: Source, standing: Standing },
@@ -44,7 +45,7 @@ pub(crate) enum Message {
 }
 
 /// What the engine tells the consumer, each for one generation.
-#[expect(clippy::large_enum_variant, reason = "the queue is allocated once; a box would be allocated for every batch")]
+#[allow(clippy::large_enum_variant, reason = "nearly all of them are batches")]
 pub(crate) enum Output {
     Batch(Body),
     Failed(u64, Error),
@@ -403,9 +404,10 @@ impl Engine {
             return None;
         };
         (body.generation, body.epoch, body.seq, body.careful) = (state.generation, source.epoch(), Seq(0), false);
-        let failure = match source.next(&self.dataset, &mut body.samples) {
+        let failure = match source.next(&self.dataset, &mut body.samples, &mut body.pieces) {
             Ok(Some(step)) => {
-                (body.step, body.padded, body.standing.progress) = (step.step, step.padded, step.progress);
+                (body.step, body.padded) = (step.step, step.padded);
+                (body.standing.progress, body.standing.packer) = (step.progress, step.packer);
                 self.bad.place(&mut body, step.position);
                 None
             }
@@ -423,7 +425,7 @@ impl Engine {
     }
 
     fn plan(&self, body: &mut Body) {
-        let Body { samples, plan, .. } = body;
+        let Body { samples, pieces, plan, .. } = body;
         let dataset = &*self.dataset;
         let mut limits = self.sizes.limits;
         if body.careful {
@@ -433,8 +435,13 @@ impl Engine {
             limits.gap_bytes = 0; // what was left out may lie in a gap
         }
         loop {
-            let views = (0..dataset.fields().len()).flat_map(|f| samples.iter().map(move |&s| dataset.extent(s, f)));
-            plan.build(views, |shard| dataset.shards()[shard as usize].bytes, &limits);
+            let shard_bytes = |shard: u32| dataset.shards()[shard as usize].bytes;
+            if pieces.are_there() {
+                plan.build(pieces.extents.iter().copied(), shard_bytes, &limits);
+            } else {
+                let field = |f| samples.iter().map(move |&sample| dataset.extent(sample, f));
+                plan.build((0..dataset.fields().len()).flat_map(field), shard_bytes, &limits);
+            }
             // Reading gaps along saves reads and costs room; where there is no room, do without.
             if limits.gap_bytes == 0 || plan.region_bytes() <= self.regions.bytes() as u64 {
                 return;

@@ -6,6 +6,7 @@ mod batch;
 mod config;
 pub mod dataset;
 pub mod device;
+mod documents;
 mod engine;
 pub mod error;
 mod loader;
@@ -22,7 +23,7 @@ mod source;
 pub mod stats;
 pub mod storage;
 
-pub use batch::{Batch, FieldView};
+pub use batch::{Batch, FieldView, WindowView};
 pub use config::{PathChoice, RingChoice};
 pub use dataset::Dataset;
 pub use device::Device;

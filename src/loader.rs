@@ -10,7 +10,7 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
 use crate::assembly::{self, MakeRing};
 use crate::batch::Batch;
-use crate::config::{Config, PathChoice, RingChoice};
+use crate::config::{Config, PathChoice, RingChoice, Windows};
 use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::engine::{Message, Output, Shared};
@@ -55,7 +55,7 @@ impl Loader {
 
     /// All batches of epoch `epoch`, in order. An epoch under way is given up.
     pub fn epoch(&mut self, epoch: u64) -> Epoch<'_> {
-        self.standing.progress = Progress { epoch, consumed: 0 };
+        self.standing.start_epoch(epoch);
         self.rest_of_epoch()
     }
 
@@ -86,7 +86,7 @@ impl Loader {
             self.give_back(stale);
         }
         let from = self.standing.progress;
-        let failure = self.start(from).err();
+        let failure = self.start().err();
         Epoch { loader: self, epoch: from.epoch, failure, over: false }
     }
 
@@ -105,10 +105,13 @@ impl Loader {
     pub fn resume(&mut self, cursor: &Cursor, if_changed: IfChanged) -> Result<()> {
         let start = &self.shared.start;
         let progress = cursor.resume(start, if_changed)?;
-        self.supply.source(progress)?;
+        self.supply.source(progress, None)?;
         BadSamples::resume(BadSamplePolicy::Raise, &cursor.skipped, 0)?;
         let same = cursor.fingerprint == start.fingerprint;
-        self.standing = if same { Standing::of(cursor) } else { Standing::at(progress) };
+        self.standing = match same {
+            true => Standing::of(cursor),
+            false => Standing { packer: self.supply.packer_state(progress)?, ..Standing::at(progress) },
+        };
         Ok(())
     }
 
@@ -117,8 +120,9 @@ impl Loader {
         self.shared.counters.snapshot()
     }
 
-    fn start(&self, from: Progress) -> Result<()> {
-        let (source, standing) = (self.supply.source(from)?, self.standing.clone());
+    fn start(&self) -> Result<()> {
+        let standing = self.standing.clone();
+        let source = self.supply.source(standing.progress, standing.packer)?;
         let message = Message::Epoch { generation: self.generation, source, standing };
         self.messages.send_timeout(message, self.shared.deadline).map_err(|_| self.stopped())
     }
@@ -202,7 +206,7 @@ impl Epoch<'_> {
                 Ok(Output::Failed(generation, error)) if generation == loader.generation => return Some(Err(error)),
                 Ok(Output::End(generation)) if generation == loader.generation => {
                     // Known from the last batch, except where what was left of the epoch had none.
-                    loader.standing.progress = Progress { epoch: self.epoch + 1, consumed: 0 };
+                    loader.standing.start_epoch(self.epoch + 1);
                     return None;
                 }
                 Ok(stale) => loader.give_back(stale),
@@ -305,6 +309,28 @@ impl Builder {
     /// error of the batch that it would be in.
     pub fn budget(mut self, budget: Budget, bucketing: Bucketing) -> Builder {
         self.config.budget = Some((budget, bucketing));
+        self
+    }
+
+    /// Makes batches of windows of `window_tokens` [tokens](Self::tokens), each starting `stride_tokens` after the one
+    /// before, over the documents one after another as they are stored. [`batch_size`](Self::batch_size) counts windows,
+    /// [`shuffle`](Self::shuffle) shuffles windows. See [`Batch::window`].
+    ///
+    /// A document is a sample; in raw files ([`Dataset::records`]) it is a whole shard. Takes 8 bytes per document. Tokens
+    /// at the very end that fill no window are in none.
+    pub fn windows(mut self, window_tokens: u64, stride_tokens: u64) -> Builder {
+        self.config.windows = Some(Windows::Stored { window_tokens, stride_tokens });
+        self
+    }
+
+    /// Makes batches of windows of `window_tokens` [tokens](Self::tokens) over the documents in shuffled order, one after
+    /// another, none padded. [`batch_size`](Self::batch_size) counts windows, [`shuffle`](Self::shuffle) shuffles documents.
+    /// See [`Batch::window`], and [`windows`](Self::windows) for what a document is.
+    ///
+    /// An epoch has every token once, but for those at its end that fill no window: other documents' in each epoch. Every
+    /// rank walks over the documents of all ranks, one look at a table each; the place reached is in the cursor.
+    pub fn pack(mut self, window_tokens: u64) -> Builder {
+        self.config.windows = Some(Windows::Packed { window_tokens });
         self
     }
 

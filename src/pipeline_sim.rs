@@ -175,7 +175,7 @@ impl Run<'_> {
             }
             let consumed = if self.rng.one_in(3) { self.rng.below(self.schedule.order().len() + 1) } else { 0 };
             let from = Progress { epoch, consumed };
-            let (steps, source) = (self.schedule.steps(from).unwrap(), self.supply.source(from).unwrap());
+            let (steps, source) = (self.schedule.steps(from).unwrap(), self.supply.source(from, None).unwrap());
             self.messages
                 .send(Message::Epoch { generation: self.generation, source, standing: Standing::at(from) })
                 .unwrap();
@@ -334,7 +334,7 @@ fn a_dropped_engine_drains_in_bounded_time() {
     let shards = Shards::new();
     for seed in 0..50 {
         let mut run = Run::new(seed, &shards);
-        let source = run.supply.source(Progress::default()).unwrap();
+        let source = run.supply.source(Progress::default(), None).unwrap();
         run.messages
             .send(Message::Epoch { generation: 1, source, standing: Standing::at(Progress::default()) })
             .unwrap();

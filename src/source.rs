@@ -2,14 +2,20 @@
 //!
 //! ```text
 //!   Supply   of a run:       a source for what is left of an epoch
-//!   Source   of an epoch:    step by step, the sample ids of this rank's batch
+//!   Source   of an epoch:    step by step, the sample ids of this rank's batch, or windows and their pieces
 //! ```
 //!
 //! The engine sees nothing else of an order. Both are pure functions of where the run stands and of the samples' lengths.
 
+use std::sync::Arc;
+
 use crate::dataset::Dataset;
+use crate::documents::{Documents, Pieces};
 use crate::error::{Error, Result};
-use crate::order::{BudgetSchedule, BudgetSteps, Cursor, Fingerprint, Order, Progress, Schedule, Steps};
+use crate::order::{
+    BudgetSchedule, BudgetSteps, Cursor, Fingerprint, Order, Packer, PackerState, Packing, Progress, Schedule, Steps,
+    TokenWindows,
+};
 
 /// Gives the source of every epoch.
 #[derive(Debug, Clone)]
@@ -17,14 +23,20 @@ pub(crate) enum Supply {
     /// So many samples a batch.
     Samples(Schedule),
     /// As many samples as a budget of lengths holds.
-    Budget(BudgetSchedule, Order, Length),
+    Budget(BudgetSchedule, Length),
+    /// So many windows of tokens, over documents as they are stored.
+    Windows(Schedule, TokenWindows, Arc<Documents>),
+    /// So many windows of tokens, over documents as they are shuffled.
+    Packed(Schedule, Packer, Arc<Documents>),
 }
 
 impl Supply {
     pub(crate) fn order(&self) -> &Order {
         match self {
-            Supply::Samples(schedule) => schedule.order(),
-            Supply::Budget(_, order, _) => order,
+            Supply::Samples(schedule) | Supply::Windows(schedule, ..) | Supply::Packed(schedule, ..) => {
+                schedule.order()
+            }
+            Supply::Budget(schedule, _) => schedule.order(),
         }
     }
 
@@ -32,7 +44,10 @@ impl Supply {
     pub(crate) fn start(&self, fingerprint: Fingerprint) -> Cursor {
         let start = Cursor::new(self.order(), fingerprint, Progress::default());
         match self {
-            Supply::Samples(_) => start,
+            Supply::Samples(_) | Supply::Windows(..) => start,
+            Supply::Packed(_, packer, _) => {
+                packer.cursor(start.fingerprint, Progress::default(), PackerState::default())
+            }
             Supply::Budget(schedule, ..) => Cursor { bucketing: schedule.bucketing(), ..start },
         }
     }
@@ -40,20 +55,43 @@ impl Supply {
     /// The steps of a whole epoch, where they can be known beforehand.
     pub(crate) fn steps(&self) -> Result<Option<u64>> {
         match self {
-            Supply::Samples(schedule) => Ok(Some(schedule.steps(Progress::default())?.len())),
+            Supply::Samples(schedule) | Supply::Windows(schedule, ..) | Supply::Packed(schedule, ..) => {
+                Ok(Some(schedule.steps(Progress::default())?.len()))
+            }
             Supply::Budget(..) => Ok(None),
         }
     }
 
-    /// What is left of an epoch.
-    pub(crate) fn source(&self, from: Progress) -> Result<Source> {
+    /// Where the next window starts, found from the epoch's start; `None` where nothing is packed.
+    pub(crate) fn packer_state(&self, at: Progress) -> Result<Option<PackerState>> {
+        let Supply::Packed(_, packer, documents) = self else { return Ok(None) };
+        let start = Progress { consumed: 0, ..at };
+        let mut packing = packer.resume(start, PackerState::default());
+        packing.state_at(at.consumed, |document| documents.tokens_of(document)).map(Some)
+    }
+
+    /// What is left of an epoch. `packer` is where its first window starts, where that is known.
+    pub(crate) fn source(&self, from: Progress, packer: Option<PackerState>) -> Result<Source> {
         let batches = match self {
             Supply::Samples(schedule) => Batches::Samples(schedule.steps(from)?),
-            Supply::Budget(schedule, _, length) => Batches::Budget(schedule.steps(from)?, *length),
+            Supply::Budget(schedule, length) => Batches::Budget(schedule.steps(from)?, *length),
+            Supply::Windows(schedule, windows, documents) => {
+                Batches::Windows(schedule.steps(from)?, *windows, documents.clone())
+            }
+            Supply::Packed(schedule, cut, documents) => {
+                let (start, known) = match packer {
+                    Some(state) => (from, state),
+                    None => (Progress { consumed: 0, ..from }, PackerState::default()),
+                };
+                let (steps, packing) = (schedule.steps(from)?, cut.resume(start, known));
+                Batches::Packed(Packed { steps, packing, documents: documents.clone() })
+            }
         };
         // An end that is known needs no free batch to show.
         let over = match &batches {
-            Batches::Samples(steps) => steps.is_empty(),
+            Batches::Samples(steps) | Batches::Windows(steps, ..) | Batches::Packed(Packed { steps, .. }) => {
+                steps.is_empty()
+            }
             Batches::Budget(..) => from.consumed >= self.order().len(),
         };
         Ok(Source { batches, epoch: from.epoch, step: 0, over })
@@ -74,6 +112,15 @@ pub(crate) struct Source {
 enum Batches {
     Samples(Steps),
     Budget(BudgetSteps, Length),
+    Windows(Steps, TokenWindows, Arc<Documents>),
+    Packed(Packed),
+}
+
+#[derive(Debug)]
+struct Packed {
+    steps: Steps,
+    packing: Packing,
+    documents: Arc<Documents>,
 }
 
 /// One step's batch, besides its samples.
@@ -86,6 +133,8 @@ pub(crate) struct Step {
     pub(crate) padded: u64,
     /// Where the run stands after it.
     pub(crate) progress: Progress,
+    /// Where the next window starts, where windows are packed.
+    pub(crate) packer: Option<PackerState>,
 }
 
 impl Source {
@@ -98,29 +147,83 @@ impl Source {
         self.over
     }
 
-    /// Replaces `samples` by those of the next step; `None` at the end. Allocates nothing once they have room.
-    pub(crate) fn next(&mut self, dataset: &Dataset, samples: &mut Vec<u64>) -> Result<Option<Step>> {
+    /// Replaces `samples` by those of the next step, and `pieces` by theirs where samples are windows; `None` at the end.
+    /// Allocates nothing once both have room.
+    pub(crate) fn next(
+        &mut self,
+        dataset: &Dataset,
+        samples: &mut Vec<u64>,
+        pieces: &mut Pieces,
+    ) -> Result<Option<Step>> {
         samples.clear();
-        let position = match &self.batches {
-            Batches::Samples(steps) => steps.position(self.step, 0),
-            Batches::Budget(steps, _) => steps.progress().consumed,
-        };
-        let next = match &mut self.batches {
-            Batches::Samples(steps) if self.step >= steps.len() => Ok(None),
-            Batches::Samples(steps) => Ok(Some((steps.batch(self.step, samples), steps.progress_after(self.step)))),
-            Batches::Budget(steps, length) => {
-                let padded = steps.next(|sample| length.of(dataset, sample), samples);
-                padded.map(|padded| padded.map(|padded| (padded, steps.progress())))
-            }
-        };
+        pieces.clear();
+        let next = self.batch(dataset, samples, pieces);
         // The last step's progress is the next epoch's start; the end shows without asking for one more.
-        self.over = !matches!(&next, Ok(Some((_, progress))) if progress.epoch == self.epoch);
-        let step = self.step;
+        self.over = !matches!(&next, Ok(Some(step)) if step.progress.epoch == self.epoch);
         self.step += 1;
         if next.is_err() {
             samples.clear();
+            pieces.clear();
         }
-        Ok(next?.map(|(padded, progress)| Step { step, position, padded, progress }))
+        next
+    }
+
+    fn batch(&mut self, dataset: &Dataset, samples: &mut Vec<u64>, pieces: &mut Pieces) -> Result<Option<Step>> {
+        let step = self.step;
+        let fixed = match &mut self.batches {
+            Batches::Budget(steps, length) => {
+                let position = steps.progress().consumed;
+                let padded = steps.next(|sample| length.of(dataset, sample), samples)?;
+                let progress = steps.progress();
+                return Ok(padded.map(|padded| Step { step, position, padded, progress, packer: None }));
+            }
+            Batches::Samples(steps) | Batches::Windows(steps, ..) | Batches::Packed(Packed { steps, .. }) => steps,
+        };
+        if step >= fixed.len() {
+            return Ok(None);
+        }
+        let (position, padded, progress) =
+            (fixed.position(step, 0), fixed.batch(step, samples), fixed.progress_after(step));
+        let packer = match &mut self.batches {
+            Batches::Windows(_, windows, documents) => {
+                for &window in &*samples {
+                    pieces.push_window(documents, dataset, documents.pieces(windows, window));
+                }
+                None
+            }
+            Batches::Packed(packed) => Some(packed.windows(dataset, samples, self.epoch, progress, pieces)?),
+            Batches::Samples(_) | Batches::Budget(..) => None,
+        };
+        Ok(Some(Step { step, position, padded, progress, packer }))
+    }
+}
+
+impl Packed {
+    /// The pieces of a batch's windows, and where the first window behind the global batch starts.
+    fn windows(
+        &mut self,
+        dataset: &Dataset,
+        windows: &[u64],
+        epoch: u64,
+        after: Progress,
+        pieces: &mut Pieces,
+    ) -> Result<PackerState> {
+        let Packed { packing, documents, .. } = self;
+        let tokens_of = |document| documents.tokens_of(document);
+        let mut last = None;
+        for &window in windows {
+            // Padding is the last window over and over: what was written for it is still there. Wrapped windows are the
+            // epoch's first, and nothing comes after them.
+            if last != Some(window) {
+                packing.window(window, tokens_of, &mut pieces.packed.0, &mut pieces.packed.1)?;
+                last = Some(window);
+            }
+            pieces.push_packed(documents, dataset);
+        }
+        match after.epoch == epoch {
+            true => packing.state_at(after.consumed, tokens_of),
+            false => Ok(PackerState::default()),
+        }
     }
 }
 
@@ -147,6 +250,11 @@ impl Length {
             Error::config("tokens", format!("there is no field {name:?}; the fields are {}", names.join(", ")))
         })?;
         Ok(Length { field: Some(field), item_bytes })
+    }
+
+    /// The field and the bytes of a token, where there are tokens.
+    pub(crate) fn tokens(self) -> Option<(usize, u64)> {
+        self.field.map(|field| (field, self.item_bytes))
     }
 
     /// The length of a sample; 0 if it lacks the field.

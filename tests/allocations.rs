@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{disk_directory, write_shard};
 use strait::order::{Bucketing, Budget, Cost, Shuffle};
-use strait::{Dataset, Device, Loader, PathChoice, RingChoice};
+use strait::{Builder, Dataset, Device, Loader, PathChoice, RingChoice};
 
 struct Counting;
 
@@ -47,20 +47,32 @@ fn the_loop_does_not_allocate() {
         (RingChoice::Pread, PathChoice::Auto),
     ] {
         let dataset = Dataset::records(&[&path], 5000).unwrap();
-        let builder = Loader::builder(dataset).device(Device::host()).shuffle(Shuffle::Full);
-        let mut loader = builder.batch_size(16).ring(ring).path(way).build().unwrap();
-        for epoch in 0..3 {
-            loader.epoch(epoch).for_each(|batch| drop(batch.unwrap()));
-            // Let the engine run out of work once: a thread's first sleep on a channel allocates.
-            std::thread::sleep(std::time::Duration::from_millis(50));
+        let builder =
+            || Loader::builder(dataset.clone()).device(Device::host()).shuffle(Shuffle::Full).ring(ring).path(way);
+        let tokens = || builder().tokens("record", 4);
+        for (made_of, builder) in [
+            ("samples", builder().batch_size(16)),
+            ("windows", tokens().windows(20_000, 20_000).batch_size(1)),
+            ("packs", tokens().pack(20_000).batch_size(1)),
+        ] {
+            no_allocation(builder, &format!("{made_of}, {ring:?}, {way:?}"));
         }
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
-        for epoch in 3..13 {
-            loader.epoch(epoch).for_each(|batch| drop(batch.unwrap()));
-        }
-        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
-        assert_eq!(allocations, 0, "{ring:?}, {way:?}: {allocations} allocations in 320 batches");
     }
+}
+
+fn no_allocation(builder: Builder, what: &str) {
+    let mut loader = builder.build().unwrap();
+    for epoch in 0..3 {
+        loader.epoch(epoch).for_each(|batch| drop(batch.unwrap()));
+        // Let the engine run out of work once: a thread's first sleep on a channel allocates.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for epoch in 3..13 {
+        loader.epoch(epoch).for_each(|batch| drop(batch.unwrap()));
+    }
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    assert_eq!(allocations, 0, "{what}: {allocations} allocations in 320 batches");
 }
 
 fn a_budget_takes_one_window_an_epoch() {

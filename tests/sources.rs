@@ -102,6 +102,14 @@ fn joined_datasets_keep_every_sample_and_field() {
     }
     seen.sort_unstable();
     assert!(seen.into_iter().eq(0..120));
+    // Where one dataset ends and the next begins decides what a mixture draws.
+    let files = || joined.shards()[..3].iter().map(|shard| &*shard.path).collect::<Vec<_>>();
+    let halves = |middle| {
+        let halves = [Dataset::records(&files()[..middle], 100), Dataset::records(&files()[middle..], 100)];
+        Dataset::concat(halves.map(Result::unwrap).into()).unwrap().fingerprint()
+    };
+    assert_eq!(halves(1), halves(1));
+    assert_ne!(halves(1), halves(2));
     // A joined dataset is a dataset like any other.
     let again = Dataset::concat(vec![three(directory.path()), joined]).unwrap();
     assert_eq!((again.parts(), again.fields().len()), (&[120, 120][..], 3));
@@ -145,8 +153,10 @@ fn a_mixture_draws_by_weight_and_goes_on_exactly() {
     // Two ranks of another batch size go on behind the middle.
     let mut ranks = [build(2, 0, 9), build(2, 1, 9)];
     let middle = middle.unwrap();
-    ranks.iter_mut().for_each(|loader| loader.resume(&middle, IfChanged::Refuse).unwrap());
-    let [zero, one] = ranks.each_mut().map(|loader| loader.rest_of_epoch().map(Result::unwrap));
+    let [zero, one] = ranks.each_mut().map(|loader| {
+        loader.resume(&middle, IfChanged::Refuse).unwrap();
+        loader.rest_of_epoch().map(Result::unwrap)
+    });
     let rest: Vec<u64> = zero.zip(one).flat_map(|(a, b)| [a.samples(), b.samples()].concat()).collect();
     assert_eq!(rest, all[240 + 96..]);
 }
@@ -177,15 +187,13 @@ fn regions_are_sized_by_the_mixture_s_weights() {
     assert!(loader.stats().region_bytes > 20 * 250_000, "{}", loader.stats().region_bytes);
 }
 
-/// The samples of every batch, all bytes compared.
-fn batches(loader: &mut Loader, from: Progress, oracle: &Oracle) -> Vec<(Vec<u64>, Progress)> {
+/// The samples of every batch that is left of an epoch, all bytes compared.
+fn batches(loader: &mut Loader, oracle: &Oracle) -> Vec<(Vec<u64>, Cursor)> {
     let take = |batch: strait::Result<Batch>| {
         let batch = batch.unwrap();
         oracle.check(&batch);
-        (batch.samples().to_vec(), batch.cursor().progress)
+        (batch.samples().to_vec(), batch.cursor())
     };
-    let from = Cursor { progress: from, ..loader.cursor() };
-    loader.resume(&from, IfChanged::Refuse).unwrap();
     loader.rest_of_epoch().map(take).collect()
 }
 
@@ -195,24 +203,25 @@ fn budgets_are_respected_and_every_sample_comes_once() {
     let dataset = Dataset::webdataset(&[write_tar(directory.path(), "a.tar", 300)]).unwrap();
     let oracle = Oracle::new(&dataset);
     let bytes = |sample| (0..2).filter_map(|field| oracle.sample(sample, field)).map(<[u8]>::len).sum::<usize>() as u64;
-    // Tokens of four bytes in one field, the last one perhaps not whole.
-    let tokens = |sample| oracle.sample(sample, 0).unwrap().len().div_ceil(4) as u64;
+    // Coarse tokens in one field, the last of them not whole.
+    let tokens = |sample| oracle.sample(sample, 0).unwrap().len().div_ceil(1000) as u64;
     for (cost, in_tokens, bucketing) in [
         (Cost::Sum, false, Bucketing::NONE),
         (Cost::Padded, false, Bucketing { window: 64, run: 8 }),
         (Cost::Padded, true, Bucketing { window: 100, run: 20 }),
     ] {
-        let budget = Budget { samples_max: 6, cost_max: if in_tokens { 6_000 } else { 24_000 }, cost };
+        let budget = Budget { samples_max: 6, cost_max: if in_tokens { 24 } else { 24_000 }, cost };
         let of = |sample| if in_tokens { tokens(sample) } else { bytes(sample) };
         let build = |rank, world| {
             let rank = Rank::new(rank, world).unwrap();
             let cut = builder(&dataset).shuffle(Shuffle::Full).budget(budget, bucketing);
-            let cut = if in_tokens { cut.tokens("jpg", 4) } else { cut };
+            let cut = if in_tokens { cut.tokens("jpg", 1000) } else { cut };
             cut.rank(rank).policy(Policy::Pad).build().unwrap()
         };
         let mut loader = build(0, 1);
         assert_eq!(loader.steps(), None);
-        let all = batches(&mut loader, Progress { epoch: 1, consumed: 0 }, &oracle);
+        loader.epoch(1);
+        let all = batches(&mut loader, &oracle);
         for (batch, _) in &all {
             let cost = match cost {
                 Cost::Sum => batch.iter().map(|&sample| of(sample)).sum::<u64>(),
@@ -228,18 +237,20 @@ fn budgets_are_respected_and_every_sample_comes_once() {
         let order = Order::new(Shuffle::Full, 300, 5).unwrap();
         let schedule = BudgetSchedule::new(order, bucketing, budget, Rank::SINGLE, Policy::Pad).unwrap();
         let (mut steps, mut want) = (schedule.steps(Progress { epoch: 1, consumed: 0 }).unwrap(), Vec::new());
-        for (batch, progress) in &all {
+        for (batch, cursor) in &all {
             assert!(steps.next(of, &mut want).unwrap().is_some());
-            assert_eq!((batch, *progress), (&want, steps.progress()));
+            assert_eq!((batch, cursor.progress), (&want, steps.progress()));
         }
         // Two ranks go on behind the fifth batch, each with every other one.
         let (mut one, mut two) = (build(0, 2), build(1, 2));
-        let from = all[4].1;
-        let (one, two) = (batches(&mut one, from, &oracle), batches(&mut two, from, &oracle));
+        let [one, two] = [&mut one, &mut two].map(|rank| {
+            rank.resume(&all[4].1, IfChanged::Refuse).unwrap();
+            batches(rank, &oracle)
+        });
         let rest: Vec<_> = one.iter().zip(&two).flat_map(|(a, b)| [&a.0, &b.0]).collect();
         let left = all.len() - 5;
         assert!(rest[..left].iter().copied().eq(all[5..].iter().map(|(batch, _)| batch)));
-        assert!(one.len() == two.len() && rest.len() - left <= 1 && one.last().unwrap().1.epoch == 2);
+        assert!(one.len() == two.len() && rest.len() - left <= 1 && one.last().unwrap().1.progress.epoch == 2);
     }
 }
 

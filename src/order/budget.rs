@@ -62,6 +62,11 @@ impl BudgetSchedule {
         Ok(BudgetSchedule { order, bucketing, budget, rank, policy })
     }
 
+    /// The order the batches are cut from, before bucketing.
+    pub fn order(&self) -> &Order {
+        &self.order
+    }
+
     /// How samples are bucketed, for the cursor; `None` where they are not.
     pub fn bucketing(&self) -> Option<Bucketing> {
         Some(self.bucketing).filter(|bucketing| *bucketing != Bucketing::NONE)

@@ -143,6 +143,8 @@ impl Cursor {
 #[derive(Debug, Clone)]
 pub(crate) struct Standing {
     pub(crate) progress: Progress,
+    /// Where the next window starts, where windows are packed. `None`: at the epoch's start.
+    pub(crate) packer: Option<PackerState>,
     pub(crate) skipped: Arc<[u64]>,
     pub(crate) consecutive_bad: u32,
 }
@@ -150,18 +152,30 @@ pub(crate) struct Standing {
 impl Standing {
     /// At `progress`, with nothing skipped.
     pub(crate) fn at(progress: Progress) -> Standing {
-        Standing { progress, skipped: Arc::default(), consecutive_bad: 0 }
+        Standing { progress, packer: None, skipped: Arc::default(), consecutive_bad: 0 }
+    }
+
+    /// Goes to the start of an epoch.
+    pub(crate) fn start_epoch(&mut self, epoch: u64) {
+        (self.progress, self.packer) = (Progress { epoch, consumed: 0 }, None);
     }
 
     /// Where a cursor says that its run stands.
     pub(crate) fn of(cursor: &Cursor) -> Standing {
-        let Cursor { progress, ref skipped, consecutive_bad, .. } = *cursor;
-        Standing { progress, skipped: skipped.as_slice().into(), consecutive_bad }
+        let Cursor { progress, packer, ref skipped, consecutive_bad, .. } = *cursor;
+        Standing { progress, packer, skipped: skipped.as_slice().into(), consecutive_bad }
     }
 
     /// The cursor of a run that `start` is the first cursor of.
     pub(crate) fn cursor(&self, start: &Cursor) -> Cursor {
-        let Standing { progress, skipped, consecutive_bad } = self;
-        Cursor { progress: *progress, skipped: skipped.to_vec(), consecutive_bad: *consecutive_bad, ..start.clone() }
+        let Standing { progress, packer, skipped, consecutive_bad } = self;
+        let packer = start.packer.map(|at_start| packer.unwrap_or(at_start));
+        Cursor {
+            progress: *progress,
+            packer,
+            skipped: skipped.to_vec(),
+            consecutive_bad: *consecutive_bad,
+            ..start.clone()
+        }
     }
 }

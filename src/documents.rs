@@ -1,0 +1,172 @@
+//! Where tokens lie: documents one after another, and the pieces of them that windows are made of.
+//!
+//! ```text
+//!   documents     |   d0    | d1 |      d2       |           first token of each: 8 bytes
+//!   window        ......|--------------|....                 pieces: end of d0, d1, start of d2
+//!   cu_seqlens          0   4    7     14                    in tokens
+//! ```
+
+use crate::dataset::{Dataset, Extent};
+use crate::error::{Error, Result};
+use crate::order::{Piece, TokenWindows};
+use crate::source::Length;
+
+/// The documents of a dataset, in the order in which they are stored.
+#[derive(Debug)]
+pub(crate) struct Documents {
+    /// Of each document, and the total.
+    first_token: Vec<u64>,
+    /// A document is a whole shard of raw tokens: where each starts. Else it is a sample's field.
+    shards: Option<Vec<Extent>>,
+    field: usize,
+    item_bytes: u64,
+}
+
+impl Documents {
+    /// A document is a sample; in raw files, whose records are no documents, a shard.
+    pub(crate) fn new(dataset: &Dataset, length: Length) -> Result<Documents> {
+        let Some((field, item_bytes)) = length.tokens() else {
+            return Err(Error::config("tokens", "windows need to know what a token is: give Builder::tokens"));
+        };
+        let shards = (dataset.format() == "records").then(|| whole_shards(dataset, field));
+        let mut documents = Documents { first_token: vec![0], shards, field, item_bytes };
+        let count = documents.shards.as_ref().map_or(dataset.len(), |shards| shards.len() as u64);
+        documents.first_token.reserve_exact(count as usize);
+        let mut total = 0;
+        for document in 0..count {
+            let bytes = documents.whole(dataset, document).map_or(0, |extent| extent.len);
+            if !bytes.is_multiple_of(item_bytes) {
+                let problem =
+                    format!("document {document} has {bytes} bytes, no whole number of {item_bytes}-byte tokens");
+                return Err(Error::config("tokens", problem));
+            }
+            total += bytes / item_bytes;
+            documents.first_token.push(total);
+        }
+        Ok(documents)
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.first_token.len() as u64 - 1
+    }
+
+    /// Tokens of all documents together.
+    pub(crate) fn tokens(&self) -> u64 {
+        self.first_token[self.first_token.len() - 1]
+    }
+
+    /// Tokens of one.
+    pub(crate) fn tokens_of(&self, document: u64) -> u64 {
+        self.first_token[document as usize + 1] - self.first_token[document as usize]
+    }
+
+    /// The pieces of a window over documents as they are stored. Empty documents have none.
+    pub(crate) fn pieces(&self, windows: &TokenWindows, window: u64) -> impl Iterator<Item = Piece> {
+        let range = windows.range(window);
+        let first = self.first_token.partition_point(|&first| first <= range.start) - 1;
+        let piece = move |document: u64| {
+            let (own, next) = (self.first_token[document as usize], self.first_token[document as usize + 1]);
+            let start = own.max(range.start);
+            (own < range.end).then(|| Piece { document, start: start - own, tokens: next.min(range.end) - start })
+        };
+        (first as u64..self.len()).map_while(piece).filter(|piece| piece.tokens > 0)
+    }
+
+    fn whole(&self, dataset: &Dataset, document: u64) -> Option<Extent> {
+        match &self.shards {
+            Some(shards) => Some(shards[document as usize]),
+            None => dataset.extent(document, self.field),
+        }
+    }
+
+    fn extent(&self, dataset: &Dataset, piece: Piece) -> Option<Extent> {
+        let whole = self.whole(dataset, piece.document)?;
+        let (offset, len) = (whole.offset + piece.start * self.item_bytes, piece.tokens * self.item_bytes);
+        Some(Extent { offset, len, ..whole })
+    }
+}
+
+fn whole_shards(dataset: &Dataset, field: usize) -> Vec<Extent> {
+    let mut sample = 0;
+    let mut whole = |(number, shard): (usize, &crate::dataset::Shard)| {
+        let records = shard.samples();
+        let first = (records > 0).then(|| dataset.extent(sample, field)).flatten();
+        sample += records;
+        let none = Extent { shard: number as u32, offset: 0, len: 0 };
+        first.map_or(none, |first| Extent { len: first.len * records, ..first })
+    };
+    dataset.shards().iter().enumerate().map(&mut whole).collect()
+}
+
+/// The pieces of a batch's windows. Reused from batch to batch.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces {
+    /// One view each.
+    pub(crate) extents: Vec<Option<Extent>>,
+    pub(crate) pieces: Vec<Piece>,
+    /// The first piece of each window, and the end; empty where a batch is not of windows.
+    pub(crate) first: Vec<usize>,
+    /// One more than pieces for each window.
+    pub(crate) cu_seqlens: Vec<u32>,
+    /// What a packer writes to.
+    pub(crate) packed: (Vec<Piece>, Vec<u32>),
+}
+
+impl Pieces {
+    /// Room for so many windows and pieces before anything is allocated again.
+    pub(crate) fn with_capacity(windows: usize, pieces: usize) -> Pieces {
+        Pieces {
+            extents: Vec::with_capacity(pieces),
+            pieces: Vec::with_capacity(pieces),
+            first: Vec::with_capacity(windows + 1),
+            cu_seqlens: Vec::with_capacity(pieces + windows),
+            packed: (Vec::with_capacity(pieces), Vec::with_capacity(pieces + 1)),
+        }
+    }
+
+    /// Whether the batch is one of windows.
+    pub(crate) fn are_there(&self) -> bool {
+        !self.first.is_empty()
+    }
+
+    /// The pieces of a window, by number, and its boundaries.
+    pub(crate) fn of_window(&self, window: usize) -> (std::ops::Range<usize>, &[u32]) {
+        let pieces = self.first[window]..self.first[window + 1];
+        let boundaries = &self.cu_seqlens[pieces.start + window..pieces.end + window + 1];
+        (pieces, boundaries)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.extents.clear();
+        self.pieces.clear();
+        self.first.clear();
+        self.cu_seqlens.clear();
+    }
+
+    pub(crate) fn push_window(
+        &mut self,
+        documents: &Documents,
+        dataset: &Dataset,
+        pieces: impl Iterator<Item = Piece>,
+    ) {
+        if self.first.is_empty() {
+            self.first.push(0);
+        }
+        self.cu_seqlens.push(0);
+        let mut end = 0;
+        for piece in pieces {
+            end += piece.tokens as u32;
+            self.cu_seqlens.push(end);
+            self.extents.push(documents.extent(dataset, piece));
+            self.pieces.push(piece);
+        }
+        self.first.push(self.pieces.len());
+    }
+
+    /// As [`push_window`](Self::push_window), what the packer has written.
+    pub(crate) fn push_packed(&mut self, documents: &Documents, dataset: &Dataset) {
+        let packed = std::mem::take(&mut self.packed.0);
+        self.push_window(documents, dataset, packed.iter().copied());
+        self.packed.0 = packed;
+    }
+}
