@@ -8,6 +8,8 @@
 //! It waits in one place: on the ring if reads are in flight, else on the oldest copy, else for a message. What holds
 //! it back is the lack of a slab, of a region, or of a free batch. Nothing is allocated once it runs.
 
+mod bad;
+
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
@@ -21,19 +23,21 @@ use crate::dataset::{Dataset, Field};
 use crate::device::{CopyQueue, Device, Fence, RawCopy, Seq, Timeline};
 use crate::error::{Error, Result};
 use crate::memory::{Arena, Slab, SlabPool};
-use crate::order::{Cursor, Order};
+use crate::order::{Cursor, Order, Standing};
 use crate::plan;
 use crate::region::{Region, RegionPool};
 use crate::sim::Clock;
 use crate::source::Source;
 use crate::stats::Counters;
-use crate::storage::{Accepted, Landed, LandingId, Memory, ReadQueue, Want};
+use crate::storage::{Accepted, Damage, Landed, LandingId, Memory, ReadQueue, Want};
+
+pub(crate) use bad::Bad;
 
 /// What the consumer tells the engine.
 #[allow(clippy::large_enum_variant, reason = "the queue is allocated once; a box would be allocated in every epoch")]
 pub(crate) enum Message {
     /// Deliver these batches; what is under way for earlier generations is dropped.
-    Epoch { generation: u64, source: Source },
+    Epoch { generation: u64, source: Source, standing: Standing },
     /// A batch comes back.
     Release(Body),
     /// The loader is going away.
@@ -139,6 +143,7 @@ struct Filling {
     open: Option<(LandingId, u64)>,
     landings: usize,
     failure: Option<Error>,
+    damages: Vec<Damage>,
 }
 
 /// A wait without news is never longer than this, so that messages and deadlines are seen.
@@ -152,6 +157,7 @@ pub(crate) struct Engine {
     pub(crate) stage: Option<Stage>,
     pub(crate) regions: RegionPool,
     pub(crate) dataset: Arc<Dataset>,
+    pub(crate) bad: Bad,
     pub(crate) sizes: Sizes,
     pub(crate) shared: Arc<Shared>,
     pub(crate) messages: Receiver<Message>,
@@ -174,8 +180,10 @@ pub(crate) struct State {
     broken: Option<Error>,
     /// Batches that nobody uses.
     idle: Vec<Body>,
-    /// Planned, and waiting for a region.
-    planned: Option<Body>,
+    /// Planned, or known to fail, and waiting for a region, in order. More than one only where batches were recalled.
+    planned: VecDeque<(Body, Option<Error>)>,
+    /// The oldest batch must be read again: nothing is read until all reads have ended and all batches are planned anew.
+    recalling: bool,
     /// In order.
     filling: VecDeque<Filling>,
     /// Of earlier generations; they only wait for their reads to end.
@@ -194,7 +202,8 @@ impl State {
             stopped: false,
             broken: None,
             idle: batches,
-            planned: None,
+            planned: VecDeque::with_capacity(count),
+            recalling: false,
             filling: VecDeque::with_capacity(count),
             doomed: Vec::with_capacity(count),
             fences: Vec::with_capacity(count),
@@ -225,6 +234,7 @@ impl Engine {
     fn advance(&mut self) -> Result<()> {
         self.reap_copies()?;
         self.reap_reads()?;
+        self.replan();
         self.refill();
         self.hand_over();
         self.wait()
@@ -234,11 +244,11 @@ impl Engine {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Epoch { generation, source } => {
+            Message::Epoch { generation, source, standing } => {
                 self.doom();
                 let state = &mut self.state;
                 (state.generation, state.source, state.running) = (generation, Some(source), true);
-                if let Some(error) = self.state.broken.clone() {
+                if let Some(error) = self.bad.stand(standing).err().or(self.state.broken.clone()) {
                     self.fail(error);
                 }
             }
@@ -277,12 +287,13 @@ impl Engine {
     }
 
     fn reap_reads(&mut self) -> Result<()> {
-        while let Some(Landed { lease, tag, result }) = self.queue.reap() {
+        while let Some(Landed { lease, tag, result, damages }) = self.queue.reap() {
             let (slot, window) = ((tag >> 32) as u32, tag & 0xFFFF_FFFF);
             let state = &mut self.state;
             let mut batches = state.filling.iter_mut().chain(&mut state.doomed);
             let filling = batches.find(|f| f.body.slot == slot).expect("a landing belongs to a batch on its way");
             filling.landings -= 1;
+            filling.damages.extend(damages);
             match lease {
                 Hold::Region(region) => filling.body.region = Some(region),
                 Hold::Slab(slab) => {
@@ -308,7 +319,7 @@ impl Engine {
     // ---- refill -----------------------------------------------------------------------------------------------------
 
     fn refill(&mut self) {
-        while self.issue() && self.start_batch() {}
+        while !self.state.recalling && self.issue() && self.start_batch() {}
     }
 
     /// Issues reads of the newest batch; true once it has no more.
@@ -355,19 +366,22 @@ impl Engine {
     fn start_batch(&mut self) -> bool {
         let Some((mut body, mut failure)) = self.planned() else { return false };
         let (bytes, room) = (body.plan.region_bytes(), self.regions.bytes() as u64);
-        if bytes > room {
+        if failure.is_some() {
+            // It waits for its turn to say so.
+        } else if bytes > room {
             failure = Some(Error::BatchTooLarge { batch_bytes: bytes, pool_bytes: room });
         } else if bytes > 0 {
             let Some(region) = self.regions.lease(bytes as usize) else {
                 self.shared.counters.waits_for_region.add(1);
-                self.state.planned = Some(body);
+                self.state.planned.push_front((body, None));
                 return false;
             };
             failure = self.behind_fences(&body, &region).err();
             body.region = Some(region);
         }
         let next_read = if failure.is_some() { body.plan.reads().len() } else { 0 };
-        self.state.filling.push_back(Filling { body, next_read, open: None, landings: 0, failure });
+        let damages = Vec::new(); // allocates nothing as long as nothing fails
+        self.state.filling.push_back(Filling { body, next_read, open: None, landings: 0, failure, damages });
         true
     }
 
@@ -378,8 +392,8 @@ impl Engine {
         if !state.running {
             return None;
         }
-        if let Some(body) = state.planned.take() {
-            return Some((body, None));
+        if let Some(planned) = state.planned.pop_front() {
+            return Some(planned);
         }
         let source = state.source.as_mut().filter(|source| !source.is_over())?;
         if state.filling.len() >= self.sizes.prefetch {
@@ -389,18 +403,22 @@ impl Engine {
             self.shared.counters.waits_for_region.add(1);
             return None;
         };
-        (body.generation, body.epoch, body.seq) = (state.generation, source.epoch(), Seq(0));
+        (body.generation, body.epoch, body.seq, body.careful) = (state.generation, source.epoch(), Seq(0), false);
         let failure = match source.next(&self.dataset, &mut body.samples, &mut body.pieces) {
             Ok(Some(step)) => {
                 (body.step, body.padded) = (step.step, step.padded);
                 (body.standing.progress, body.standing.packer) = (step.progress, step.packer);
+                self.bad.place(&mut body, step.position);
                 None
             }
             Ok(None) => {
                 state.idle.push(body);
                 return None;
             }
-            Err(error) => Some(error),
+            Err(error) => {
+                body.places.clear();
+                Some(error)
+            }
         };
         self.plan(&mut body);
         Some((body, failure))
@@ -410,6 +428,12 @@ impl Engine {
         let Body { samples, pieces, plan, .. } = body;
         let dataset = &*self.dataset;
         let mut limits = self.sizes.limits;
+        if body.careful {
+            limits.block_bytes = limits.align;
+        }
+        if body.careful || body.places.skipped + body.places.replaced > 0 {
+            limits.gap_bytes = 0; // what was left out may lie in a gap
+        }
         loop {
             let shard_bytes = |shard: u32| dataset.shards()[shard as usize].bytes;
             if pieces.are_there() {
@@ -446,15 +470,18 @@ impl Engine {
     // ---- hand over --------------------------------------------------------------------------------------------------
 
     fn hand_over(&mut self) {
-        while let Some(filling) = self.state.filling.front() {
-            if let Some(error) = filling.failure.clone() {
+        while let Some(filling) = self.state.filling.front_mut() {
+            if let Some(error) = filling.failure.as_ref().filter(|error| !self.bad.forgives(error)) {
+                let error = error.clone();
                 return self.fail(error);
             }
-            if !filling.whole() {
+            if self.state.recalling || !filling.whole() || self.output.is_full() {
                 return;
             }
-            if self.output.is_full() {
-                return;
+            match self.bad.settle(filling, &self.dataset, self.sizes.limits.align) {
+                Ok(true) => {}
+                Ok(false) => return self.recall(),
+                Err(error) => return self.fail(error),
             }
             let filling = self.state.filling.pop_front().expect("looked at above");
             let counters = &self.shared.counters;
@@ -465,7 +492,7 @@ impl Engine {
         }
         let state = &mut self.state;
         let all = state.source.as_ref().is_none_or(Source::is_over);
-        let over = all && state.planned.is_none() && state.filling.is_empty();
+        let over = all && state.planned.is_empty() && state.filling.is_empty();
         if state.running && over && self.output.try_send(Output::End(state.generation)).is_ok() {
             state.running = false;
         }
@@ -486,9 +513,8 @@ impl Engine {
     /// What is under way is not wanted any more. Its memory comes back when its reads have ended.
     fn doom(&mut self) {
         let state = &mut self.state;
-        if let Some(body) = state.planned.take() {
-            state.idle.push(body);
-        }
+        state.recalling = false;
+        state.idle.extend(state.planned.drain(..).map(|(body, _)| body));
         for mut filling in state.filling.drain(..) {
             filling.close(&mut self.queue);
             filling.next_read = filling.body.plan.reads().len();
@@ -511,6 +537,35 @@ impl Engine {
         }
     }
 
+    // ---- what has to be read again ----------------------------------------------------------------------------------
+
+    /// The oldest batch has to be planned anew. So has all that was read ahead: its regions may be what that one needs.
+    fn recall(&mut self) {
+        for filling in &mut self.state.filling {
+            filling.close(&mut self.queue);
+            filling.next_read = filling.body.plan.reads().len();
+        }
+        self.state.recalling = true;
+        self.shared.counters.batches_read_again.add(1);
+    }
+
+    /// Plans recalled batches anew, once nothing lands in their regions any more.
+    fn replan(&mut self) {
+        if !self.state.recalling || self.state.filling.iter().any(|filling| filling.landings > 0) {
+            return;
+        }
+        self.state.recalling = false;
+        while let Some(Filling { mut body, failure, .. }) = self.state.filling.pop_back() {
+            if let Some(region) = body.region.take() {
+                self.regions.give_back(region);
+            }
+            self.bad.leave_out(&mut body);
+            self.plan(&mut body);
+            let failure = failure.filter(|error| !self.bad.forgives(error));
+            self.state.planned.push_front((body, failure));
+        }
+    }
+
     // ---- wait -------------------------------------------------------------------------------------------------------
 
     fn wait(&mut self) -> Result<()> {
@@ -520,7 +575,7 @@ impl Engine {
             let want = if short { (in_flight / 4).clamp(1, 16) } else { 1 };
             return self.queue.wait(want, SLICE);
         }
-        if self.queue.has_ended() {
+        if self.queue.has_ended() || self.state.recalling {
             return Ok(());
         }
         if let Some(stage) = &mut self.stage

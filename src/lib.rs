@@ -16,6 +16,8 @@ pub mod order;
 mod pipeline_sim;
 pub mod plan;
 mod region;
+#[cfg(test)]
+mod resume_sim;
 pub mod sim;
 mod source;
 pub mod stats;

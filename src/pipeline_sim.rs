@@ -18,7 +18,7 @@ use crate::dataset::Dataset;
 use crate::device::{Device, RawStream, SimDevice, SimFaults, SimRead};
 use crate::engine::{Engine, Message, Output, Shared};
 use crate::error::Error;
-use crate::order::{Policy, Progress, Rank, Schedule, Shuffle, Steps};
+use crate::order::{Policy, Progress, Rank, Schedule, Shuffle, Standing, Steps};
 use crate::sim::{Clock, Rng};
 use crate::source::Supply;
 use crate::storage::{Faults, SimRing};
@@ -26,20 +26,20 @@ use crate::storage::{Faults, SimRing};
 /// More turns than any seed needs: beyond, the pipeline hangs.
 const TURNS_MAX: u64 = 200_000;
 
-struct Shards {
-    directory: TempDir,
-    base: Vec<u8>,
+pub(crate) struct Shards {
+    pub(crate) directory: TempDir,
+    pub(crate) base: Vec<u8>,
 }
 
 impl Shards {
-    fn new() -> Shards {
+    pub(crate) fn new() -> Shards {
         let mut rng = Rng::new(7);
         let base = (0..1 << 17).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
         Shards { directory: tempfile::tempdir().unwrap(), base }
     }
 
     /// Writes shards whose contents are slices of `base`; gives their paths and where in `base` each starts.
-    fn write(&self, rng: &mut Rng, record: u64) -> (Vec<PathBuf>, Vec<(usize, u64)>) {
+    pub(crate) fn write(&self, rng: &mut Rng, record: u64) -> (Vec<PathBuf>, Vec<(usize, u64)>) {
         let shard = |i: u64| {
             let records = rng.below((100_000 / record).max(3)) + 1;
             let start = rng.below(64) as usize * 8;
@@ -176,7 +176,9 @@ impl Run<'_> {
             let consumed = if self.rng.one_in(3) { self.rng.below(self.schedule.order().len() + 1) } else { 0 };
             let from = Progress { epoch, consumed };
             let (steps, source) = (self.schedule.steps(from).unwrap(), self.supply.source(from, None).unwrap());
-            self.messages.send(Message::Epoch { generation: self.generation, source }).unwrap();
+            self.messages
+                .send(Message::Epoch { generation: self.generation, source, standing: Standing::at(from) })
+                .unwrap();
             let leave_at = if self.rng.one_in(3) { self.rng.below(10) } else { u64::MAX };
             if !self.epoch(&steps, leave_at) {
                 return;
@@ -333,7 +335,9 @@ fn a_dropped_engine_drains_in_bounded_time() {
     for seed in 0..50 {
         let mut run = Run::new(seed, &shards);
         let source = run.supply.source(Progress::default(), None).unwrap();
-        run.messages.send(Message::Epoch { generation: 1, source }).unwrap();
+        run.messages
+            .send(Message::Epoch { generation: 1, source, standing: Standing::at(Progress::default()) })
+            .unwrap();
         for _ in 0..run.rng.below(5) {
             run.engine.turn();
         }

@@ -127,6 +127,8 @@ struct Packed {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Step {
     pub(crate) step: u64,
+    /// Position of this rank's first sample; where a budget cuts batches, of the step's first.
+    pub(crate) position: u64,
     /// Samples at the end that are padding.
     pub(crate) padded: u64,
     /// Where the run stands after it.
@@ -170,8 +172,10 @@ impl Source {
         let step = self.step;
         let fixed = match &mut self.batches {
             Batches::Budget(steps, length) => {
+                let position = steps.progress().consumed;
                 let padded = steps.next(|sample| length.of(dataset, sample), samples)?;
-                return Ok(padded.map(|padded| Step { step, padded, progress: steps.progress(), packer: None }));
+                let progress = steps.progress();
+                return Ok(padded.map(|padded| Step { step, position, padded, progress, packer: None }));
             }
             Batches::Samples(steps) | Batches::Windows(steps, ..) | Batches::Packed(Packed { steps, .. }) => steps,
         };
@@ -179,6 +183,7 @@ impl Source {
             return Ok(None);
         }
         let (padded, progress) = (fixed.batch(step, samples), fixed.progress_after(step));
+        let position = fixed.position(step, 0);
         let packer = match &mut self.batches {
             Batches::Windows(_, windows, documents) => {
                 for &window in &*samples {
@@ -189,7 +194,7 @@ impl Source {
             Batches::Packed(packed) => Some(packed.windows(dataset, samples, self.epoch, progress, pieces)?),
             Batches::Samples(_) | Batches::Budget(..) => None,
         };
-        Ok(Some(Step { step, padded, progress, packer }))
+        Ok(Some(Step { step, position, padded, progress, packer }))
     }
 }
 
