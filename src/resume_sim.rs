@@ -385,7 +385,7 @@ fn damage(rng: &mut Rng, bed: &Bed) -> Damages {
 /// same even where the storage has recovered.
 ///
 /// Mutants that this catches: samples that share a read with a damaged block taken for bad; known samples not left out
-/// after a resume; a gap that is read along over a known sample.
+/// after a resume; a stand-in that stays the same however often it is bad; a batch planned anew while reads still land.
 #[test]
 fn exactly_the_unreadable_samples_are_left_out_or_replaced() {
     const EPOCHS: u64 = 2;
@@ -433,7 +433,8 @@ fn exactly_the_unreadable_samples_are_left_out_or_replaced() {
 /// A budget that is used up ends the run at the same sample every time, whatever was read ahead; a lost shard ends it by
 /// the run of bad samples.
 ///
-/// Mutants that this catches: samples judged as their reads end; a budget that counts the same sample twice.
+/// Mutants that this catches: a batch judged from what its reads cover; a run of bad samples that is not counted anew when
+/// a batch is judged again.
 #[test]
 fn a_budget_ends_the_run_at_the_same_sample_every_time() {
     for_seeds(60, |seed, rng, shards| {
