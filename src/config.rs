@@ -16,12 +16,13 @@ use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::documents::Documents;
 use crate::error::{Error, Result};
+use crate::length::Length;
 use crate::order::{
     AtEnd, BadSamplePolicy, Bucketing, Budget, BudgetSchedule, Order, Packer, Part, Policy, Rank, Schedule, Shuffle,
     TokenWindows,
 };
 use crate::plan;
-use crate::source::{Length, Supply};
+use crate::source::Supply;
 
 /// Which storage backend reads the shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
