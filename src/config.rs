@@ -16,12 +16,13 @@ use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::documents::Documents;
 use crate::error::{Error, Result};
+use crate::length::Length;
 use crate::order::{
     AtEnd, BadSamplePolicy, Bucketing, Budget, BudgetSchedule, Order, Packer, Part, Policy, Rank, Schedule, Shuffle,
     TokenWindows,
 };
 use crate::plan;
-use crate::source::{Length, Supply};
+use crate::source::Supply;
 
 /// Which storage backend reads the shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -212,7 +213,8 @@ impl Config {
             ));
         }
         if self.bad_samples != BadSamplePolicy::Raise {
-            let problem = "windows of tokens are raised only: what is missing from one would shift those behind it";
+            let problem =
+                "windows cannot leave out a sample, which is a part of some of them; raise, or leave the shard out";
             return Err(Error::config("bad_samples", problem));
         }
         let documents = Arc::new(Documents::new(dataset, self.length(dataset)?)?);

@@ -9,6 +9,7 @@ pub mod device;
 mod documents;
 mod engine;
 pub mod error;
+mod length;
 mod loader;
 pub mod memory;
 pub mod order;

@@ -121,9 +121,8 @@ impl Loader {
     }
 
     fn start(&self) -> Result<()> {
-        let standing = self.standing.clone();
-        let source = self.supply.source(standing.progress, standing.packer)?;
-        let message = Message::Epoch { generation: self.generation, source, standing };
+        let source = self.supply.source(self.standing.progress, self.standing.packer)?;
+        let message = Message::Epoch { generation: self.generation, source, standing: self.standing.clone() };
         self.messages.send_timeout(message, self.shared.deadline).map_err(|_| self.stopped())
     }
 
@@ -316,7 +315,7 @@ impl Builder {
     /// before, over the documents one after another as they are stored. [`batch_size`](Self::batch_size) counts windows,
     /// [`shuffle`](Self::shuffle) shuffles windows. See [`Batch::window`].
     ///
-    /// A document is a sample; in raw files ([`Dataset::records`]) it is a whole shard. Takes 8 bytes per document. Tokens
+    /// Documents that cannot be read are [raised](Self::bad_samples). A document is a sample; in raw files ([`Dataset::records`]) it is a whole shard. Takes 8 bytes per document. Tokens
     /// at the very end that fill no window are in none.
     pub fn windows(mut self, window_tokens: u64, stride_tokens: u64) -> Builder {
         self.config.windows = Some(Windows::Stored { window_tokens, stride_tokens });

@@ -223,7 +223,7 @@ impl Bed<'_> {
         }
         let (mut batches, mut failure, mut generation) = (Vec::new(), None, 0);
         while standing.progress.epoch < epochs && (batches.len() as u64) < stretch.steps_max && failure.is_none() {
-            let (epoch, source) = (standing.progress.epoch, supply.source(standing.progress, None).unwrap());
+            let (epoch, source) = (standing.progress.epoch, supply.source(standing.progress, standing.packer).unwrap());
             generation += 1;
             messages.send(Message::Epoch { generation, source, standing: standing.clone() }).unwrap();
             for turn in 0.. {
