@@ -9,6 +9,8 @@
 //! it back is the lack of a slab, of a region, or of a free batch. Nothing is allocated once it runs.
 
 mod bad;
+mod refill;
+mod stage;
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
@@ -20,18 +22,18 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use crate::batch::Body;
 use crate::config::Sizes;
 use crate::dataset::{Dataset, Field};
-use crate::device::{CopyQueue, Device, Fence, RawCopy, Seq, Timeline};
+use crate::device::{Device, Fence, Timeline};
 use crate::error::{Error, Result};
-use crate::memory::{Arena, Slab, SlabPool};
 use crate::order::{Cursor, Order, Standing};
-use crate::plan;
-use crate::region::{Region, RegionPool};
+use crate::region::RegionPool;
 use crate::sim::Clock;
 use crate::source::Source;
 use crate::stats::Counters;
-use crate::storage::{Accepted, Damage, Landed, LandingId, Memory, ReadQueue, Want};
+use crate::storage::{Damage, Landed, LandingId, ReadQueue};
 
 pub(crate) use bad::Bad;
+use stage::copy_window;
+pub(crate) use stage::{Hold, Stage};
 
 /// What the consumer tells the engine.
 #[allow(clippy::large_enum_variant, reason = "the queue is allocated once; a box would be allocated in every epoch")]
@@ -68,72 +70,6 @@ pub(crate) struct Shared {
     pub(crate) held: AtomicUsize,
     /// Why the engine is gone, if it is.
     pub(crate) stopped: OnceLock<String>,
-}
-
-/// Memory that reads land in: the batch's own, or a slab on the way to it.
-pub(crate) enum Hold {
-    Region(Region),
-    Slab(Slab),
-}
-
-// SAFETY: both kinds own their range, keep it when moved, and keep it mapped when forgotten (an Arc of the arena or
-// allocation is forgotten with them).
-unsafe impl Memory for Hold {
-    fn base(&self) -> std::ptr::NonNull<u8> {
-        match self {
-            Hold::Region(region) => Memory::base(region),
-            Hold::Slab(slab) => slab.base(),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Hold::Region(region) => region.bytes(),
-            Hold::Slab(slab) => slab.bytes(),
-        }
-    }
-}
-
-/// The staged path's own parts. Fields drop in order: copies drain before the slabs they read are let go.
-pub(crate) struct Stage {
-    pub(crate) copies: CopyQueue<Slab>,
-    pub(crate) slabs: SlabPool,
-    /// When a copy last ended, or there was none.
-    moved: Duration,
-    _pinned: Pinned,
-}
-
-/// The arena of the slabs, pinned with the device.
-struct Pinned {
-    device: Device,
-    arena: Arc<Arena>,
-}
-
-impl Stage {
-    /// Maps and pins slabs, and opens a copy stream for them.
-    pub(crate) fn new(device: &Device, slabs: usize, slab_bytes: usize) -> Result<Stage> {
-        let pool = SlabPool::new(slabs, slab_bytes)?;
-        let arena = pool.arena().clone();
-        // SAFETY: `Pinned` keeps the mapping until it has unpinned it, or for ever.
-        unsafe { device.raw().pin(arena.base(), arena.bytes()) }?;
-        let pinned = Pinned { device: device.clone(), arena };
-        Ok(Stage {
-            copies: CopyQueue::new(device.raw().stream()?, slabs),
-            slabs: pool,
-            moved: Duration::ZERO,
-            _pinned: pinned,
-        })
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        // Slabs that reads or copies never gave back hold the arena: it stays mapped then, and pinned.
-        if Arc::strong_count(&self.arena) == 1 {
-            // SAFETY: pinned in `Stage::new`; every slab is gone, so no copy reads the arena any more.
-            unsafe { self.device.raw().unpin(self.arena.base()) };
-        }
-    }
 }
 
 /// A batch on its way.
@@ -316,157 +252,6 @@ impl Engine {
         Ok(())
     }
 
-    // ---- refill -----------------------------------------------------------------------------------------------------
-
-    fn refill(&mut self) {
-        while !self.state.recalling && self.issue() && self.start_batch() {}
-    }
-
-    /// Issues reads of the newest batch; true once it has no more.
-    fn issue(&mut self) -> bool {
-        let Engine { queue, stage, state, sizes, shared, .. } = self;
-        let Some(filling) = state.filling.back_mut() else { return true };
-        while let Some(&read) = filling.body.plan.reads().get(filling.next_read) {
-            let window = read.at / sizes.limits.window_bytes;
-            let landing = match filling.open {
-                Some((landing, open)) if open == window => landing,
-                _ => {
-                    filling.close(queue);
-                    let lease = match stage {
-                        Some(stage) => stage.slabs.lease().map(Hold::Slab),
-                        None => filling.body.region.take().map(Hold::Region),
-                    };
-                    let Some(lease) = lease else {
-                        shared.counters.waits_for_slab.add(1);
-                        return false;
-                    };
-                    let tag = u64::from(filling.body.slot) << 32 | window;
-                    let landing = queue.open(lease, tag).ok().expect("as many landings as slabs and batches");
-                    filling.open = Some((landing, window));
-                    filling.landings += 1;
-                    landing
-                }
-            };
-            let plan::Read { shard, offset, len, want, at } = read;
-            let at = (at % sizes.limits.window_bytes) as usize;
-            match queue.read(landing, Want { shard, offset, len, want, at }) {
-                Ok(Accepted::Yes) => filling.next_read += 1,
-                Ok(Accepted::Full) => return false,
-                Err(error) => {
-                    filling.failure.get_or_insert(error);
-                    filling.next_read = filling.body.plan.reads().len();
-                }
-            }
-        }
-        filling.close(queue);
-        true
-    }
-
-    /// Plans the next batch and finds it a region; false if there is none to start now.
-    fn start_batch(&mut self) -> bool {
-        let Some((mut body, mut failure)) = self.planned() else { return false };
-        let (bytes, room) = (body.plan.region_bytes(), self.regions.bytes() as u64);
-        if failure.is_some() {
-            // It waits for its turn to say so.
-        } else if bytes > room {
-            failure = Some(Error::BatchTooLarge { batch_bytes: bytes, pool_bytes: room });
-        } else if bytes > 0 {
-            let Some(region) = self.regions.lease(bytes as usize) else {
-                self.shared.counters.waits_for_region.add(1);
-                self.state.planned.push_front((body, None));
-                return false;
-            };
-            failure = self.behind_fences(&body, &region).err();
-            body.region = Some(region);
-        }
-        let next_read = if failure.is_some() { body.plan.reads().len() } else { 0 };
-        let damages = Vec::new(); // allocates nothing as long as nothing fails
-        self.state.filling.push_back(Filling { body, next_read, open: None, landings: 0, failure, damages });
-        true
-    }
-
-    /// The next body with a plan: the one that waited for a region, or a new one. Empty, and with the reason, if there
-    /// can be none.
-    fn planned(&mut self) -> Option<(Body, Option<Error>)> {
-        let state = &mut self.state;
-        if !state.running {
-            return None;
-        }
-        if let Some(planned) = state.planned.pop_front() {
-            return Some(planned);
-        }
-        let source = state.source.as_mut().filter(|source| !source.is_over())?;
-        if state.filling.len() >= self.sizes.prefetch {
-            return None;
-        }
-        let Some(mut body) = state.idle.pop() else {
-            self.shared.counters.waits_for_region.add(1);
-            return None;
-        };
-        (body.generation, body.epoch, body.seq, body.careful) = (state.generation, source.epoch(), Seq(0), false);
-        let failure = match source.next(&self.dataset, &mut body.samples, &mut body.pieces) {
-            Ok(Some(step)) => {
-                (body.step, body.padded) = (step.step, step.padded);
-                (body.standing.progress, body.standing.packer) = (step.progress, step.packer);
-                self.bad.place(&mut body, step.position);
-                None
-            }
-            Ok(None) => {
-                state.idle.push(body);
-                return None;
-            }
-            Err(error) => {
-                body.places.clear();
-                Some(error)
-            }
-        };
-        self.plan(&mut body);
-        Some((body, failure))
-    }
-
-    fn plan(&self, body: &mut Body) {
-        let Body { samples, pieces, plan, .. } = body;
-        let dataset = &*self.dataset;
-        let mut limits = self.sizes.limits;
-        if body.careful {
-            limits.block_bytes = limits.align;
-        }
-        if body.careful || body.places.skipped + body.places.replaced > 0 {
-            limits.gap_bytes = 0; // what was left out may lie in a gap
-        }
-        loop {
-            let shard_bytes = |shard: u32| dataset.shards()[shard as usize].bytes;
-            if pieces.are_there() {
-                plan.build(pieces.extents.iter().copied(), shard_bytes, &limits);
-            } else {
-                let field = |f| samples.iter().map(move |&sample| dataset.extent(sample, f));
-                plan.build((0..dataset.fields().len()).flat_map(field), shard_bytes, &limits);
-            }
-            // Reading gaps along saves reads and costs room; where there is no room, do without.
-            if limits.gap_bytes == 0 || plan.region_bytes() <= self.regions.bytes() as u64 {
-                return;
-            }
-            limits.gap_bytes = 0;
-        }
-    }
-
-    /// Orders copies into `region` behind the consumers' streams that may still use its memory, or this body's fence.
-    fn behind_fences(&mut self, body: &Body, region: &Region) -> Result<()> {
-        let Some(stage) = &mut self.stage else {
-            self.state.fences.clear(); // the host's consumers have no streams
-            return Ok(());
-        };
-        let mut result = Ok(());
-        self.state.fences.retain(|&((start, end), fence)| {
-            let concerns = region.overlaps(start, end) || fence == body.fence;
-            if concerns && result.is_ok() {
-                result = stage.copies.wait_fence(fence);
-            }
-            !concerns || result.is_err()
-        });
-        result
-    }
-
     // ---- hand over --------------------------------------------------------------------------------------------------
 
     fn hand_over(&mut self) {
@@ -537,35 +322,6 @@ impl Engine {
         }
     }
 
-    // ---- what has to be read again ----------------------------------------------------------------------------------
-
-    /// The oldest batch has to be planned anew. So has all that was read ahead: its regions may be what that one needs.
-    fn recall(&mut self) {
-        for filling in &mut self.state.filling {
-            filling.close(&mut self.queue);
-            filling.next_read = filling.body.plan.reads().len();
-        }
-        self.state.recalling = true;
-        self.shared.counters.batches_read_again.add(1);
-    }
-
-    /// Plans recalled batches anew, once nothing lands in their regions any more.
-    fn replan(&mut self) {
-        if !self.state.recalling || self.state.filling.iter().any(|filling| filling.landings > 0) {
-            return;
-        }
-        self.state.recalling = false;
-        while let Some(Filling { mut body, failure, .. }) = self.state.filling.pop_back() {
-            if let Some(region) = body.region.take() {
-                self.regions.give_back(region);
-            }
-            self.bad.leave_out(&mut body);
-            self.plan(&mut body);
-            let failure = failure.filter(|error| !self.bad.forgives(error));
-            self.state.planned.push_front((body, failure));
-        }
-    }
-
     // ---- wait -------------------------------------------------------------------------------------------------------
 
     fn wait(&mut self) -> Result<()> {
@@ -595,18 +351,6 @@ impl Engine {
             Err(RecvTimeoutError::Disconnected) => self.state.stopped = true,
         }
     }
-}
-
-/// Starts the copy of one landed window; gives the point behind it and the bytes.
-fn copy_window(copies: &mut CopyQueue<Slab>, slab: Slab, body: &Body, at: u64) -> Result<(Seq, u64)> {
-    let region = body.region.as_ref().expect("staged batches keep their region");
-    let bytes = (body.plan.region_bytes() - at).min(slab.bytes() as u64);
-    let copy = RawCopy { source: slab.base(), target: region.base() + at, bytes: bytes as usize };
-    // SAFETY: the slab is pinned for as long as the engine lives (`Stage`), and moves into the queue. The target lies
-    // in the body's region: the pool leases it to nobody else before the body comes back, and frees it only after
-    // the copy queue has drained or leaked (field order of `Engine`).
-    let seq = unsafe { copies.copy(slab, copy) }?;
-    Ok((seq, bytes))
 }
 
 impl Filling {

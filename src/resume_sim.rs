@@ -334,8 +334,7 @@ fn for_seeds(count: u64, check: impl Fn(u64, &mut Rng, &Shards)) {
 
 /// Three worlds, two epochs: every sample is delivered as often as the policy promises, with all its bytes.
 ///
-/// Mutants that this catches: a cursor of what was read ahead; ranks that start at the same position; an epoch's end that
-/// does not lead to the next.
+/// Mutants that this catches: a cursor that is a step ahead; ranks that start at the same position.
 #[test]
 fn every_sample_comes_exactly_once_over_three_worlds() {
     const EPOCHS: u64 = 2;
