@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 
-use crate::batch::Body;
+use crate::batch::{Body, Places};
 use crate::config::{Config, PathChoice, RingChoice, Sizes};
 use crate::dataset::Dataset;
 use crate::device::{Device, DeviceKind, Seq};
 use crate::documents::Pieces;
-use crate::engine::{Engine, Message, Output, Shared, Stage, State};
+use crate::engine::{Bad, Engine, Message, Output, Shared, Stage, State};
 use crate::error::{Error, Result};
 use crate::order::{Progress, Standing};
 use crate::plan::Plan;
@@ -39,6 +39,7 @@ pub(crate) struct Parts {
     pub(crate) sizes: Sizes,
     dataset: Arc<Dataset>,
     config: Config,
+    bad: Bad,
     direct: bool,
     clock: Clock,
     shared: Arc<Shared>,
@@ -65,8 +66,10 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     // Every batch, the end of this generation, and that of the one before.
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
     let shared = Arc::new(Shared::new(device, &dataset, &supply, config.deadline));
+    let bad = Bad::new(config.bad_samples, supply.order().clone(), config.samples_max(), shared.counters.clone())?;
     let engine = Parts {
         sizes,
+        bad,
         dataset: Arc::new(dataset),
         config,
         direct,
@@ -114,6 +117,7 @@ impl Parts {
             regions,
             dataset: self.dataset,
             sizes: self.sizes,
+            bad: self.bad,
             shared: self.shared,
             messages: self.messages,
             output: self.output,
@@ -208,6 +212,8 @@ impl Parts {
             samples: Vec::with_capacity(samples),
             pieces: Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces),
             padded: 0,
+            places: Places { samples: Vec::with_capacity(samples), ..Places::default() },
+            careful: false,
             standing: Standing::at(Progress::default()),
             plan: Plan::with_capacity(views, cuts),
             region: None,

@@ -24,6 +24,10 @@ pub(crate) struct Body {
     /// Where samples are windows.
     pub(crate) pieces: Pieces,
     pub(crate) padded: u64,
+    /// What the order says, before bad samples are dealt with.
+    pub(crate) places: Places,
+    /// Read block by block and without gaps, since reads of this batch have failed.
+    pub(crate) careful: bool,
     /// Where the run stands once every rank has its batch of this step.
     pub(crate) standing: Standing,
     pub(crate) plan: Plan,
@@ -40,6 +44,25 @@ impl Drop for Body {
         if let (true, Some(region)) = (self.fenced, &self.region) {
             region.memory().free_behind(self.fence);
         }
+    }
+}
+
+/// The places of a batch, where bad samples are not raised; empty otherwise.
+#[derive(Default)]
+pub(crate) struct Places {
+    pub(crate) samples: Vec<u64>,
+    pub(crate) padded: u64,
+    /// Position of the first.
+    pub(crate) position: u64,
+    pub(crate) skipped: u64,
+    pub(crate) replaced: u64,
+}
+
+impl Places {
+    /// No place.
+    pub(crate) fn clear(&mut self) {
+        self.samples.clear();
+        (self.padded, self.skipped, self.replaced) = (0, 0, 0);
     }
 }
 
@@ -64,7 +87,7 @@ impl Batch {
         self.body().samples.len()
     }
 
-    /// Whether there is no sample. The loader never hands over such a batch.
+    /// Whether there is no sample: only where each of them was [skipped](crate::order::BadSamplePolicy::Skip).
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

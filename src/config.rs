@@ -16,12 +16,14 @@ use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::documents::Documents;
 use crate::error::{Error, Result};
+use crate::length::Length;
 use crate::memory::Arena;
 use crate::order::{
-    AtEnd, Bucketing, Budget, BudgetSchedule, Order, Packer, Part, Policy, Rank, Schedule, Shuffle, TokenWindows,
+    AtEnd, BadSamplePolicy, Bucketing, Budget, BudgetSchedule, Order, Packer, Part, Policy, Rank, Schedule, Shuffle,
+    TokenWindows,
 };
 use crate::plan;
-use crate::source::{Length, Supply};
+use crate::source::Supply;
 
 /// Which storage backend reads the shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,6 +80,7 @@ pub(crate) struct Config {
     pub(crate) rank: Rank,
     pub(crate) policy: Option<Policy>,
     pub(crate) seed: u64,
+    pub(crate) bad_samples: BadSamplePolicy,
     pub(crate) prefetch: Option<usize>,
     pub(crate) hold: usize,
     pub(crate) block_bytes: u64,
@@ -106,6 +109,7 @@ impl Default for Config {
             rank: Rank::SINGLE,
             policy: None,
             seed: 0,
+            bad_samples: BadSamplePolicy::Raise,
             prefetch: None,
             hold: 2,
             block_bytes: 4 << 20,
@@ -228,6 +232,11 @@ impl Config {
                 "windows",
                 format!("windows are all of one size, and no {other} goes with them"),
             ));
+        }
+        if self.bad_samples != BadSamplePolicy::Raise {
+            let problem =
+                "windows cannot leave out a sample, which is a part of some of them; raise, or leave the shard out";
+            return Err(Error::config("bad_samples", problem));
         }
         let documents = Arc::new(Documents::new(dataset, self.length(dataset)?)?);
         let schedule = |shuffle, windows| {

@@ -8,8 +8,8 @@
 
 use crate::dataset::{Dataset, Extent};
 use crate::error::{Error, Result};
+use crate::length::Length;
 use crate::order::{Piece, TokenWindows};
-use crate::source::Length;
 
 /// The documents of a dataset, in the order in which they are stored.
 #[derive(Debug)]

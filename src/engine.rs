@@ -8,8 +8,12 @@
 //! It waits in one place: on the ring if reads are in flight, else on the oldest copy, else for a message. What holds
 //! it back is the lack of a slab, of a region, or of a free batch. Nothing is allocated once it runs.
 
+mod bad;
+mod refill;
+mod stage;
+
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,22 +22,24 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use crate::batch::Body;
 use crate::config::Sizes;
 use crate::dataset::{Dataset, Field};
-use crate::device::{CopyQueue, Device, Fence, RawCopy, Seq, Timeline};
+use crate::device::{Device, Fence, Timeline};
 use crate::error::{Error, Result};
-use crate::memory::{Arena, Slab, SlabPool};
-use crate::order::{Cursor, Order};
-use crate::plan;
-use crate::region::{DeviceMemory, Region, RegionPool};
+use crate::order::{Cursor, Order, Standing};
+use crate::region::RegionPool;
 use crate::sim::Clock;
 use crate::source::Source;
 use crate::stats::Counters;
-use crate::storage::{Accepted, Landed, LandingId, Memory, ReadQueue, Want};
+use crate::storage::{Damage, Landed, LandingId, ReadQueue};
+
+pub(crate) use bad::Bad;
+use stage::copy_window;
+pub(crate) use stage::{Hold, Stage};
 
 /// What the consumer tells the engine.
 #[allow(clippy::large_enum_variant, reason = "the queue is allocated once; a box would be allocated in every epoch")]
 pub(crate) enum Message {
     /// Deliver these batches; what is under way for earlier generations is dropped.
-    Epoch { generation: u64, source: Source },
+    Epoch { generation: u64, source: Source, standing: Standing },
     /// A batch comes back.
     Release(Body),
     /// The loader is going away.
@@ -68,93 +74,6 @@ pub(crate) struct Shared {
     pub(crate) stopped: OnceLock<String>,
 }
 
-/// Memory that reads land in: the batch's own, or a slab on the way to it.
-pub(crate) enum Hold {
-    Region(Region),
-    Slab(Slab),
-}
-
-// SAFETY: both kinds own their range, keep it when moved, and keep it mapped when forgotten (an Arc of the arena or
-// allocation is forgotten with them).
-unsafe impl Memory for Hold {
-    fn base(&self) -> std::ptr::NonNull<u8> {
-        match self {
-            Hold::Region(region) => Memory::base(region),
-            Hold::Slab(slab) => slab.base(),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Hold::Region(region) => region.bytes(),
-            Hold::Slab(slab) => slab.bytes(),
-        }
-    }
-}
-
-/// What a copy holds: where it reads, and a share in the memory that it writes to. A copy whose end is never seen keeps
-/// both for ever.
-pub(crate) struct Copying {
-    slab: Slab,
-    _target: Arc<DeviceMemory>,
-}
-
-/// The staged path's own parts. Fields drop in order: copies drain before the slabs they read are let go.
-pub(crate) struct Stage {
-    pub(crate) copies: CopyQueue<Copying>,
-    pub(crate) slabs: SlabPool,
-    /// When a copy last ended, or there was none.
-    moved: Duration,
-    _pinned: Pinned,
-}
-
-/// The arena of the slabs, pinned with the device.
-struct Pinned {
-    device: Device,
-    arena: Arc<Arena>,
-}
-
-impl Stage {
-    /// Maps and pins slabs, and opens a copy stream for them.
-    pub(crate) fn new(device: &Device, slabs: usize, slab_bytes: usize, deadline: Duration) -> Result<Stage> {
-        // First, so that nothing is pinned when it fails.
-        let stream = device.raw().stream()?;
-        let pool = SlabPool::new(slabs, slab_bytes)?;
-        let arena = pool.arena().clone();
-        // SAFETY: `Pinned` keeps the mapping until it has unpinned it, or for ever.
-        unsafe { device.raw().pin(arena.base(), arena.bytes()) }?;
-        let pinned = Pinned { device: device.clone(), arena };
-        Ok(Stage {
-            copies: CopyQueue::new(stream, slabs).drop_wait(deadline),
-            slabs: pool,
-            moved: Duration::ZERO,
-            _pinned: pinned,
-        })
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        for &(_, fence) in &self.state.fences {
-            self.regions.memory().free_behind(fence);
-        }
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        // Slabs that reads or copies never gave back hold the arena: it stays mapped then, and pinned.
-        if Arc::strong_count(&self.arena) == 1 {
-            // SAFETY: pinned in `Stage::new`; every slab is gone, so no copy reads the arena any more.
-            if let Err(error) = unsafe { self.device.raw().unpin(self.arena.base()) } {
-                let bytes = self.arena.bytes();
-                tracing::warn!(%error, bytes, "pinned memory could not be taken back; it is leaked, not freed");
-                std::mem::forget(self.arena.clone());
-            }
-        }
-    }
-}
-
 /// A batch on its way.
 struct Filling {
     body: Body,
@@ -162,6 +81,7 @@ struct Filling {
     open: Option<(LandingId, u64)>,
     landings: usize,
     failure: Option<Error>,
+    damages: Vec<Damage>,
 }
 
 /// A wait without news is never longer than this, so that messages and deadlines are seen.
@@ -175,6 +95,7 @@ pub(crate) struct Engine {
     pub(crate) stage: Option<Stage>,
     pub(crate) regions: RegionPool,
     pub(crate) dataset: Arc<Dataset>,
+    pub(crate) bad: Bad,
     pub(crate) sizes: Sizes,
     pub(crate) shared: Arc<Shared>,
     pub(crate) messages: Receiver<Message>,
@@ -199,8 +120,10 @@ pub(crate) struct State {
     broken: Option<Error>,
     /// Batches that nobody uses.
     idle: Vec<Body>,
-    /// Planned, and waiting for a region.
-    planned: Option<Body>,
+    /// Planned, or known to fail, and waiting for a region, in order. More than one only where batches were recalled.
+    planned: VecDeque<(Body, Option<Error>)>,
+    /// The oldest batch must be read again: nothing is read until all reads have ended and all batches are planned anew.
+    recalling: bool,
     /// In order.
     filling: VecDeque<Filling>,
     /// Of earlier generations; they only wait for their reads to end.
@@ -220,7 +143,8 @@ impl State {
             unsaid: None,
             broken: None,
             idle: batches,
-            planned: None,
+            planned: VecDeque::with_capacity(count),
+            recalling: false,
             filling: VecDeque::with_capacity(count),
             doomed: Vec::with_capacity(count),
             fences: Vec::with_capacity(count),
@@ -251,6 +175,7 @@ impl Engine {
     fn advance(&mut self) -> Result<()> {
         self.reap_copies()?;
         self.reap_reads()?;
+        self.replan();
         self.hand_over(); // makes room for more
         self.refill();
         self.hand_over(); // the end, if that was all
@@ -261,12 +186,12 @@ impl Engine {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Epoch { generation, source } => {
+            Message::Epoch { generation, source, standing } => {
                 self.doom();
                 let state = &mut self.state;
                 state.unsaid = None;
                 (state.generation, state.source, state.running) = (generation, Some(source), true);
-                if let Some(error) = self.state.broken.clone() {
+                if let Some(error) = self.bad.stand(standing).err().or(self.state.broken.clone()) {
                     self.fail(error);
                 }
             }
@@ -305,12 +230,13 @@ impl Engine {
     }
 
     fn reap_reads(&mut self) -> Result<()> {
-        while let Some(Landed { lease, tag, result }) = self.queue.reap() {
+        while let Some(Landed { lease, tag, result, damages }) = self.queue.reap() {
             let (slot, window) = ((tag >> 32) as u32, tag & 0xFFFF_FFFF);
             let state = &mut self.state;
             let mut batches = state.filling.iter_mut().chain(&mut state.doomed);
             let filling = batches.find(|f| f.body.slot == slot).expect("a landing belongs to a batch on its way");
             filling.landings -= 1;
+            filling.damages.extend(damages);
             match lease {
                 Hold::Region(region) => filling.body.region = Some(region),
                 Hold::Slab(slab) => {
@@ -333,149 +259,6 @@ impl Engine {
         Ok(())
     }
 
-    // ---- refill -----------------------------------------------------------------------------------------------------
-
-    fn refill(&mut self) {
-        self.shared.starved.store(false, Ordering::Relaxed);
-        while self.issue() && self.start_batch() {}
-    }
-
-    /// Issues reads of the newest batch; true once it has no more.
-    fn issue(&mut self) -> bool {
-        let Engine { queue, stage, state, sizes, shared, .. } = self;
-        let Some(filling) = state.filling.back_mut() else { return true };
-        while let Some(&read) = filling.body.plan.reads().get(filling.next_read) {
-            let window = read.at / sizes.limits.window_bytes;
-            let landing = match filling.open {
-                Some((landing, open)) if open == window => landing,
-                _ => {
-                    filling.close(queue);
-                    let lease = match stage {
-                        Some(stage) => stage.slabs.lease().map(Hold::Slab),
-                        None => filling.body.region.take().map(Hold::Region),
-                    };
-                    let Some(lease) = lease else {
-                        shared.counters.waits_for_slab.add(1);
-                        return false;
-                    };
-                    let tag = u64::from(filling.body.slot) << 32 | window;
-                    let landing = queue.open(lease, tag).ok().expect("as many landings as slabs and batches");
-                    filling.open = Some((landing, window));
-                    filling.landings += 1;
-                    landing
-                }
-            };
-            let plan::Read { shard, offset, len, want, at } = read;
-            let at = (at % sizes.limits.window_bytes) as usize;
-            match queue.read(landing, Want { shard, offset, len, want, at }) {
-                Ok(Accepted::Yes) => filling.next_read += 1,
-                Ok(Accepted::Full) => return false,
-                Err(error) => {
-                    filling.failure.get_or_insert(error);
-                    filling.next_read = filling.body.plan.reads().len();
-                }
-            }
-        }
-        filling.close(queue);
-        true
-    }
-
-    /// Plans the next batch and finds it a region; false if there is none to start now.
-    fn start_batch(&mut self) -> bool {
-        let Some((mut body, mut failure)) = self.planned() else { return false };
-        let (bytes, room) = (body.plan.region_bytes(), self.regions.bytes() as u64);
-        if bytes > room {
-            failure = Some(Error::BatchTooLarge { batch_bytes: bytes, pool_bytes: room });
-        } else if bytes > 0 {
-            let Some(region) = self.regions.lease(bytes as usize) else {
-                self.shared.counters.waits_for_region.add(1);
-                self.shared.starved.store(true, Ordering::Relaxed);
-                self.state.planned = Some(body);
-                return false;
-            };
-            failure = self.behind_fences(&body, &region).err();
-            body.region = Some(region);
-        }
-        let next_read = if failure.is_some() { body.plan.reads().len() } else { 0 };
-        self.state.filling.push_back(Filling { body, next_read, open: None, landings: 0, failure });
-        true
-    }
-
-    /// The next body with a plan: the one that waited for a region, or a new one. Empty, and with the reason, if there
-    /// can be none.
-    fn planned(&mut self) -> Option<(Body, Option<Error>)> {
-        let state = &mut self.state;
-        if !state.running {
-            return None;
-        }
-        if let Some(body) = state.planned.take() {
-            return Some((body, None));
-        }
-        let source = state.source.as_mut().filter(|source| !source.is_over())?;
-        if state.filling.len() >= self.sizes.prefetch {
-            return None;
-        }
-        let Some(mut body) = state.idle.pop() else {
-            self.shared.counters.waits_for_region.add(1);
-            self.shared.starved.store(true, Ordering::Relaxed);
-            return None;
-        };
-        (body.generation, body.epoch, body.seq) = (state.generation, source.epoch(), Seq(0));
-        let failure = match source.next(&self.dataset, &mut body.samples, &mut body.pieces) {
-            Ok(Some(step)) => {
-                (body.step, body.padded) = (step.step, step.padded);
-                (body.standing.progress, body.standing.packer) = (step.progress, step.packer);
-                None
-            }
-            Ok(None) => {
-                state.idle.push(body);
-                return None;
-            }
-            Err(error) => Some(error),
-        };
-        self.plan(&mut body);
-        Some((body, failure))
-    }
-
-    fn plan(&self, body: &mut Body) {
-        let Body { samples, pieces, plan, .. } = body;
-        let dataset = &*self.dataset;
-        let mut limits = self.sizes.limits;
-        loop {
-            let shard_bytes = |shard: u32| dataset.shards()[shard as usize].bytes;
-            if pieces.are_there() {
-                plan.build(pieces.extents.iter().copied(), shard_bytes, &limits);
-            } else {
-                let field = |f| samples.iter().map(move |&sample| dataset.extent(sample, f));
-                plan.build((0..dataset.fields().len()).flat_map(field), shard_bytes, &limits);
-            }
-            // Reading gaps along saves reads and costs room; where there is no room, do without.
-            if limits.gap_bytes == 0 || plan.region_bytes() <= self.regions.bytes() as u64 {
-                return;
-            }
-            limits.gap_bytes = 0;
-        }
-    }
-
-    /// Orders copies into `region` behind the consumers' streams that may still use its memory, or this body's fence.
-    fn behind_fences(&mut self, body: &Body, region: &Region) -> Result<()> {
-        let Some(stage) = &mut self.stage else {
-            self.state.fences.clear(); // the host's consumers have no streams
-            return Ok(());
-        };
-        let mut result = Ok(());
-        self.state.fences.retain(|&((start, end), fence)| {
-            let concerns = region.overlaps(start, end) || fence == body.fence;
-            if concerns && result.is_ok() {
-                result = stage.copies.wait_fence(fence);
-                // Given up before its first copy, this batch would leave nothing behind that wait to wait for.
-                region.memory().free_behind(fence);
-            }
-            !concerns || result.is_err()
-        });
-        result
-    }
-
     // ---- hand over --------------------------------------------------------------------------------------------------
 
     /// Tells the consumer of a failure. Only a queue full of stale outputs refuses it, and then it is told later.
@@ -490,15 +273,18 @@ impl Engine {
 
     fn hand_over(&mut self) {
         self.say();
-        while let Some(filling) = self.state.filling.front() {
-            if let Some(error) = filling.failure.clone() {
+        while let Some(filling) = self.state.filling.front_mut() {
+            if let Some(error) = filling.failure.as_ref().filter(|error| !self.bad.forgives(error)) {
+                let error = error.clone();
                 return self.fail(error);
             }
-            if !filling.whole() {
+            if self.state.recalling || !filling.whole() || self.output.is_full() {
                 return;
             }
-            if self.output.is_full() {
-                return;
+            match self.bad.settle(filling, &self.dataset, self.sizes.limits.align) {
+                Ok(true) => {}
+                Ok(false) => return self.recall(),
+                Err(error) => return self.fail(error),
             }
             let filling = self.state.filling.pop_front().expect("looked at above");
             let counters = &self.shared.counters;
@@ -509,7 +295,7 @@ impl Engine {
         }
         let state = &mut self.state;
         let all = state.source.as_ref().is_none_or(Source::is_over);
-        let over = all && state.planned.is_none() && state.filling.is_empty();
+        let over = all && state.planned.is_empty() && state.filling.is_empty();
         if state.running && over && self.output.try_send(Output::End(state.generation)).is_ok() {
             state.running = false;
         }
@@ -530,9 +316,8 @@ impl Engine {
     /// What is under way is not wanted any more. Its memory comes back when its reads have ended.
     fn doom(&mut self) {
         let state = &mut self.state;
-        if let Some(body) = state.planned.take() {
-            state.idle.push(body);
-        }
+        state.recalling = false;
+        state.idle.extend(state.planned.drain(..).map(|(body, _)| body));
         for mut filling in state.filling.drain(..) {
             filling.close(&mut self.queue);
             filling.next_read = filling.body.plan.reads().len();
@@ -564,7 +349,7 @@ impl Engine {
             let want = if short { (in_flight / 4).clamp(1, 16) } else { 1 };
             return self.queue.wait(want, SLICE);
         }
-        if self.queue.has_ended() {
+        if self.queue.has_ended() || self.state.recalling {
             return Ok(());
         }
         if let Some(stage) = &mut self.stage
@@ -586,17 +371,12 @@ impl Engine {
     }
 }
 
-/// Starts the copy of one landed window; gives the point behind it and the bytes.
-fn copy_window(copies: &mut CopyQueue<Copying>, slab: Slab, body: &Body, at: u64) -> Result<(Seq, u64)> {
-    let region = body.region.as_ref().expect("staged batches keep their region");
-    let bytes = (body.plan.region_bytes() - at).min(slab.bytes() as u64);
-    let copy = RawCopy { source: slab.base(), target: region.base() + at, bytes: bytes as usize };
-    let copying = Copying { slab, _target: region.memory().clone() };
-    // SAFETY: the slab is pinned for as long as it lives (`Pinned`), and moves into the queue. The target lies in the
-    // body's region: its memory is not freed before the copy has ended, as a share in it moves into the queue too, and
-    // whoever gets the region next writes to it through the same stream.
-    let seq = unsafe { copies.copy(copying, copy) }?;
-    Ok((seq, bytes))
+impl Drop for Engine {
+    fn drop(&mut self) {
+        for &(_, fence) in &self.state.fences {
+            self.regions.memory().free_behind(fence);
+        }
+    }
 }
 
 impl Filling {

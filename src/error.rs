@@ -132,6 +132,16 @@ pub enum Error {
         /// Why it is not available, and what would change that.
         reason: String,
     },
+    /// A sample cannot be read, and the policy for bad samples does not forgive it.
+    #[error("sample {sample} cannot be read: {why}{}", .cause.as_ref().map_or(String::new(), |cause| format!(": {cause}")))]
+    BadSample {
+        /// The sample's id.
+        sample: u64,
+        /// Why it was not left out or replaced.
+        why: String,
+        /// What its read met; `None` if the sample was known to be bad and not read again.
+        cause: Option<Box<Error>>,
+    },
     /// The engine is gone; the loader must be built anew.
     #[error("the engine has stopped: {reason}")]
     Stopped {
@@ -157,6 +167,7 @@ impl Error {
             Error::Device { .. } => 11,
             Error::NoDevice { .. } => 12,
             Error::Stopped { .. } => 13,
+            Error::BadSample { .. } => 14,
         }
     }
 
@@ -168,6 +179,7 @@ impl Error {
             | Error::Changed { path, .. }
             | Error::Truncated { path, .. }
             | Error::Io { path, .. } => Some(path),
+            Error::BadSample { cause: Some(cause), .. } => cause.path(),
             _ => None,
         }
     }
@@ -176,6 +188,7 @@ impl Error {
     pub fn offset(&self) -> Option<u64> {
         match self {
             Error::Format { offset, .. } | Error::Truncated { offset, .. } | Error::Io { offset, .. } => Some(*offset),
+            Error::BadSample { cause: Some(cause), .. } => cause.offset(),
             _ => None,
         }
     }
@@ -187,6 +200,7 @@ impl Error {
             | Error::Io { errno, .. }
             | Error::Memory { errno, .. }
             | Error::Ring { errno, .. } => Some(*errno),
+            Error::BadSample { cause: Some(cause), .. } => cause.errno(),
             _ => None,
         }
     }
@@ -271,6 +285,7 @@ mod tests {
             (11, Error::Device { device: what(), call: "c", code: 1, name: what(), remedy: what() }),
             (12, Error::NoDevice { device: what(), reason: what() }),
             (13, Error::Stopped { reason: what() }),
+            (14, Error::BadSample { sample: 1, why: what(), cause: None }),
         ];
         for (number, error) in all {
             assert_eq!(error.code(), number, "{error:?}");

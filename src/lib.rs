@@ -9,6 +9,7 @@ pub mod device;
 mod documents;
 mod engine;
 pub mod error;
+mod length;
 mod loader;
 pub mod memory;
 pub mod order;
@@ -16,6 +17,8 @@ pub mod order;
 mod pipeline_sim;
 pub mod plan;
 mod region;
+#[cfg(test)]
+mod resume_sim;
 pub mod sim;
 mod source;
 pub mod stats;

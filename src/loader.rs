@@ -15,7 +15,9 @@ use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::engine::{Message, Output, Shared};
 use crate::error::{Error, Result};
-use crate::order::{AtEnd, Bucketing, Budget, Cursor, IfChanged, Policy, Progress, Rank, Shuffle, Standing};
+use crate::order::{
+    AtEnd, BadSamplePolicy, BadSamples, Bucketing, Budget, Cursor, IfChanged, Policy, Progress, Rank, Shuffle, Standing,
+};
 use crate::sim::Clock;
 use crate::source::Supply;
 use crate::stats::Stats;
@@ -104,6 +106,7 @@ impl Loader {
         let start = &self.shared.start;
         let progress = cursor.resume(start, if_changed)?;
         self.supply.source(progress, None)?;
+        BadSamples::resume(BadSamplePolicy::Raise, &cursor.skipped, 0)?;
         let same = cursor.fingerprint == start.fingerprint;
         self.standing = match same {
             true => Standing::of(cursor),
@@ -119,7 +122,7 @@ impl Loader {
 
     fn start(&self) -> Result<()> {
         let source = self.supply.source(self.standing.progress, self.standing.packer)?;
-        let message = Message::Epoch { generation: self.generation, source };
+        let message = Message::Epoch { generation: self.generation, source, standing: self.standing.clone() };
         self.messages.send_timeout(message, self.shared.deadline).map_err(|_| self.stopped())
     }
 
@@ -255,6 +258,13 @@ impl Builder {
         policy: Policy => policy = Some(policy);
         /// What decides the random order. Default 0.
         seed: u64 => seed = seed;
+        /// What becomes of samples that cannot be read, because the storage fails ([`Error::Io`]) or a shard is cut
+        /// short ([`Error::Truncated`]). Default: the error goes to the consumer.
+        ///
+        /// A batch with a failed read is read again block by block; a sample is bad if one of its own blocks fails then
+        /// too. Each sample's fate is decided in the order of delivery, whatever is read ahead, and travels in the
+        /// cursor. A shard that is missing or has changed is an error under every policy.
+        bad_samples: BadSamplePolicy => bad_samples = bad_samples;
         /// Batches read ahead. Default: as many as keep the storage busy.
         prefetch: usize => prefetch = Some(prefetch);
         /// Batches that the consumer may hold at once while others are read. Default 2.
@@ -308,8 +318,9 @@ impl Builder {
     /// before, over the documents one after another as they are stored. [`batch_size`](Self::batch_size) counts windows,
     /// [`shuffle`](Self::shuffle) shuffles windows. See [`Batch::window`].
     ///
-    /// A document is a sample; in raw files ([`Dataset::records`]) it is a whole shard. Takes 8 bytes per document. Tokens
-    /// at the very end that fill no window are in none.
+    /// Documents that cannot be read are [raised](Self::bad_samples). A document is a sample; in raw files
+    /// ([`Dataset::records`]) it is a whole shard. Takes 8 bytes per document. Tokens at the very end that fill no window
+    /// are in none.
     pub fn windows(mut self, window_tokens: u64, stride_tokens: u64) -> Builder {
         self.config.windows = Some(Windows::Stored { window_tokens, stride_tokens });
         self

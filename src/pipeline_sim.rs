@@ -18,7 +18,7 @@ use crate::dataset::Dataset;
 use crate::device::{Device, RawStream, SimDevice, SimFaults, SimRead};
 use crate::engine::{Engine, Message, Output, Shared};
 use crate::error::Error;
-use crate::order::{Policy, Progress, Rank, Schedule, Shuffle, Steps};
+use crate::order::{AtEnd, Bucketing, Budget, Cost, Policy, Progress, Rank, Shuffle, Standing};
 use crate::sim::{Clock, Rng};
 use crate::source::Supply;
 use crate::storage::{Faults, SimRing};
@@ -26,20 +26,20 @@ use crate::storage::{Faults, SimRing};
 /// More turns than any seed needs: beyond, the pipeline hangs.
 const TURNS_MAX: u64 = 200_000;
 
-struct Shards {
-    directory: TempDir,
-    base: Vec<u8>,
+pub(crate) struct Shards {
+    pub(crate) directory: TempDir,
+    pub(crate) base: Vec<u8>,
 }
 
 impl Shards {
-    fn new() -> Shards {
+    pub(crate) fn new() -> Shards {
         let mut rng = Rng::new(7);
         let base = (0..1 << 17).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
         Shards { directory: tempfile::tempdir().unwrap(), base }
     }
 
     /// Writes shards whose contents are slices of `base`; gives their paths and where in `base` each starts.
-    fn write(&self, rng: &mut Rng, record: u64) -> (Vec<PathBuf>, Vec<(usize, u64)>) {
+    pub(crate) fn write(&self, rng: &mut Rng, record: u64) -> (Vec<PathBuf>, Vec<(usize, u64)>) {
         let shard = |i: u64| {
             let records = rng.below((100_000 / record).max(3)) + 1;
             let start = rng.below(64) as usize * 8;
@@ -65,7 +65,6 @@ struct Run<'a> {
     output: Receiver<Output>,
     messages: Sender<Message>,
     shared: Arc<Shared>,
-    schedule: Schedule,
     supply: Supply,
     generation: u64,
     held: Vec<(Batch, usize)>,
@@ -79,7 +78,14 @@ impl Run<'_> {
         let mut rng = Rng::new(seed);
         let record = [1 + rng.below(600), 512, 4096, 1 + rng.below(20_000)][rng.below(4) as usize];
         let (paths, places) = shards.write(&mut rng, record);
-        let dataset = Dataset::records(&paths, record).unwrap();
+        // Four shards of a dataset, or four datasets; sample ids are the same.
+        let mixed = rng.one_in(3);
+        let dataset = match mixed {
+            true => {
+                Dataset::concat(paths.iter().map(|path| Dataset::records(&[path], record).unwrap()).collect()).unwrap()
+            }
+            false => Dataset::records(&paths, record).unwrap(),
+        };
         let clock = Clock::simulated();
         let staged = rng.one_in(2);
         let sim = staged.then(|| Arc::new(SimDevice::new(rng.next_u64(), clock.clone())));
@@ -102,7 +108,16 @@ impl Run<'_> {
         let block = Shuffle::Block { block_samples: 1 + rng.below(9), window: 1 + rng.below(5) };
         let shuffle = [Shuffle::Sequential, Shuffle::Full, block][rng.below(3) as usize];
         let policy = [Policy::Pad, Policy::Wrap][rng.below(2) as usize];
+        let weights = (0..4).map(|_| 1 + rng.below(5) as u32).collect();
+        let at_end = [AtEnd::Stop, AtEnd::Repeat { positions: 1 + rng.below(500) }][rng.below(2) as usize];
+        let samples_max = 1 + rng.below(40);
+        let cost = [Cost::Sum, Cost::Padded][rng.below(2) as usize];
+        let budget = Budget { samples_max, cost_max: record * (1 + rng.below(30)), cost };
+        let window = 1 + rng.below(50);
+        let bucketing = Bucketing { window, run: 1 + rng.below(window) };
         let config = Config {
+            mixture: mixed.then_some((weights, at_end)),
+            budget: rng.one_in(3).then_some((budget, bucketing)),
             policy: Some(policy),
             batch_size: 1 + rng.below(40) as usize,
             shuffle,
@@ -130,7 +145,6 @@ impl Run<'_> {
         let make = move |_| Ok(Box::new(SimRing::new(ring_seed, ring_clock, depth, faults)) as _);
         let engine = frame.engine.assemble(Some(Box::new(make))).unwrap();
         let (output, messages, shared) = (frame.output, frame.messages, frame.shared);
-        let Supply::Samples(schedule) = frame.supply.clone() else { panic!("no budget was given") };
         Run {
             rng,
             base: &shards.base,
@@ -143,7 +157,6 @@ impl Run<'_> {
             output,
             messages,
             shared,
-            schedule,
             supply: frame.supply,
             generation: 0,
             held: Vec::new(),
@@ -166,19 +179,44 @@ impl Run<'_> {
                     self.messages.send(Message::Release(body)).unwrap();
                 }
             }
-            let consumed = if self.rng.one_in(3) { self.rng.below(self.schedule.order().len() + 1) } else { 0 };
+            let consumed = if self.rng.one_in(3) { self.rng.below(self.supply.order().len() + 1) } else { 0 };
             let from = Progress { epoch, consumed };
-            let (steps, source) = (self.schedule.steps(from).unwrap(), self.supply.source(from, None).unwrap());
-            self.messages.send(Message::Epoch { generation: self.generation, source }).unwrap();
+            let (steps, source) = (self.steps(from), self.supply.source(from, None).unwrap());
+            self.messages
+                .send(Message::Epoch { generation: self.generation, source, standing: Standing::at(from) })
+                .unwrap();
             let leave_at = if self.rng.one_in(3) { self.rng.below(10) } else { u64::MAX };
-            if !self.epoch(&steps, leave_at) {
+            if !self.epoch(epoch, &steps, leave_at) {
                 return;
             }
         }
     }
 
+    /// What the order says: the samples of each step and how many are padding, straight from the schedules.
+    fn steps(&self, from: Progress) -> Vec<(Vec<u64>, u64)> {
+        let mut all = Vec::new();
+        let mut samples = Vec::new();
+        match &self.supply {
+            Supply::Samples(schedule) => {
+                let steps = schedule.steps(from).unwrap();
+                for step in 0..steps.len() {
+                    let padded = steps.batch(step, &mut samples);
+                    all.push((samples.clone(), padded));
+                }
+            }
+            Supply::Budget(schedule, _) => {
+                let mut steps = schedule.steps(from).unwrap();
+                while let Some(padded) = steps.next(|_| self.record, &mut samples).unwrap() {
+                    all.push((samples.clone(), padded));
+                }
+            }
+            Supply::Windows(..) | Supply::Packed(..) => panic!("no windows were asked for"),
+        }
+        all
+    }
+
     /// Consumes one epoch; false once the pipeline has reported that it is broken.
-    fn epoch(&mut self, steps: &Steps, leave_at: u64) -> bool {
+    fn epoch(&mut self, epoch: u64, steps: &[(Vec<u64>, u64)], leave_at: u64) -> bool {
         let mut step = 0;
         for _ in 0..TURNS_MAX {
             assert!(self.engine.turn());
@@ -189,9 +227,9 @@ impl Run<'_> {
             match self.output.try_recv() {
                 Ok(Output::Batch(body)) if body.generation == self.generation => {
                     let batch = Batch::new(body, self.messages.clone(), self.shared.clone());
-                    assert_eq!((batch.epoch(), batch.step()), (steps.epoch(), step), "out of order");
+                    assert_eq!((batch.epoch(), batch.step()), (epoch, step), "out of order");
                     let stream = self.rng.below(2) as usize;
-                    self.check(&batch, steps, stream);
+                    self.check(&batch, &steps[step as usize], stream);
                     self.held.push((batch, stream));
                     step += 1;
                     if step >= leave_at {
@@ -203,7 +241,7 @@ impl Run<'_> {
                     return self.check_error(&error);
                 }
                 Ok(Output::End(generation)) if generation == self.generation => {
-                    assert_eq!(step, steps.len(), "the end came early");
+                    assert_eq!(step, steps.len() as u64, "the end came early");
                     return true;
                 }
                 Ok(_) | Err(_) => {}
@@ -212,10 +250,8 @@ impl Run<'_> {
         panic!("no end after {TURNS_MAX} turns, at step {step}");
     }
 
-    fn check(&mut self, batch: &Batch, steps: &Steps, stream: usize) {
-        let mut want = Vec::new();
-        assert_eq!(batch.padded(), steps.batch(batch.step(), &mut want));
-        assert_eq!(batch.samples(), want);
+    fn check(&mut self, batch: &Batch, (want, padded): &(Vec<u64>, u64), stream: usize) {
+        assert_eq!((batch.samples(), batch.padded()), (want.as_slice(), *padded));
         let view = batch.field("record").unwrap();
         let Some(sim) = self.sim.clone() else {
             for (i, &sample) in want.iter().enumerate() {
@@ -346,7 +382,9 @@ fn a_dropped_engine_drains_in_bounded_time() {
     for seed in 0..50 {
         let mut run = Run::new(seed, &shards);
         let source = run.supply.source(Progress::default(), None).unwrap();
-        run.messages.send(Message::Epoch { generation: 1, source }).unwrap();
+        run.messages
+            .send(Message::Epoch { generation: 1, source, standing: Standing::at(Progress::default()) })
+            .unwrap();
         for _ in 0..run.rng.below(5) {
             run.engine.turn();
         }

@@ -1,8 +1,8 @@
 //! What a loader did, and which way its bytes took.
 
 use std::fmt;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::error::errno_text;
 
@@ -72,6 +72,14 @@ pub struct Stats {
     pub open_files_max: u64,
     /// Bytes copied from slabs to regions.
     pub bytes_copied: u64,
+    /// Places of batches left empty because their samples cannot be read.
+    pub samples_skipped: u64,
+    /// Places of batches that hold another sample because their own cannot be read.
+    pub samples_replaced: u64,
+    /// The samples that cannot be read, ascending; at most [`SKIPPED_MAX`](crate::order::SKIPPED_MAX).
+    pub bad_samples: Vec<u64>,
+    /// Times a batch was planned and read anew because of samples that cannot be read.
+    pub batches_read_again: u64,
     /// Times the engine had to stop reading because every region was in use or waiting for the consumer.
     pub waits_for_region: u64,
     /// Times the engine had to stop reading because every slab was in use.
@@ -93,10 +101,14 @@ pub(crate) struct Counters {
     pub(crate) reads_in_flight_max: Counter,
     pub(crate) open_files_max: Counter,
     pub(crate) bytes_copied: Counter,
+    pub(crate) samples_skipped: Counter,
+    pub(crate) samples_replaced: Counter,
+    pub(crate) batches_read_again: Counter,
     pub(crate) waits_for_region: Counter,
     pub(crate) waits_for_slab: Counter,
     pub(crate) setup: Mutex<Setup>,
     fallbacks: Mutex<Vec<Fallback>>,
+    bad_samples: Mutex<Arc<[u64]>>,
 }
 
 /// What is known once the engine is built.
@@ -125,6 +137,11 @@ impl Counters {
         }
     }
 
+    /// Notes the samples that are known to be unreadable.
+    pub(crate) fn bad_samples(&self, skipped: Arc<[u64]>) {
+        *self.bad_samples.lock().unwrap_or_else(|e| e.into_inner()) = skipped;
+    }
+
     pub(crate) fn snapshot(&self) -> Stats {
         let setup = self.setup.lock().unwrap_or_else(|e| e.into_inner()).clone();
         Stats {
@@ -151,6 +168,10 @@ impl Counters {
             reads_in_flight_max: self.reads_in_flight_max.get(),
             open_files_max: self.open_files_max.get(),
             bytes_copied: self.bytes_copied.get(),
+            samples_skipped: self.samples_skipped.get(),
+            samples_replaced: self.samples_replaced.get(),
+            bad_samples: self.bad_samples.lock().unwrap_or_else(|e| e.into_inner()).to_vec(),
+            batches_read_again: self.batches_read_again.get(),
             waits_for_region: self.waits_for_region.get(),
             waits_for_slab: self.waits_for_slab.get(),
         }

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{disk_directory, write_shard};
-use strait::order::{Bucketing, Budget, Cost, Shuffle};
+use strait::order::{BadSamplePolicy, Bucketing, Budget, Cost, Cursor, IfChanged, Shuffle};
 use strait::{Builder, Dataset, Device, Loader, PathChoice, RingChoice};
 
 struct Counting;
@@ -52,6 +52,7 @@ fn the_loop_does_not_allocate() {
         let tokens = || builder().tokens("record", 4);
         for (made_of, builder) in [
             ("samples", builder().batch_size(16)),
+            ("all but bad samples", builder().batch_size(16).bad_samples(BadSamplePolicy::Replace)),
             ("windows", tokens().windows(20_000, 20_000).batch_size(1)),
             ("packs", tokens().pack(20_000).batch_size(1)),
         ] {
@@ -62,6 +63,10 @@ fn the_loop_does_not_allocate() {
 
 fn no_allocation(builder: Builder, what: &str) {
     let mut loader = builder.build().unwrap();
+    if what.contains("bad") {
+        let known = Cursor { skipped: vec![7, 300], ..loader.cursor() };
+        loader.resume(&known, IfChanged::Refuse).unwrap();
+    }
     for epoch in 0..3 {
         loader.epoch(epoch).for_each(|batch| drop(batch.unwrap()));
         // Let the engine run out of work once: a thread's first sleep on a channel allocates.

@@ -89,6 +89,11 @@ impl BadSamples {
         self.skipped.binary_search(&sample).is_ok()
     }
 
+    /// Goes back to where so many of the last places were bad; what is known stays known.
+    pub(crate) fn rewind(&mut self, consecutive: u32) {
+        self.consecutive = consecutive;
+    }
+
     /// A sample was delivered.
     pub fn good(&mut self) {
         self.consecutive = 0;

@@ -13,7 +13,7 @@ mod uring;
 pub use files::{Opening, ShardFile};
 pub use pread::Pread;
 pub use probe::{Mode, Probed, Prober, Way, buffered, dio_align};
-pub use queue::{Accepted, Landed, LandingId, Memory, Options, ReadQueue, Want};
+pub use queue::{Accepted, Damage, Landed, LandingId, Memory, Options, ReadQueue, Want};
 pub use sim::{Faults, SimRing};
 pub use uring::Uring;
 

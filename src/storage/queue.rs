@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::files::{Files, Opening, ShardFile};
 use super::probe::Way;
 use super::{Completion, Pread, REGISTER_FORBIDDEN, RawRead, Registered, Ring, wait_readable};
+use crate::dataset::Extent;
 use crate::error::{Error, Result};
 use crate::sim::Clock;
 use crate::stats::{Counters, Fallback};
@@ -59,6 +60,17 @@ pub struct Landed<L> {
     pub tag: u64,
     /// Whether every read delivered every byte; the first failure otherwise.
     pub result: Result<()>,
+    /// The reads that failed, all of them.
+    pub damages: Vec<Damage>,
+}
+
+/// A read that failed.
+#[derive(Debug, Clone)]
+pub struct Damage {
+    /// What was to be read.
+    pub extent: Extent,
+    /// How it failed.
+    pub error: Error,
 }
 
 /// What a new read met.
@@ -106,7 +118,8 @@ struct Landing<L> {
     tag: u64,
     in_flight: u32,
     closed: bool,
-    failure: Option<Error>,
+    /// Allocates nothing as long as nothing fails.
+    damages: Vec<Damage>,
 }
 
 /// A fixed set of places, handed out by number.
@@ -219,7 +232,7 @@ impl<L: Memory> ReadQueue<L> {
         if self.landings.free.is_empty() {
             return Err(lease);
         }
-        let landing = Landing { lease, tag, in_flight: 0, closed: false, failure: None };
+        let landing = Landing { lease, tag, in_flight: 0, closed: false, damages: Vec::new() };
         Ok(LandingId(self.landings.put(landing).expect("checked")))
     }
 
@@ -288,8 +301,9 @@ impl<L: Memory> ReadQueue<L> {
 
     /// A landing whose reads have all ended, if there is one.
     pub fn reap(&mut self) -> Option<Landed<L>> {
-        let Landing { lease, tag, failure, .. } = self.landings.take(self.ended.pop()?);
-        Some(Landed { lease, tag, result: failure.map_or(Ok(()), Err) })
+        let Landing { lease, tag, damages, .. } = self.landings.take(self.ended.pop()?);
+        let result = damages.first().map_or(Ok(()), |damage| Err(damage.error.clone()));
+        Some(Landed { lease, tag, result, damages })
     }
 
     /// Waits until no read is in flight; false if that did not happen in `timeout`, or if a ring broke.
@@ -472,8 +486,9 @@ impl<L: Memory> ReadQueue<L> {
         self.files.slot(slot).reads -= 1;
         let landing = self.landings.get(id);
         landing.in_flight -= 1;
-        if landing.failure.is_none() {
-            landing.failure = failure;
+        if let Some(error) = failure {
+            let extent = Extent { shard: want.shard, offset: want.offset, len: want.want.into() };
+            landing.damages.push(Damage { extent, error });
         }
         if landing.closed && landing.in_flight == 0 {
             self.ended.push(id);
