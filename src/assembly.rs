@@ -18,7 +18,9 @@ use crate::region::RegionPool;
 use crate::sim::Clock;
 use crate::source::Supply;
 use crate::stats::{Fallback, Setup};
-use crate::storage::{Opening, Options, Pread, Prober, ReadQueue, Registered, Ring, ShardFile, Uring};
+use crate::storage::{
+    Opening, Options, Pread, Prober, REGISTER_FORBIDDEN, ReadQueue, Registered, Ring, ShardFile, Uring,
+};
 
 /// Makes a ring for so many reads in flight.
 pub(crate) type MakeRing = Box<dyn FnOnce(usize) -> Result<Box<dyn Ring>> + Send>;
@@ -51,6 +53,7 @@ const IDLE: Duration = Duration::from_millis(200);
 /// Checks the options and sums up what they come to.
 pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clock) -> Result<Frame> {
     config.check()?;
+    let config = config.bounded(&dataset);
     if dataset.is_empty() {
         let shards = dataset.shards().len();
         return Err(Error::config("dataset", format!("no sample in its {shards} files; check the paths")));
@@ -88,11 +91,18 @@ impl Parts {
             None => self.ring()?,
         };
         let device = self.shared.device.clone();
-        let regions = RegionPool::new(&device, self.sizes.region_bytes as usize, self.sizes.batches_max)?;
+        let region_bytes = self.sizes.region_bytes as usize;
+        let regions = RegionPool::new(
+            &device,
+            region_bytes,
+            self.config.align_bytes as usize,
+            self.sizes.batches_max,
+            self.config.deadline,
+        )?;
         let slab_bytes = self.sizes.limits.block_bytes as usize;
         let stage = match self.direct {
             true => None,
-            false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes)?),
+            false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes, self.config.deadline)?),
         };
         if let Some(stage) = &stage {
             let _ = self.shared.timeline.set(stage.copies.timeline());
@@ -100,7 +110,7 @@ impl Parts {
         let name = ring.name();
         let mut queue = self.queue(ring, opening);
         self.register(&mut queue, &stage, &regions, name);
-        let batches = self.batches(&device)?;
+        let batches = self.batches(&regions);
         Ok(Engine {
             queue,
             stage,
@@ -122,10 +132,12 @@ impl Parts {
         let threads = || -> Result<(Box<dyn Ring>, Opening)> {
             Ok((Box::new(Pread::new(depth)?), Opening::Probed(Prober::new(false, align))))
         };
+        if self.config.ring == RingChoice::Pread {
+            return threads();
+        }
         match (self.config.ring, Uring::new(depth, self.config.open_files_max)) {
-            (RingChoice::Pread, _) => threads(),
             (RingChoice::Auto, Ok(ring)) => Ok((Box::new(ring), Opening::Probed(Prober::new(true, align)))),
-            (RingChoice::Uring, Ok(ring)) => Ok((Box::new(ring), Opening::Ring { direct: true })),
+            (_, Ok(ring)) => Ok((Box::new(ring), Opening::Ring { direct: true })),
             (RingChoice::Auto, Err(Error::Ring { errno, .. })) => {
                 self.shared.counters.fall_back(no_uring(errno));
                 threads()
@@ -169,7 +181,10 @@ impl Parts {
                 instead: "memory pinned at each read instead of registered".into(),
                 reason: format!("{bytes} bytes with io_uring_register"),
                 errno: Some(errno),
-                remedy: "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
+                remedy: match errno {
+                    libc::EPERM | libc::EACCES => REGISTER_FORBIDDEN,
+                    _ => "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
+                },
             });
         }
         let (path, path_reason) = match (stage.is_some(), self.config.path) {
@@ -184,29 +199,27 @@ impl Parts {
         *self.shared.counters.setup.lock().unwrap_or_else(|e| e.into_inner()) = setup;
     }
 
-    fn batches(&self, device: &Device) -> Result<Vec<Body>> {
+    fn batches(&self, regions: &RegionPool) -> Vec<Body> {
         let samples = self.config.samples_max();
         let (samples_of, pieces) = (self.dataset.fields().len(), self.sizes.pieces);
         let views = (samples * samples_of).max(pieces);
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
-        let batch = |slot| {
-            Ok(Body {
-                slot: slot as u32,
-                generation: 0,
-                epoch: 0,
-                step: 0,
-                samples: Vec::with_capacity(samples),
-                pieces: Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces),
-                padded: 0,
-                places: Places { samples: Vec::with_capacity(samples), ..Places::default() },
-                careful: false,
-                standing: Standing::at(Progress::default()),
-                plan: Plan::with_capacity(views, cuts),
-                region: None,
-                seq: Seq(0),
-                fence: device.raw().fence()?,
-                fenced: false,
-            })
+        let batch = |slot| Body {
+            slot: slot as u32,
+            generation: 0,
+            epoch: 0,
+            step: 0,
+            samples: Vec::with_capacity(samples),
+            pieces: Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces),
+            padded: 0,
+            places: Places { samples: Vec::with_capacity(samples), ..Places::default() },
+            careful: false,
+            standing: Standing::at(Progress::default()),
+            plan: Plan::with_capacity(views, cuts),
+            region: None,
+            seq: Seq(0),
+            fence: regions.fence(slot),
+            fenced: false,
         };
         (0..self.sizes.batches_max).map(batch).collect()
     }

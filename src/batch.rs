@@ -57,6 +57,15 @@ impl Places {
     }
 }
 
+impl Drop for Body {
+    fn drop(&mut self) {
+        // No engine is left to refill the region behind the fence: its memory is freed behind it.
+        if let (true, Some(region)) = (self.fenced, &self.region) {
+            region.memory().free_behind(self.fence);
+        }
+    }
+}
+
 /// A batch of samples on the device. Dropping it gives its memory back to the loader.
 ///
 /// The bytes are there once [`wait`](Batch::wait) says so, or, without blocking the host, on a stream that
@@ -214,7 +223,8 @@ impl Batch {
         }
     }
 
-    /// Gives the memory back once `stream` has done what is on it now, without blocking the host.
+    /// Gives the memory back once `stream` has done what is on it now, without blocking the host. (If the loader is
+    /// gone and this was its last batch, the memory is freed: that waits for the stream.)
     ///
     /// A plain drop says instead that nothing uses the memory any more. If the fence cannot be recorded, the batch
     /// is leaked rather than refilled under its reader, and the error says so.
@@ -222,6 +232,10 @@ impl Batch {
     /// # Safety
     /// `stream` is a live stream of the loader's device, and only work already on it uses the batch.
     pub unsafe fn release_on(mut self, stream: RawStream) -> Result<()> {
+        if self.body().region.is_none() {
+            // Nothing to keep. The fence may still stand for a region that this body had earlier.
+            return Ok(());
+        }
         let fence = self.body().fence;
         // SAFETY: the caller vouches for the stream.
         let recorded = unsafe { self.shared.device.raw().record(fence, stream) };
@@ -242,8 +256,9 @@ impl Drop for Batch {
     fn drop(&mut self) {
         self.shared.held.fetch_sub(1, Ordering::Relaxed);
         if let Some(body) = self.body.take() {
-            // Without an engine the body is dropped here, and with the last one the device memory.
-            let _ = self.back.send(Message::Release(body));
+            // Without an engine the body is dropped here, and with the last one the device memory. With an engine that
+            // does not look at its messages, its region stays leased: never refilled, never freed under anybody.
+            let _ = self.back.send_timeout(Message::Release(body), self.shared.deadline);
         }
     }
 }

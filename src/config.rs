@@ -17,6 +17,7 @@ use crate::device::Device;
 use crate::documents::Documents;
 use crate::error::{Error, Result};
 use crate::length::Length;
+use crate::memory::Arena;
 use crate::order::{
     AtEnd, BadSamplePolicy, Bucketing, Budget, BudgetSchedule, Order, Packer, Part, Policy, Rank, Schedule, Shuffle,
     TokenWindows,
@@ -127,8 +128,14 @@ impl Default for Config {
     }
 }
 
-/// One is read while the next is planned, and two more even out what reads take.
-const PREFETCH_MIN: u64 = 4;
+/// More batches than this cannot be read ahead, nor held: each costs memory of its own besides its bytes.
+const BATCHES_MAX: u64 = 1 << 16;
+/// A batch of up to so many samples may be larger than its dataset.
+const BATCH_SIZE_ALWAYS: u64 = 1 << 20;
+/// A deadline that never passes; longer ones would leave the range of clocks.
+const NEVER: Duration = Duration::from_secs(1 << 30);
+/// One is read while the next is planned, and one more evens out what reads take.
+const PREFETCH_MIN: u64 = 3;
 /// More batches ahead than this do not help: the reads in flight are bounded anyway.
 const PREFETCH_MAX: u64 = 64;
 /// More slabs than this are never in flight at once.
@@ -167,6 +174,14 @@ impl Config {
                 return Err(Error::config(option, "must be at least 1"));
             }
         }
+        for (option, value) in [("prefetch", self.prefetch.unwrap_or(1)), ("hold", self.hold)] {
+            if value as u64 > BATCHES_MAX {
+                return Err(Error::config(option, format!("{value} batches; give at most {BATCHES_MAX}")));
+            }
+        }
+        if self.deadline.is_zero() {
+            return Err(Error::config("deadline", "nothing happens in no time; give at least a few milliseconds"));
+        }
         let align = self.align_bytes;
         if !align.is_power_of_two() || align < 4096 {
             return Err(Error::config("align_bytes", format!("{align} is not a power of two of at least 4096")));
@@ -179,6 +194,12 @@ impl Config {
             return Err(Error::config("reads_in_flight", "more than 4096 reads in flight help no device"));
         }
         Ok(())
+    }
+
+    /// The same options without those parts of them that this dataset cannot use up.
+    pub(crate) fn bounded(self, dataset: &Dataset) -> Config {
+        let open_files_max = self.open_files_max.min(dataset.shards().len().max(1));
+        Config { open_files_max, deadline: self.deadline.min(NEVER), ..self }
     }
 
     /// The most samples of a batch.
@@ -268,6 +289,11 @@ impl Config {
 
     /// Sizes everything for batches of `dataset`'s samples.
     pub(crate) fn sizes(&self, dataset: &Dataset, device: &Device, direct: bool) -> Result<Sizes> {
+        let batch_size_max = dataset.len().max(BATCH_SIZE_ALWAYS);
+        if self.batch_size as u64 > batch_size_max {
+            let problem = format!("{} of {} samples; give at most {batch_size_max}", self.batch_size, dataset.len());
+            return Err(Error::config("batch_size", problem));
+        }
         let batch = BatchBytes::of(dataset, self)?;
         let (budget_name, budget) = match direct {
             true => ("pinned_bytes_max", self.pinned_bytes_max),
@@ -275,15 +301,16 @@ impl Config {
         };
         let hold = self.hold as u64;
         let prefetch = self.prefetch.map_or_else(|| self.ahead(&batch, budget), |n| n as u64);
-        let typical = (prefetch + hold) * batch.typical;
-        let wanted = match self.region_bytes {
-            Some(bytes) => bytes,
-            // Room for one batch of the larger kind, if there is room.
-            None => (typical + batch.largest - batch.typical).min(budget.max(typical)),
+        let typical = (prefetch + hold).saturating_mul(batch.typical);
+        let region_bytes = match self.region_bytes {
+            Some(bytes) => Arena::rounded(bytes),
+            // Room for the largest batch too, as far as the budget goes; but never less than the batches asked for.
+            None => Arena::rounded(typical.saturating_add(batch.largest - batch.typical).min(budget).max(typical)),
         };
-        let region_bytes = wanted.max(4096).next_multiple_of(4096);
-        if batch.typical > region_bytes {
-            return Err(Error::BatchTooLarge { batch_bytes: batch.typical, pool_bytes: region_bytes });
+        let region_bytes =
+            if region_bytes > budget && typical <= budget { budget & !((2 << 20) - 1) } else { region_bytes };
+        if batch.least > region_bytes {
+            return Err(Error::BatchTooLarge { batch_bytes: batch.least, pool_bytes: region_bytes });
         }
         if region_bytes > budget {
             let problem = format!(
@@ -321,20 +348,20 @@ impl Config {
     fn ahead(&self, batch: &BatchBytes, budget: u64) -> u64 {
         let read = self.block_bytes.min(batch.sample.max(1));
         let in_flight = self.bytes_in_flight.min(self.reads_in_flight as u64 * read);
-        let wanted = (2 * in_flight).div_ceil(batch.typical).clamp(PREFETCH_MIN, PREFETCH_MAX);
+        let wanted = in_flight.saturating_mul(2).div_ceil(batch.typical).clamp(PREFETCH_MIN, PREFETCH_MAX);
         let fitting = (budget / batch.typical).saturating_sub(self.hold as u64);
         wanted.min(fitting).max(1)
     }
 
     /// Slabs for the reads in flight and as many again for the copies behind them.
     fn slabs(&self) -> Result<usize> {
-        let wanted = (2 * self.bytes_in_flight).div_ceil(self.block_bytes).clamp(2, SLABS_MAX);
-        let allowed = self.pinned_bytes_max / self.block_bytes;
-        if allowed < 2 {
+        let wanted = self.bytes_in_flight.saturating_mul(2).div_ceil(self.block_bytes).clamp(2, SLABS_MAX);
+        let fits = |&count: &u64| Arena::rounded(count * self.block_bytes) <= self.pinned_bytes_max;
+        let Some(slabs) = (2..=wanted).rev().find(fits) else {
             let problem = format!("{} does not hold two slabs of {} bytes", self.pinned_bytes_max, self.block_bytes);
             return Err(Error::config("pinned_bytes_max", problem));
-        }
-        Ok(wanted.min(allowed) as usize)
+        };
+        Ok(slabs as usize)
     }
 }
 
@@ -342,10 +369,11 @@ impl Config {
 struct BatchBytes {
     /// One sample, aligned.
     sample: u64,
+    /// A pool smaller than this cannot hold some batch.
+    least: u64,
     /// A batch of average samples, far from each other; at least 1.
     typical: u64,
-    /// A batch that needs more: with gaps read along, or of large samples. There may be larger ones: they wait until
-    /// they have the pool to themselves.
+    /// No batch is larger than this.
     largest: u64,
     /// Pieces of documents, where the samples are windows.
     pieces: u64,
@@ -369,6 +397,7 @@ impl BatchBytes {
         let largest = typical.saturating_add(samples.saturating_mul(blocks));
         Ok(BatchBytes {
             sample,
+            least: samples.saturating_mul(tokens).saturating_mul(item_bytes),
             typical,
             largest,
             pieces: (2 * pieces).saturating_mul(samples).min(PIECES_MAX.max(2 * samples)),
@@ -391,15 +420,24 @@ impl BatchBytes {
             // It may start anywhere in a block, and then ends one block later.
             bytes => bytes.next_multiple_of(align) + align,
         };
-        let typical = (samples * sample).max(1);
-        let ragged = if fixed.is_some() { 0 } else { typical / 2 };
-        let gaps = samples * config.gap_bytes.min(sample);
+        let least = samples.saturating_mul(fixed.unwrap_or(0));
+        let typical = samples.saturating_mul(sample).max(1);
+        let widest = match fixed {
+            Some(_) => sample + config.gap_bytes.min(sample),
+            // A few samples may be far larger than the mean: room for a batch of the largest, if the budget has it.
+            None => {
+                let fields = dataset.fields().len() as u64;
+                dataset.largest_sample().saturating_add(2 * align * fields)
+            }
+        };
+        let least = if fixed.is_some() { least } else { widest };
+        let largest = samples.saturating_mul(widest).max(typical);
         // A batch of the smallest samples has the most of them, and each its blocks.
         let full = config.budget.map_or(Ok(0), |(budget, _)| {
             let blocks = budget.samples_max.saturating_mul(2 * align);
             config.length(dataset).map(|length| length.bytes_max(budget.cost_max).saturating_add(blocks))
         })?;
-        Ok(BatchBytes { sample, typical, largest: (typical + ragged.max(gaps)).max(full), pieces: 0 })
+        Ok(BatchBytes { sample, least, typical, largest: largest.max(full), pieces: 0 })
     }
 }
 

@@ -13,11 +13,11 @@ mod refill;
 mod stage;
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 
 use crate::batch::Body;
 use crate::config::Sizes;
@@ -68,8 +68,18 @@ pub(crate) struct Shared {
     pub(crate) deadline: Duration,
     /// Batches with the consumer.
     pub(crate) held: AtomicUsize,
+    /// The engine waits for a batch to come back: without one it cannot go on.
+    pub(crate) starved: AtomicBool,
     /// Why the engine is gone, if it is.
     pub(crate) stopped: OnceLock<String>,
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        for &(_, fence) in &self.state.fences {
+            self.regions.memory().free_behind(fence);
+        }
+    }
 }
 
 /// A batch on its way.
@@ -112,6 +122,8 @@ pub(crate) struct State {
     running: bool,
     /// The loader is going away.
     stopped: bool,
+    /// A failure of this generation that the consumer has not been told of.
+    unsaid: Option<Error>,
     /// A ring or stream broke: every later epoch fails with this.
     broken: Option<Error>,
     /// Batches that nobody uses.
@@ -136,6 +148,7 @@ impl State {
             source: None,
             running: false,
             stopped: false,
+            unsaid: None,
             broken: None,
             idle: batches,
             planned: VecDeque::with_capacity(count),
@@ -171,8 +184,9 @@ impl Engine {
         self.reap_copies()?;
         self.reap_reads()?;
         self.replan();
+        self.hand_over(); // makes room for more
         self.refill();
-        self.hand_over();
+        self.hand_over(); // the end, if that was all
         self.wait()
     }
 
@@ -183,6 +197,7 @@ impl Engine {
             Message::Epoch { generation, source, standing } => {
                 self.doom();
                 let state = &mut self.state;
+                state.unsaid = None;
                 (state.generation, state.source, state.running) = (generation, Some(source), true);
                 if let Some(error) = self.bad.stand(standing).err().or(self.state.broken.clone()) {
                     self.fail(error);
@@ -208,7 +223,7 @@ impl Engine {
 
     fn reap_copies(&mut self) -> Result<()> {
         let Some(Stage { copies, slabs, moved, .. }) = &mut self.stage else { return Ok(()) };
-        let ended = copies.reap(|slab| slabs.give_back(slab))?;
+        let ended = copies.reap(|copying| slabs.give_back(copying.slab))?;
         let now = self.clock.now();
         if ended > 0 || copies.in_flight() == 0 {
             *moved = now;
@@ -254,7 +269,18 @@ impl Engine {
 
     // ---- hand over --------------------------------------------------------------------------------------------------
 
+    /// Tells the consumer of a failure. Only a queue full of stale outputs refuses it, and then it is told later.
+    fn say(&mut self) {
+        if let Some(error) = self.state.unsaid.take() {
+            let failed = Output::Failed(self.state.generation, error);
+            if let Err(TrySendError::Full(Output::Failed(_, error))) = self.output.try_send(failed) {
+                self.state.unsaid = Some(error);
+            }
+        }
+    }
+
     fn hand_over(&mut self) {
+        self.say();
         while let Some(filling) = self.state.filling.front_mut() {
             if let Some(error) = filling.failure.as_ref().filter(|error| !self.bad.forgives(error)) {
                 let error = error.clone();
@@ -289,8 +315,8 @@ impl Engine {
             self.state.broken.get_or_insert(error.clone());
         }
         if std::mem::take(&mut self.state.running) {
-            // The queue has room for every batch and one more output; only stale ones could fill it.
-            let _ = self.output.try_send(Output::Failed(self.state.generation, error));
+            self.state.unsaid = Some(error);
+            self.say();
         }
         self.doom();
     }

@@ -101,7 +101,7 @@ pub enum Error {
         pool_bytes: u64,
     },
     /// A ring refused to work at all.
-    #[error("{ring}: {problem}: {}{}", errno_text(*.errno), hint(*.errno))]
+    #[error("{ring}: {problem}: {}{}", errno_text(*.errno), ring_hint(*.errno))]
     Ring {
         /// Which storage backend.
         ring: &'static str,
@@ -238,6 +238,17 @@ fn hint(errno: i32) -> &'static str {
         libc::ENOMEM => "; raise the memory limit (`ulimit -l`, cgroup memory.max) or lower pinned_bytes_max",
         libc::ESTALE | libc::ECONNABORTED | libc::ENOTCONN => "; the file system's server went away: mount it again",
         _ => "",
+    }
+}
+
+/// The same for the errno of a ring, which no file has to do with.
+fn ring_hint(errno: i32) -> &'static str {
+    match errno {
+        libc::EPERM | libc::EACCES => {
+            "; allow it (`sysctl kernel.io_uring_disabled=0`, `--security-opt seccomp=unconfined`), or use another ring"
+        }
+        libc::ENOSYS => "; use a newer kernel, a container runtime that passes it through, or another ring",
+        errno => hint(errno),
     }
 }
 

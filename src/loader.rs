@@ -1,7 +1,7 @@
 //! The consumer's side: build a loader, iterate its epochs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -128,7 +128,7 @@ impl Loader {
 
     fn give_back(&self, output: Output) {
         if let Output::Batch(body) = output {
-            let _ = self.messages.send(Message::Release(body));
+            let _ = self.messages.send_timeout(Message::Release(body), self.shared.deadline);
         }
     }
 
@@ -141,7 +141,10 @@ impl Loader {
     fn stalled(&self, waited: Duration) -> Error {
         let held = self.shared.held.load(Ordering::Relaxed);
         let what = match held {
-            0 => "the next batch: the engine makes no progress".to_string(),
+            held if held < self.batches_max && !self.shared.starved.load(Ordering::Relaxed) => {
+                "the next batch: the engine makes no progress (it may be opening a file that does not answer)"
+                    .to_string()
+            }
             _ => format!(
                 "a free region: the consumer holds {held} of {} batches; drop some, or raise hold or region_bytes",
                 self.batches_max
@@ -415,6 +418,7 @@ impl Shared {
             timeline: OnceLock::new(),
             deadline,
             held: AtomicUsize::new(0),
+            starved: AtomicBool::new(false),
             stopped: OnceLock::new(),
         }
     }

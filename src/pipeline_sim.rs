@@ -166,15 +166,8 @@ impl Run<'_> {
         }
     }
 
-    fn oracle(&self, mut sample: u64) -> &[u8] {
-        for &(start, records) in &self.shards {
-            if sample < records {
-                let at = start + (sample * self.record) as usize;
-                return &self.base[at..at + self.record as usize];
-            }
-            sample -= records;
-        }
-        panic!("sample past the end");
+    fn oracle(&self, sample: u64) -> &[u8] {
+        oracle(self.base, self.record, &self.shards, sample)
     }
 
     /// Runs a few epochs, some only in part.
@@ -309,37 +302,57 @@ impl Run<'_> {
         !matches!(error, Error::Device { .. }) && !self.device_faults
     }
 
-    /// Lets everything go, and looks at what is left.
+    /// Lets everything go, in either order, and looks at what is left.
     fn finish(mut self) {
-        for (batch, stream) in std::mem::take(&mut self.held) {
-            self.release(batch, stream);
-        }
         let stats = self.shared.counters.snapshot();
         assert!(stats.fallbacks.is_empty(), "{:?}", stats.fallbacks);
-        let Run { engine, output, messages, sim, reads, base: _, faults, device_faults, .. } = &mut self;
-        let _ = (output, messages);
-        let _ = (engine, faults);
-        let (sim, reads, device_faults) = (sim.take(), std::mem::take(reads), *device_faults);
-        if let Some(sim) = &sim {
-            sim.settle();
-            for (sample, read) in &reads {
-                match read.bytes() {
-                    Some(bytes) => assert!(bytes == self.oracle(*sample), "wrong bytes in sample {sample}"),
-                    None => assert!(device_faults, "the consumer's read of sample {sample} never happened"),
+        let late = std::mem::take(&mut self.held);
+        let engine_first = self.rng.one_in(2);
+        let (sim, reads) = (self.sim.take(), std::mem::take(&mut self.reads));
+        let Run { engine, output, messages, shared, streams, base, record, shards, faults, device_faults, .. } = self;
+        let release = |(batch, stream): (Batch, usize)| match streams.get(stream) {
+            // SAFETY: a live stream of this device; all reads of the batch are on it.
+            Some(&stream) => assert!(unsafe { batch.release_on(stream) }.is_ok() || device_faults),
+            None => drop(batch),
+        };
+        // Consumers' streams still have reads to do: the memory must outlast them.
+        if engine_first {
+            drop((engine, output, messages, shared));
+            late.into_iter().for_each(release);
+        } else {
+            late.into_iter().for_each(release);
+            drop((engine, output, messages, shared));
+        }
+        let Some(sim) = sim else { return };
+        let too_early = |text: &&String| text.contains("freed while") || text.contains("unpinned while");
+        let violations = sim.violations();
+        assert_eq!(violations.iter().find(too_early), None, "memory went before its last user");
+        assert!(device_faults || violations.is_empty(), "{violations:?}");
+        sim.settle();
+        for (sample, read) in reads {
+            match read.bytes() {
+                Some(bytes) => {
+                    assert!(bytes == oracle(base, record, &shards, sample), "wrong bytes in sample {sample}")
                 }
+                None => assert!(device_faults, "the consumer's read of sample {sample} never happened"),
             }
         }
-        let stalls = self.faults.stall > 0;
-        let before = self.clock.now();
-        drop(self);
-        if let Some(sim) = &sim {
-            assert!(device_faults || sim.violations().is_empty(), "{:?}", sim.violations());
-            if !stalls && !device_faults {
-                assert_eq!(sim.allocated_bytes(), 0, "device memory was not given back");
-            }
+        if faults.stall == 0 && !device_faults {
+            assert_eq!((sim.allocated_bytes(), sim.live_fences()), (0, 0), "not everything was given back");
         }
-        let _ = before;
     }
+}
+
+/// The bytes of a sample, from what the shards were written from.
+fn oracle<'a>(base: &'a [u8], record: u64, shards: &[(usize, u64)], mut sample: u64) -> &'a [u8] {
+    for &(start, records) in shards {
+        if sample < records {
+            let at = start + (sample * record) as usize;
+            return &base[at..at + record as usize];
+        }
+        sample -= records;
+    }
+    panic!("sample past the end");
 }
 
 #[test]

@@ -1,25 +1,67 @@
 //! Device memory that batches live in, leased piece by piece.
+//!
+//! It is freed when the last of its users is gone: the pool, batches that outlive it, copies into it. A batch that was
+//! given back behind a consumer's stream leaves its fence here, and the memory is freed behind that too.
 
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::device::{Device, DevicePtr, RawMemory};
-use crate::error::Result;
+use crate::device::{Device, DevicePtr, Fence, RawMemory};
+use crate::error::{Error, Result};
 use crate::storage::Memory;
 
-/// Device memory that is given back when its last user is gone: the pool, or a batch that outlives it.
-struct DeviceMemory {
+/// Device memory, given back when its last user is gone.
+pub(crate) struct DeviceMemory {
     device: Device,
     raw: Option<RawMemory>,
+    /// A fence for every batch.
+    fences: Vec<Fence>,
+    /// Those behind which a consumer's stream may still use the memory.
+    pending: Mutex<Vec<Fence>>,
+    /// How long to wait for them.
+    deadline: Duration,
+}
+
+impl DeviceMemory {
+    /// The memory may be freed only once `fence` as last recorded is passed.
+    pub(crate) fn free_behind(&self, fence: Fence) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if !pending.contains(&fence) {
+            pending.push(fence);
+        }
+    }
+
+    fn wait_for_consumers(&mut self) -> Result<()> {
+        let pending = self.pending.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let mut stream = self.device.raw().stream()?;
+        pending.drain(..).try_for_each(|fence| stream.wait_fence(fence))?;
+        let last = stream.mark()?;
+        if stream.wait(last, self.deadline)? < last {
+            let what = "the streams that batches were released on".into();
+            return Err(Error::Timeout { what, waited: self.deadline });
+        }
+        Ok(())
+    }
 }
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
-        if let Some(raw) = self.raw.take() {
-            // SAFETY: it came from this device. No read writes to it: regions in flight are leases that keep this
-            // value alive. No copy does: the engine drains its copy queue before it lets its pool go.
-            unsafe { self.device.raw().free(raw) };
+        let waited = self.wait_for_consumers();
+        let Some(raw) = self.raw.take() else { return };
+        if let Err(error) = waited {
+            let bytes = raw.bytes;
+            std::mem::forget(self.device.clone());
+            return tracing::warn!(%error, bytes, "consumers may still use the batches' memory: leaked, not freed");
         }
+        // SAFETY: it came from this device. No read and no copy writes to it: regions that reads land in are leases,
+        // and copies hold a share, both of which keep this value alive. Consumers have done with it: a batch that is
+        // held keeps this value alive, and those that were released on a stream were waited for.
+        unsafe { self.device.raw().free(raw) };
+        self.fences.drain(..).for_each(|fence| self.device.raw().free_fence(fence));
     }
 }
 
@@ -30,7 +72,7 @@ pub(crate) struct Region {
     base: DevicePtr,
     host: Option<NonNull<u8>>,
     /// Keeps the memory until the lease is gone.
-    _memory: Arc<DeviceMemory>,
+    memory: Arc<DeviceMemory>,
 }
 
 // SAFETY: the lease is the only right to its bytes, on whatever thread it is.
@@ -50,6 +92,11 @@ impl Region {
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// A share in the memory, which is not freed before it is dropped.
+    pub(crate) fn memory(&self) -> &Arc<DeviceMemory> {
+        &self.memory
     }
 
     pub(crate) fn overlaps(&self, start: usize, end: usize) -> bool {
@@ -79,6 +126,8 @@ pub(crate) struct RegionPool {
     base: DevicePtr,
     host: Option<NonNull<u8>>,
     bytes: usize,
+    /// Where regions start, and how long they are, is a multiple of this.
+    align: usize,
     pages: &'static str,
     /// What is leased, by start.
     live: Vec<(usize, usize)>,
@@ -88,17 +137,29 @@ pub(crate) struct RegionPool {
 unsafe impl Send for RegionPool {}
 
 impl RegionPool {
-    /// Allocates `bytes` of device memory for at most `leases` regions at once.
-    pub(crate) fn new(device: &Device, bytes: usize, leases: usize) -> Result<RegionPool> {
+    /// Allocates `bytes` of device memory for at most `leases` regions at once, each aligned to `align`. Before it is freed, consumers' streams
+    /// are waited for until `deadline`.
+    pub(crate) fn new(
+        device: &Device,
+        bytes: usize,
+        align: usize,
+        leases: usize,
+        deadline: Duration,
+    ) -> Result<RegionPool> {
         let raw = device.raw().allocate(bytes.max(4096))?;
         let (base, host, bytes, pages) = (raw.base, raw.host, raw.bytes, raw.pages);
-        let memory = Arc::new(DeviceMemory { device: device.clone(), raw: Some(raw) });
-        Ok(RegionPool { memory, base, host, bytes, pages, live: Vec::with_capacity(leases + 1) })
+        let (fences, pending) = (Vec::with_capacity(leases), Mutex::new(Vec::with_capacity(leases)));
+        let mut memory = DeviceMemory { device: device.clone(), raw: Some(raw), fences, pending, deadline };
+        for _ in 0..leases {
+            memory.fences.push(device.raw().fence()?);
+        }
+        let memory = Arc::new(memory);
+        Ok(RegionPool { memory, base, host, bytes, align, pages, live: Vec::with_capacity(leases + 1) })
     }
 
     /// A region of `bytes`, if there is a gap of that size.
     pub(crate) fn lease(&mut self, bytes: usize) -> Option<Region> {
-        let bytes = bytes.max(1).next_multiple_of(4096);
+        let bytes = bytes.max(1).next_multiple_of(self.align);
         let mut start = 0;
         let mut place = 0;
         for &(from, to) in &self.live {
@@ -113,12 +174,22 @@ impl RegionPool {
         self.live.insert(place, (start, start + bytes));
         // SAFETY: `start` is inside the allocation that `host` points to.
         let host = self.host.map(|host| unsafe { host.add(start) });
-        Some(Region { start, bytes, base: self.base + start as u64, host, _memory: self.memory.clone() })
+        Some(Region { start, bytes, base: self.base + start as u64, host, memory: self.memory.clone() })
     }
 
     pub(crate) fn give_back(&mut self, region: Region) {
         let place = self.live.binary_search(&region.range()).expect("a region of this pool");
         self.live.remove(place);
+    }
+
+    /// The fence of a batch, by its place among the leases.
+    pub(crate) fn fence(&self, place: usize) -> Fence {
+        self.memory.fences[place]
+    }
+
+    /// The memory of all regions.
+    pub(crate) fn memory(&self) -> &Arc<DeviceMemory> {
+        &self.memory
     }
 
     /// The whole pool as the host sees it, where it can.

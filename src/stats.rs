@@ -37,7 +37,8 @@ pub struct Stats {
     pub path: &'static str,
     /// Why that path.
     pub path_reason: String,
-    /// The ring that is asked first: `"uring"`, `"pread"`.
+    /// The ring that the reads took: `"uring"`, `"pread"`, or `"uring and pread"` where files differ. Before the first
+    /// read, the one that is asked first.
     pub ring: &'static str,
     /// The device that batches live on.
     pub device: String,
@@ -55,6 +56,8 @@ pub struct Stats {
     pub bytes_read: u64,
     /// Reads started, retries and continuations not counted.
     pub reads: u64,
+    /// Of those, the ones that threads were given.
+    pub reads_by_threads: u64,
     /// Reads that ended before their last byte and were continued.
     pub reads_continued: u64,
     /// Reads that were started again after EAGAIN or EINTR.
@@ -91,6 +94,7 @@ pub(crate) struct Counters {
     pub(crate) bytes_wanted: Counter,
     pub(crate) bytes_read: Counter,
     pub(crate) reads: Counter,
+    pub(crate) reads_by_threads: Counter,
     pub(crate) reads_ended: Counter,
     pub(crate) reads_continued: Counter,
     pub(crate) reads_retried: Counter,
@@ -143,7 +147,11 @@ impl Counters {
         Stats {
             path: setup.path,
             path_reason: setup.path_reason,
-            ring: setup.ring,
+            ring: match (self.reads_by_threads.get(), self.reads.get()) {
+                (0, _) => setup.ring,
+                (threads, all) if threads == all => "pread",
+                _ => "uring and pread",
+            },
             device: setup.device,
             pages: setup.pages,
             pinned_bytes_max: setup.pinned_bytes,
@@ -154,6 +162,7 @@ impl Counters {
             bytes_wanted: self.bytes_wanted.get(),
             bytes_read: self.bytes_read.get(),
             reads: self.reads.get(),
+            reads_by_threads: self.reads_by_threads.get(),
             reads_continued: self.reads_continued.get(),
             reads_retried: self.reads_retried.get(),
             reads_in_flight_max: self.reads_in_flight_max.get(),

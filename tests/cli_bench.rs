@@ -208,3 +208,17 @@ fn the_table_names_every_number() {
         assert!(shown.contains(word), "no {word} in:\n{shown}");
     }
 }
+
+#[test]
+fn a_fallback_is_in_the_table_and_in_the_json() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = dir.path().join("records.bin");
+    std::fs::write(&path, vec![7u8; 4 << 20]).unwrap();
+    let arguments = ["--record-bytes", "64KiB", "--device", "host", "--rounds", "1", path.to_str().unwrap()];
+    let shown = text(&bench(&arguments).stdout);
+    assert!(shown.contains("ring pread") && shown.contains("pread threads instead of io_uring"), "{shown}");
+    let json = json(&bench(&[&arguments[..], &["--json"]].concat()));
+    assert_eq!(json["ring"], "pread");
+    let fallbacks = json["fallbacks"].as_array().unwrap();
+    assert!(fallbacks[0].as_str().unwrap().contains("errno 95"), "{fallbacks:?}");
+}

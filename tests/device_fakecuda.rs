@@ -3,9 +3,8 @@
 #![cfg(feature = "cuda")]
 
 mod device_suite;
+mod stand_in;
 
-use std::ffi::{CStr, CString};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use device_suite::cuda::{CudaConsumer, current_context, symbol};
@@ -13,89 +12,7 @@ use device_suite::{Bed, Fault, Region, Slabs, WAIT, copy, queue};
 use strait::device::{CopyQueue, DeviceKind, RawStream, Seq};
 use strait::{Device, Error};
 
-/// The controls of the stand-in.
-struct Fake;
-
-/// The stand-in, healed. One test at a time has it: its faults are the process's.
-fn take() -> (Fake, MutexGuard<'static, ()>) {
-    static ONE: Mutex<()> = Mutex::new(());
-    let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    Fake.heal();
-    Fake.misuse();
-    (Fake, alone)
-}
-
-impl Fake {
-    fn heal(&self) {
-        // SAFETY: the type is that of control.rs.
-        unsafe { function::<extern "C" fn()>(c"fakecuda_heal")() }
-    }
-
-    fn pace(&self, seed: u64, latency_us_max: u64, bytes_per_ms: u64) {
-        // SAFETY: the type is that of control.rs.
-        unsafe { function::<extern "C" fn(u64, u64, u64)>(c"fakecuda_pace")(seed, latency_us_max, bytes_per_ms) }
-    }
-
-    fn fail(&self, symbol: &str, nth: u64, code: i32, works: bool) {
-        type Fail = unsafe extern "C" fn(*const i8, u64, i32, bool);
-        let symbol = CString::new(symbol).unwrap();
-        // SAFETY: the type is that of control.rs; the name is a C string.
-        unsafe { function::<Fail>(c"fakecuda_fail")(symbol.as_ptr().cast(), nth, code, works) }
-    }
-
-    fn stall(&self) {
-        // SAFETY: the type is that of control.rs.
-        unsafe { function::<extern "C" fn()>(c"fakecuda_stall")() }
-    }
-
-    fn lose(&self, code: i32) {
-        // SAFETY: the type is that of control.rs.
-        unsafe { function::<extern "C" fn(i32)>(c"fakecuda_lose")(code) }
-    }
-
-    /// Allocations, registrations, streams, events, retained contexts.
-    fn live(&self) -> [u64; 5] {
-        let mut counts = [0; 5];
-        // SAFETY: the type is that of control.rs; there is room for 5.
-        unsafe { function::<unsafe extern "C" fn(*mut u64)>(c"fakecuda_live")(counts.as_mut_ptr()) };
-        counts
-    }
-
-    fn misuse(&self) -> String {
-        let mut text = vec![0; 4096];
-        // SAFETY: the type is that of control.rs; there is room for 4096 bytes.
-        let bytes = unsafe {
-            function::<unsafe extern "C" fn(*mut u8, usize) -> usize>(c"fakecuda_misuse")(text.as_mut_ptr(), text.len())
-        };
-        String::from_utf8_lossy(&text[..bytes]).into_owned()
-    }
-}
-
-/// Loads the stand-in, which cargo has built beside this binary, before anything asks for the driver.
-fn load() -> *mut libc::c_void {
-    static LIBRARY: Mutex<usize> = Mutex::new(0);
-    let mut library = LIBRARY.lock().unwrap();
-    if *library == 0 {
-        let path = std::env::current_exe().unwrap().with_file_name("libfakecuda.so");
-        let path = CString::new(path.into_os_string().into_encoded_bytes()).unwrap();
-        // SAFETY: our own library, which has no initialisers.
-        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-        assert!(!handle.is_null(), "{path:?} cannot be loaded");
-        *library = handle as usize;
-    }
-    *library as *mut libc::c_void
-}
-
-/// # Safety
-/// `F` is the type of the function of this name, a function pointer.
-unsafe fn function<F: Copy>(name: &CStr) -> F {
-    assert_eq!(size_of::<F>(), size_of::<usize>());
-    // SAFETY: a symbol of a library that stays loaded.
-    let address = unsafe { libc::dlsym(load(), name.as_ptr()) };
-    assert!(!address.is_null(), "{name:?} is missing");
-    // SAFETY: a function pointer by the caller's promise, and not null.
-    unsafe { std::mem::transmute_copy(&address) }
-}
+use stand_in::{Fake, take};
 
 #[test]
 fn conformance() {
@@ -247,11 +164,12 @@ fn use_everything() -> strait::Result<()> {
     // SAFETY: the region is live and the copy into it has ended.
     let read = unsafe { raw.read_back(base, &mut target) };
     // SAFETY: the copy has ended: the waits above were retried.
-    unsafe { raw.unpin(at) };
+    let unpinned = unsafe { raw.unpin(at) };
     copied?;
     marked?;
     waited?;
     read?;
+    unpinned?;
     assert!(target.iter().all(|&byte| byte == 7));
     Ok(())
 }
@@ -346,7 +264,7 @@ fn misuse_is_caught() {
     // SAFETY: the source lives for ever; that the target is freed early is what is tested, and the stand-in refuses.
     unsafe { stream.copy(source, region.at(0), 4096) }.unwrap();
     // SAFETY: broken on purpose: the copy is in flight. The stand-in refuses.
-    unsafe { device.raw().unpin(source) };
+    assert!(unsafe { device.raw().unpin(source) }.is_err());
     drop(region);
     let misuse = fake.misuse();
     assert!(misuse.contains("unregistered while") && misuse.contains("freed while"), "{misuse}");

@@ -48,10 +48,12 @@ fn fewer_reads_for_less_mixing() {
         "shuffle", "world", "reads/batch", "fewer by", "variety", "spread"
     );
     let mut table = Vec::new();
-    for world in [1, 8] {
-        let blocks = [(16, 1), (16, 16), (64, 1), (64, 4), (64, 16), (64, 64), (256, 1), (256, 16)];
-        let blocks = blocks.map(|(block_samples, window)| Shuffle::Block { block_samples, window });
-        for shuffle in [Shuffle::Full, Shuffle::Sequential].into_iter().chain(blocks) {
+    let block = |block_samples, window| Shuffle::Block { block_samples, window };
+    let blocks =
+        [(16, 1), (16, 16), (64, 1), (64, 4), (64, 16), (64, 64), (256, 1), (256, 16)].map(|(b, w)| block(b, w));
+    let all = [&[Shuffle::Full, Shuffle::Sequential][..], &blocks].concat();
+    for (world, shuffles) in [(1, &all[..]), (8, &[block(16, 16), block(64, 16)])] {
+        for &shuffle in shuffles {
             let Figures { reads, variety, spread } = figures(shuffle, world);
             let fewer = BATCH as f64 / reads;
             println!(

@@ -163,6 +163,19 @@ impl Dataset {
         self.len() == 0
     }
 
+    /// The bytes of the largest sample, all fields together. Takes a pass over the index.
+    pub fn largest_sample(&self) -> u64 {
+        let largest = |shard: &Shard| match &shard.layout {
+            Layout::Records { record_bytes, .. } => *record_bytes,
+            Layout::Table(table) => {
+                let sample =
+                    |row| (0..self.fields.len()).filter_map(|field| table.get(row, field)).map(|e| e.len).sum();
+                (0..table.rows()).map(sample).max().unwrap_or(0)
+            }
+        };
+        self.shards.iter().map(largest).max().unwrap_or(0)
+    }
+
     /// Where field number `field` of a sample lies; `None` if the sample lacks that field.
     ///
     /// # Panics

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::{Device, HostDevice, SimDevice};
-#[cfg(not(feature = "cuda"))]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sim::Clock;
 
 impl Device {
@@ -17,7 +15,7 @@ impl Device {
     /// The CUDA device `ordinal`, counted among the visible ones (`CUDA_VISIBLE_DEVICES`). Uses its primary context,
     /// as PyTorch and the CUDA runtime do.
     ///
-    /// Without a driver or a device this is an ordinary [`Error::NoDevice`](crate::Error::NoDevice) that says what is missing.
+    /// Without a driver or a device this is an ordinary [`Error::NoDevice`] that says what is missing.
     #[cfg(feature = "cuda")]
     pub fn cuda(ordinal: u32) -> Result<Device> {
         Ok(Device::new(Arc::new(super::cuda::CudaDevice::new(ordinal)?)))
@@ -37,8 +35,12 @@ impl Device {
                 tracing::info!(device = device.name(), "batches go to the first CUDA device");
                 device
             }
-            Err(reason) => {
+            Err(reason @ Error::NoDevice { .. }) => {
                 tracing::info!(device = "host", %reason, "batches go to host memory");
+                Device::host()
+            }
+            Err(reason) => {
+                tracing::warn!(device = "host", %reason, "CUDA is there and does not work: batches go to host memory");
                 Device::host()
             }
         }

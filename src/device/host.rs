@@ -42,7 +42,9 @@ unsafe impl RawDevice for HostDevice {
         Ok(())
     }
 
-    unsafe fn unpin(&self, _base: NonNull<u8>) {}
+    unsafe fn unpin(&self, _base: NonNull<u8>) -> Result<()> {
+        Ok(())
+    }
 
     fn stream(&self) -> Result<Box<dyn Stream>> {
         Ok(Box::new(HostStream(Arc::default())))
@@ -51,6 +53,8 @@ unsafe impl RawDevice for HostDevice {
     fn fence(&self) -> Result<Fence> {
         Ok(Fence(0))
     }
+
+    fn free_fence(&self, _fence: Fence) {}
 
     /// The host's consumers are done with memory when they give it back: there is nothing to record.
     unsafe fn record(&self, _fence: Fence, _consumer: RawStream) -> Result<()> {

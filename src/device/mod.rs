@@ -36,7 +36,7 @@ pub struct RawStream(pub *mut c_void);
 // SAFETY: a stream handle is an opaque name that drivers accept from any thread; nothing here dereferences it.
 unsafe impl Send for RawStream {}
 
-/// A place on a consumer's stream behind which memory may be refilled. Made once, recorded many times.
+/// A place on a consumer's stream behind which memory may be refilled. Made once, recorded many times, given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fence(pub u64);
 
@@ -107,17 +107,21 @@ pub unsafe trait RawDevice: Send + Sync {
     /// The memory stays mapped until [`unpin`](RawDevice::unpin).
     unsafe fn pin(&self, base: NonNull<u8>, bytes: usize) -> Result<()>;
 
-    /// Takes [`pin`](RawDevice::pin) back.
+    /// Takes [`pin`](RawDevice::pin) back. On error the driver may still hold the memory: it must stay mapped, or the
+    /// next thing to be mapped there would pass for pinned.
     ///
     /// # Safety
     /// `base` was pinned by this device and no copy from it is in flight.
-    unsafe fn unpin(&self, base: NonNull<u8>);
+    unsafe fn unpin(&self, base: NonNull<u8>) -> Result<()>;
 
     /// A new copy queue, for use by one thread at a time.
     fn stream(&self) -> Result<Box<dyn Stream>>;
 
-    /// A new fence, not yet recorded. It lives as long as the device.
+    /// A new fence, not yet recorded.
     fn fence(&self) -> Result<Fence>;
+
+    /// Gives a fence back; waits for it that are under way still hold. It is not used again.
+    fn free_fence(&self, fence: Fence);
 
     /// Records the fence behind everything that is on `consumer` now.
     ///

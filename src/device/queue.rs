@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// The seq of a lease whose copies no mark covers yet; never reached.
 const UNMARKED: Seq = Seq(u64::MAX);
 
-/// How long dropping a queue waits for its copies. 256 MiB cross a PCIe Gen4 bus in 11 ms; what takes longer than
+/// How long dropping a queue waits for its copies at most. 256 MiB cross a PCIe Gen4 bus in 11 ms; what takes longer than
 /// this is a consumer's stream that a fence waits for, or a broken device.
 const DROP_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -40,6 +40,7 @@ pub struct CopyQueue<L> {
     stream: Box<dyn Stream>,
     /// Oldest first, seqs never decreasing, the unmarked ones last.
     in_flight: VecDeque<InFlight<L>>,
+    drop_wait: Duration,
 }
 
 struct InFlight<L> {
@@ -51,7 +52,13 @@ struct InFlight<L> {
 impl<L> CopyQueue<L> {
     /// A queue on `stream` with room for `capacity` leases, which should be all there are: beyond that it allocates.
     pub fn new(stream: Box<dyn Stream>, capacity: usize) -> CopyQueue<L> {
-        CopyQueue { stream, in_flight: VecDeque::with_capacity(capacity) }
+        CopyQueue { stream, in_flight: VecDeque::with_capacity(capacity), drop_wait: DROP_WAIT_MAX }
+    }
+
+    /// How long dropping the queue waits for its copies, if that is to be less than 10 s.
+    pub fn drop_wait(mut self, at_most: Duration) -> CopyQueue<L> {
+        self.drop_wait = at_most.min(DROP_WAIT_MAX);
+        self
     }
 
     /// Starts one copy out of the memory of `lease`; see [`copy_all`](CopyQueue::copy_all).
@@ -169,7 +176,7 @@ impl<L> CopyQueue<L> {
 
 impl<L> Drop for CopyQueue<L> {
     fn drop(&mut self) {
-        if let Err(error) = self.drain(DROP_WAIT_MAX, drop) {
+        if let Err(error) = self.drain(self.drop_wait, drop) {
             let leaked = self.in_flight.len();
             tracing::warn!(%error, leaked, "copies to the device did not end; their host memory is leaked, not freed");
         }

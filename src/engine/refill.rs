@@ -1,5 +1,7 @@
 //! From the source to reads: what is planned, where it finds a region, and what has to be read again.
 
+use std::sync::atomic::Ordering;
+
 use super::{Engine, Filling, Hold};
 use crate::batch::Body;
 use crate::device::Seq;
@@ -10,6 +12,7 @@ use crate::storage::{Accepted, Want};
 
 impl Engine {
     pub(super) fn refill(&mut self) {
+        self.shared.starved.store(false, Ordering::Relaxed);
         while !self.state.recalling && self.issue() && self.start_batch() {}
     }
 
@@ -64,6 +67,7 @@ impl Engine {
         } else if bytes > 0 {
             let Some(region) = self.regions.lease(bytes as usize) else {
                 self.shared.counters.waits_for_region.add(1);
+                self.shared.starved.store(true, Ordering::Relaxed);
                 self.state.planned.push_front((body, None));
                 return false;
             };
@@ -92,6 +96,7 @@ impl Engine {
         }
         let Some(mut body) = state.idle.pop() else {
             self.shared.counters.waits_for_region.add(1);
+            self.shared.starved.store(true, Ordering::Relaxed);
             return None;
         };
         (body.generation, body.epoch, body.seq, body.careful) = (state.generation, source.epoch(), Seq(0), false);
@@ -152,6 +157,8 @@ impl Engine {
             let concerns = region.overlaps(start, end) || fence == body.fence;
             if concerns && result.is_ok() {
                 result = stage.copies.wait_fence(fence);
+                // Given up before its first copy, this batch would leave nothing behind that wait to wait for.
+                region.memory().free_behind(fence);
             }
             !concerns || result.is_err()
         });

@@ -8,7 +8,7 @@ use crate::batch::Body;
 use crate::device::{CopyQueue, Device, RawCopy, Seq};
 use crate::error::Result;
 use crate::memory::{Arena, Slab, SlabPool};
-use crate::region::Region;
+use crate::region::{DeviceMemory, Region};
 use crate::storage::Memory;
 
 /// Memory that reads land in: the batch's own, or a slab on the way to it.
@@ -35,9 +35,16 @@ unsafe impl Memory for Hold {
     }
 }
 
+/// What a copy holds: where it reads, and a share in the memory that it writes to. A copy whose end is never seen keeps
+/// both for ever.
+pub(crate) struct Copying {
+    pub(super) slab: Slab,
+    _target: Arc<DeviceMemory>,
+}
+
 /// The staged path's own parts. Fields drop in order: copies drain before the slabs they read are let go.
 pub(crate) struct Stage {
-    pub(crate) copies: CopyQueue<Slab>,
+    pub(crate) copies: CopyQueue<Copying>,
     pub(crate) slabs: SlabPool,
     /// When a copy last ended, or there was none.
     pub(super) moved: Duration,
@@ -52,14 +59,16 @@ struct Pinned {
 
 impl Stage {
     /// Maps and pins slabs, and opens a copy stream for them.
-    pub(crate) fn new(device: &Device, slabs: usize, slab_bytes: usize) -> Result<Stage> {
+    pub(crate) fn new(device: &Device, slabs: usize, slab_bytes: usize, deadline: Duration) -> Result<Stage> {
+        // First, so that nothing is pinned when it fails.
+        let stream = device.raw().stream()?;
         let pool = SlabPool::new(slabs, slab_bytes)?;
         let arena = pool.arena().clone();
         // SAFETY: `Pinned` keeps the mapping until it has unpinned it, or for ever.
         unsafe { device.raw().pin(arena.base(), arena.bytes()) }?;
         let pinned = Pinned { device: device.clone(), arena };
         Ok(Stage {
-            copies: CopyQueue::new(device.raw().stream()?, slabs),
+            copies: CopyQueue::new(stream, slabs).drop_wait(deadline),
             slabs: pool,
             moved: Duration::ZERO,
             _pinned: pinned,
@@ -72,19 +81,24 @@ impl Drop for Pinned {
         // Slabs that reads or copies never gave back hold the arena: it stays mapped then, and pinned.
         if Arc::strong_count(&self.arena) == 1 {
             // SAFETY: pinned in `Stage::new`; every slab is gone, so no copy reads the arena any more.
-            unsafe { self.device.raw().unpin(self.arena.base()) };
+            if let Err(error) = unsafe { self.device.raw().unpin(self.arena.base()) } {
+                let bytes = self.arena.bytes();
+                tracing::warn!(%error, bytes, "pinned memory could not be taken back; it is leaked, not freed");
+                std::mem::forget(self.arena.clone());
+            }
         }
     }
 }
 
 /// Starts the copy of one landed window; gives the point behind it and the bytes.
-pub(super) fn copy_window(copies: &mut CopyQueue<Slab>, slab: Slab, body: &Body, at: u64) -> Result<(Seq, u64)> {
+pub(super) fn copy_window(copies: &mut CopyQueue<Copying>, slab: Slab, body: &Body, at: u64) -> Result<(Seq, u64)> {
     let region = body.region.as_ref().expect("staged batches keep their region");
     let bytes = (body.plan.region_bytes() - at).min(slab.bytes() as u64);
     let copy = RawCopy { source: slab.base(), target: region.base() + at, bytes: bytes as usize };
-    // SAFETY: the slab is pinned for as long as the engine lives (`Stage`), and moves into the queue. The target lies
-    // in the body's region: the pool leases it to nobody else before the body comes back, and frees it only after
-    // the copy queue has drained or leaked (field order of `Engine`).
-    let seq = unsafe { copies.copy(slab, copy) }?;
+    let copying = Copying { slab, _target: region.memory().clone() };
+    // SAFETY: the slab is pinned for as long as it lives (`Pinned`), and moves into the queue. The target lies in the
+    // body's region: its memory is not freed before the copy has ended, as a share in it moves into the queue too, and
+    // whoever gets the region next writes to it through the same stream.
+    let seq = unsafe { copies.copy(copying, copy) }?;
     Ok((seq, bytes))
 }

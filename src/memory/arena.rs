@@ -56,6 +56,12 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
+    /// What [`map`](Arena::map) makes of `bytes`: rounded up to 4 KiB, or to 2 MiB from 2 MiB on.
+    pub fn rounded(bytes: u64) -> u64 {
+        let unit = if bytes >= HUGE as u64 { HUGE } else { PAGE } as u64;
+        bytes.max(1).checked_next_multiple_of(unit).unwrap_or(u64::MAX)
+    }
+
     /// Maps at least `bytes`, rounded up to 4 KiB, or to 2 MiB from 2 MiB on.
     pub fn map(bytes: usize) -> Result<Arena> {
         let unit = if bytes >= HUGE { HUGE } else { PAGE };

@@ -33,7 +33,8 @@ pub enum Opening {
 
 pub(super) struct OpenFile {
     shard: u32,
-    file: File,
+    /// `None` from the moment that the slot is wanted for another shard until that one is open.
+    file: Option<File>,
     /// The file as it was before [`Files::demote`]: reads that are queued still name it.
     retired: Option<File>,
     pub(super) mode: Mode,
@@ -43,7 +44,7 @@ pub(super) struct OpenFile {
 
 impl OpenFile {
     pub(super) fn fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+        self.file.as_ref().expect("a slot in use").as_raw_fd()
     }
 
     /// Whether the ring's table of files may name this file: a demoted file is read by threads, by descriptor.
@@ -94,8 +95,9 @@ impl Files {
         &mut self.slots[slot as usize]
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.slots.len()
+    /// Open descriptors: a file that refused direct reads after all has two until it is closed.
+    pub(super) fn descriptors(&self) -> usize {
+        self.slots.iter().map(|open| usize::from(open.file.is_some()) + usize::from(open.retired.is_some())).sum()
     }
 
     /// The slot of a shard's open file, opening it if need be. `None`: every slot has reads in flight; try again later.
@@ -107,14 +109,13 @@ impl Files {
             return Ok(Some(Opened { slot, fresh: false, fallback: None }));
         }
         let Some(slot) = self.free_slot() else { return Ok(None) };
+        self.check_kind(shard)?;
+        self.vacate(slot);
         let Probed { file, mode, fallback } = self.probe(shard)?;
         self.check_size(shard, &file)?;
-        let open = OpenFile { shard, file, retired: None, mode, reads: 0, used: self.clock };
+        let open = OpenFile { shard, file: Some(file), retired: None, mode, reads: 0, used: self.clock };
         match self.slots.get_mut(slot as usize) {
-            Some(old) => {
-                self.slot_of[old.shard as usize] = CLOSED;
-                *old = open;
-            }
+            Some(old) => *old = open,
             None => self.slots.push(open),
         }
         self.slot_of[shard as usize] = slot;
@@ -127,9 +128,18 @@ impl Files {
         let path = self.shards[shard as usize].path.clone();
         let Probed { file, mode, fallback } = probe::buffered(&path, "direct read", Some(errno))?;
         let open = &mut self.slots[slot as usize];
-        open.retired = Some(std::mem::replace(&mut open.file, file));
+        open.retired = open.file.replace(file);
         open.mode = mode;
         Ok(fallback.expect("buffered always says why"))
+    }
+
+    /// Closes what a slot holds, before another file is opened: the limit may leave no room for both.
+    fn vacate(&mut self, slot: u32) {
+        let Some(old) = self.slots.get_mut(slot as usize) else { return };
+        if old.file.take().is_some() {
+            self.slot_of[old.shard as usize] = CLOSED;
+            (old.retired, old.used) = (None, 0);
+        }
     }
 
     /// Keeps every file open for ever: reads that nobody waits for any more still use them.
@@ -145,20 +155,34 @@ impl Files {
         };
         let mut options = OpenOptions::new();
         options.read(true);
+        let mut fallback = None;
         let file = match options.clone().custom_flags(if direct { libc::O_DIRECT } else { 0 }).open(path) {
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => options.open(path),
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                fallback = Some(buffered_ring(path));
+                options.open(path)
+            }
             other => other,
         };
         let mode = Mode { way: Way::Ring, direct: true, align: DIRECT_ALIGN, rw_flags: 0 };
-        Ok(Probed { file: file.map_err(|e| Error::open(path, &e))?, mode, fallback: None })
+        Ok(Probed { file: file.map_err(|e| Error::open(path, &e))?, mode, fallback })
+    }
+
+    /// Asked before opening: opening a pipe would wait for its writer, for ever.
+    fn check_kind(&self, shard: u32) -> Result<()> {
+        let path = &self.shards[shard as usize].path;
+        let meta = std::fs::metadata(path).map_err(|e| Error::open(&**path, &e))?;
+        if meta.is_dir() {
+            return Err(Error::Open { path: path.clone(), errno: libc::EISDIR });
+        }
+        if !meta.is_file() {
+            return Err(Error::Changed { path: path.clone(), what: "it is no regular file any more".into() });
+        }
+        Ok(())
     }
 
     fn check_size(&self, shard: u32, file: &File) -> Result<()> {
         let ShardFile { path, bytes } = &self.shards[shard as usize];
         let meta = file.metadata().map_err(|e| Error::open(&**path, &e))?;
-        if meta.is_dir() {
-            return Err(Error::Open { path: path.clone(), errno: libc::EISDIR });
-        }
         if meta.len() != *bytes {
             let what = format!("it had {bytes} bytes and now has {}", meta.len());
             return Err(Error::Changed { path: path.clone(), what });
@@ -173,5 +197,14 @@ impl Files {
         }
         let idle = self.slots.iter().enumerate().filter(|(_, open)| open.reads == 0);
         idle.min_by_key(|(_, open)| open.used).map(|(slot, _)| slot as u32)
+    }
+}
+
+fn buffered_ring(path: &Path) -> Fallback {
+    Fallback {
+        instead: "buffered reads by io_uring instead of direct reads".into(),
+        reason: format!("{}: open with O_DIRECT", path.display()),
+        errno: Some(libc::EINVAL),
+        remedy: "let the ring be chosen (auto): threads read such files with less CPU",
     }
 }

@@ -67,6 +67,10 @@ pub enum Registered {
     NotNeeded,
 }
 
+/// What to do where a filter answers `io_uring_register`.
+pub(crate) const REGISTER_FORBIDDEN: &str =
+    "allow io_uring_register in the container's seccomp profile; costs CPU per read, not correctness";
+
 /// A storage backend: starts reads, reports their ends.
 ///
 /// # Safety
@@ -80,14 +84,18 @@ pub unsafe trait Ring: Send {
     /// How many reads may be in flight at once.
     fn capacity(&self) -> usize;
 
-    /// Announces memory that later reads will target, so that the ring can register it. At most once per range.
+    /// Announces memory that later reads will target, for rings that register it. At most once per range.
     ///
     /// # Safety
     /// The memory stays mapped until the ring is dropped.
-    unsafe fn register_memory(&mut self, base: NonNull<u8>, bytes: usize) -> Registered;
+    unsafe fn register_memory(&mut self, _base: NonNull<u8>, _bytes: usize) -> Registered {
+        Registered::NotNeeded
+    }
 
     /// Registers `fd` in `slot`, in place of what was there; no read on that slot may be in flight.
-    fn register_file(&mut self, slot: u32, fd: RawFd) -> Registered;
+    fn register_file(&mut self, _slot: u32, _fd: RawFd) -> Registered {
+        Registered::NotNeeded
+    }
 
     /// Accepts one read; it may start now or at the next [`poll`](Ring::poll). Fails only if `capacity` reads are in flight.
     ///
@@ -103,7 +111,9 @@ pub unsafe trait Ring: Send {
 
     /// A file descriptor that is readable once a read has ended since the last [`poll`](Ring::poll), for waiting on
     /// several rings at once. `None` if the ring has nothing of the kind.
-    fn wait_fd(&mut self) -> Option<RawFd>;
+    fn wait_fd(&mut self) -> Option<RawFd> {
+        None
+    }
 }
 
 /// A counter that is readable while it is not 0 (eventfd(2)).

@@ -1,14 +1,13 @@
 //! The pread ring: a few threads that call `preadv2`, where io_uring is refused or no better.
 
 use std::os::fd::RawFd;
-use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, Sender};
 
-use super::{Completion, Event, RawRead, Registered, Ring};
+use super::{Completion, Event, RawRead, Ring};
 use crate::error::{Error, Result};
 
 /// Threads beyond this give no more throughput to one consumer, and cost memory.
@@ -92,14 +91,6 @@ unsafe impl Ring for Pread {
 
     fn capacity(&self) -> usize {
         self.depth
-    }
-
-    unsafe fn register_memory(&mut self, _base: NonNull<u8>, _bytes: usize) -> Registered {
-        Registered::NotNeeded
-    }
-
-    fn register_file(&mut self, _slot: u32, _fd: RawFd) -> Registered {
-        Registered::NotNeeded
     }
 
     unsafe fn submit(&mut self, read: RawRead) -> Result<()> {

@@ -12,6 +12,7 @@
 //!        '-- EINVAL --------> buffered, pread threads
 //! ```
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -57,6 +58,8 @@ pub struct Probed {
 
 /// `RWF_DONTCACHE` of linux/fs.h (6.14): buffered, but leaves nothing in the page cache.
 const RWF_DONTCACHE: i32 = 0x80;
+/// File systems remembered; datasets rarely lie on more.
+const KNOWN_MAX: usize = 8;
 /// Longer than the 4 KiB that some file systems answer without waiting though they would not a real read.
 const PROBE_BYTES: usize = 128 << 10;
 
@@ -67,8 +70,8 @@ pub struct Prober {
     ring: bool,
     /// The alignment that reads will have.
     align: u64,
-    /// The last answer, by what decides it.
-    known: Option<(Kind, Mode)>,
+    /// The last answers, by what decides them.
+    known: VecDeque<(Kind, Mode)>,
 }
 
 /// Files alike in this are read alike.
@@ -76,12 +79,14 @@ pub struct Prober {
 struct Kind {
     device: u64,
     dio_align: Option<u64>,
+    /// Shorter than the probe: some file systems answer short reads at once, and longer ones not.
+    short: bool,
 }
 
 impl Prober {
     /// A prober for reads that are multiples of `align`; without a `ring`, files go to threads.
     pub fn new(ring: bool, align: u64) -> Prober {
-        Prober { ring, align, known: None }
+        Prober { ring, align, known: VecDeque::with_capacity(KNOWN_MAX) }
     }
 
     /// Opens `path` for reading and finds out how.
@@ -94,15 +99,18 @@ impl Prober {
             }
             Err(e) => return Err(open_error(e)),
         };
-        let kind = Kind { device: file.metadata().map_err(open_error)?.dev(), dio_align: dio_align(&file) };
-        if let Some((known, mode)) = &self.known
-            && *known == kind
-            && mode.direct
-        {
+        let meta = file.metadata().map_err(open_error)?;
+        let short = meta.len() < PROBE_BYTES as u64;
+        let kind = Kind { device: meta.dev(), dio_align: dio_align(&file), short };
+        if let Some((_, mode)) = self.known.iter().find(|(known, _)| *known == kind) {
             return Ok(Probed { file, mode: mode.clone(), fallback: None });
         }
         let probed = self.decide(path, file, kind)?;
-        self.known = Some((kind, probed.mode.clone()));
+        // A buffered file is one that was opened anew, so its answer cannot be passed on to an open file.
+        if probed.mode.direct {
+            self.known.truncate(KNOWN_MAX - 1);
+            self.known.push_front((kind, probed.mode.clone()));
+        }
         Ok(probed)
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::files::{Files, Opening, ShardFile};
 use super::probe::Way;
-use super::{Completion, Pread, RawRead, Registered, Ring, wait_readable};
+use super::{Completion, Pread, REGISTER_FORBIDDEN, RawRead, Registered, Ring, wait_readable};
 use crate::dataset::Extent;
 use crate::error::{Error, Result};
 use crate::sim::Clock;
@@ -177,6 +177,8 @@ pub struct ReadQueue<L: Memory> {
     deadline: Duration,
 }
 
+/// How long a wait for two rings lasts if the end of a read on one of them wakes nobody.
+const BLIND_WAIT: Duration = Duration::from_millis(1);
 /// A read that is answered EAGAIN or EINTR more often than this has failed.
 const RETRIES_MAX: u32 = 8;
 
@@ -241,8 +243,10 @@ impl<L: Memory> ReadQueue<L> {
         if self.reads.free.is_empty() || too_many {
             return Ok(Accepted::Full);
         }
-        let lease = &self.landings.get(landing.0).lease;
-        assert!(want.at + want.len as usize <= lease.bytes() && want.want <= want.len, "a read outside its landing");
+        let Landing { lease, closed, .. } = self.landings.get(landing.0);
+        let end = want.at.checked_add(want.len as usize);
+        let inside = end.is_some_and(|end| end <= lease.bytes()) && want.want <= want.len;
+        assert!(inside && !*closed, "a read outside its landing, or into a closed one");
         let Some(opened) = self.files.open(want.shard)? else { return Ok(Accepted::Full) };
         if opened.fresh {
             self.file_opened(opened.slot, opened.fallback);
@@ -263,6 +267,7 @@ impl<L: Memory> ReadQueue<L> {
         self.landings.get(landing.0).in_flight += 1;
         let token = self.reads.put(reading).expect("checked");
         self.counters.reads.add(1);
+        self.counters.reads_by_threads.add(u64::from(self.rings[ring].name() == "pread"));
         self.counters.bytes_read.add(u64::from(want.len));
         self.counters.reads_in_flight_max.at_least(self.reads.used() as u64);
         self.start(token);
@@ -272,7 +277,7 @@ impl<L: Memory> ReadQueue<L> {
     /// No more reads will join this landing; it is reaped once those it has have ended.
     pub fn close(&mut self, landing: LandingId) {
         let state = self.landings.get(landing.0);
-        state.closed = true;
+        assert!(!std::mem::replace(&mut state.closed, true), "a landing closed twice");
         if state.in_flight == 0 {
             self.ended.push(landing.0);
         }
@@ -332,7 +337,9 @@ impl<L: Memory> ReadQueue<L> {
         for (fd, ring) in fds.iter_mut().zip(&mut self.rings) {
             *fd = ring.wait_fd().unwrap_or(-1);
         }
-        wait_readable(&fds, timeout);
+        // Where registering is forbidden the ring has no descriptor to wait on: look often.
+        let blind = fds[..self.rings.len()].contains(&-1);
+        wait_readable(&fds, if blind { timeout.min(BLIND_WAIT) } else { timeout });
         for ring in &mut self.rings {
             ring.poll(0, Duration::ZERO, out)?;
         }
@@ -340,7 +347,7 @@ impl<L: Memory> ReadQueue<L> {
     }
 
     fn file_opened(&mut self, slot: u32, fallback: Option<Fallback>) {
-        self.counters.open_files_max.at_least(self.files.len() as u64);
+        self.counters.open_files_max.at_least(self.files.descriptors() as u64);
         if let Some(fallback) = fallback {
             self.counters.fall_back(fallback);
         }
@@ -350,7 +357,10 @@ impl<L: Memory> ReadQueue<L> {
                 instead: "files looked up at each read instead of registered".into(),
                 reason: "io_uring_register".into(),
                 errno: Some(errno),
-                remedy: "raise `ulimit -n`; costs a little CPU per read",
+                remedy: match errno {
+                    libc::EPERM | libc::EACCES => REGISTER_FORBIDDEN,
+                    _ => "raise `ulimit -n`; costs a little CPU per read",
+                },
             });
         }
     }
@@ -436,19 +446,21 @@ impl<L: Memory> ReadQueue<L> {
         let path = self.files.shard(shard).path.clone();
         let error =
             Error::Io { path, offset: offset + u64::from(reading.from), bytes: (len - reading.from).into(), errno };
-        let direct = self.files.slot(reading.slot).mode.direct;
+        // Not yet by threads through the page cache: that way is still open.
+        let refused = self.files.slot(reading.slot).mode.direct || self.rings[reading.ring].name() != "pread";
         match errno {
             libc::EAGAIN | libc::EINTR if reading.retries < RETRIES_MAX => {
                 reading.retries += 1;
                 self.counters.reads_retried.add(1);
                 Verdict::Continue
             }
-            libc::EINVAL | libc::EOPNOTSUPP if direct || reading.retries == 0 => {
-                match self.read_by_threads(token, errno) {
-                    Ok(()) => Verdict::Continue,
-                    Err(_) => Verdict::Failed(error),
+            libc::EINVAL | libc::EOPNOTSUPP if refused => match self.read_by_threads(token, errno) {
+                Ok(()) => Verdict::Continue,
+                Err(cause) => {
+                    tracing::warn!(%cause, "reading through the page cache instead failed too");
+                    Verdict::Failed(error)
                 }
-            }
+            },
             _ => Verdict::Failed(error),
         }
     }
@@ -457,13 +469,13 @@ impl<L: Memory> ReadQueue<L> {
     fn read_by_threads(&mut self, token: u32, errno: i32) -> Result<()> {
         let slot = self.reads.get(token).slot;
         if self.files.slot(slot).mode.direct {
+            // Its place in the ring's table stays as it is: reads on it may be in flight, and new ones do not use it.
             let fallback = self.files.demote(slot, errno)?;
-            self.file_opened(slot, Some(fallback));
+            self.counters.fall_back(fallback);
+            self.counters.open_files_max.at_least(self.files.descriptors() as u64);
         }
         let ring = self.ring_for(slot)?;
-        let reading = self.reads.get(token);
-        reading.ring = ring;
-        reading.retries += 1;
+        self.reads.get(token).ring = ring;
         Ok(())
     }
 

@@ -1,10 +1,8 @@
 //! The simulated ring: real bytes, simulated time, and every misfortune that a seed can draw.
 
-use std::os::fd::RawFd;
-use std::ptr::NonNull;
 use std::time::Duration;
 
-use super::{Completion, RawRead, Registered, Ring};
+use super::{Completion, RawRead, Ring};
 use crate::error::{Error, Result};
 use crate::sim::{Clock, Rng};
 
@@ -87,14 +85,6 @@ unsafe impl Ring for SimRing {
         self.depth
     }
 
-    unsafe fn register_memory(&mut self, _base: NonNull<u8>, _bytes: usize) -> Registered {
-        Registered::NotNeeded
-    }
-
-    fn register_file(&mut self, _slot: u32, _fd: RawFd) -> Registered {
-        Registered::NotNeeded
-    }
-
     unsafe fn submit(&mut self, read: RawRead) -> Result<()> {
         if self.waiting.len() == self.depth {
             return Err(Error::Ring { ring: "sim", problem: "submit".into(), errno: libc::EBUSY });
@@ -127,9 +117,5 @@ unsafe impl Ring for SimRing {
                 return Ok(());
             }
         }
-    }
-
-    fn wait_fd(&mut self) -> Option<RawFd> {
-        None
     }
 }

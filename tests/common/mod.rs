@@ -1,6 +1,9 @@
 //! What several test binaries share: shards whose every byte is known.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod mount;
+pub mod process;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,13 +11,19 @@ use strait::sim::Rng;
 
 /// The byte at `offset` of shard `seed`: the oracle.
 pub fn byte_at(seed: u64, offset: u64) -> u8 {
-    let word = Rng::new(seed ^ (offset / 8).wrapping_mul(0x9E37_79B9)).next_u64();
-    word.to_le_bytes()[(offset % 8) as usize]
+    word_at(seed, offset / 8).to_le_bytes()[(offset % 8) as usize]
+}
+
+fn word_at(seed: u64, word: u64) -> u64 {
+    Rng::new(seed ^ word.wrapping_mul(0x9E37_79B9)).next_u64()
 }
 
 /// Bytes `from..from + len` of shard `seed`.
 pub fn bytes_of(seed: u64, from: u64, len: u64) -> Vec<u8> {
-    (from..from + len).map(|offset| byte_at(seed, offset)).collect()
+    let words = from / 8..(from + len).div_ceil(8);
+    let bytes: Vec<u8> = words.flat_map(|word| word_at(seed, word).to_le_bytes()).collect();
+    let skip = (from % 8) as usize;
+    bytes[skip..skip + len as usize].to_vec()
 }
 
 /// Writes shard `seed` of `len` bytes.

@@ -26,7 +26,7 @@ pub(super) fn pinned_once(bed: &Bed) {
             assert!(!error.to_string().is_empty());
         }
         // SAFETY: pinned above, nothing in flight.
-        unsafe { raw.unpin(base) };
+        unsafe { raw.unpin(base) }.unwrap();
     }
 }
 

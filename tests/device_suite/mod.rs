@@ -125,8 +125,9 @@ impl Drop for Slabs {
     fn drop(&mut self) {
         // SAFETY: pinned in `new`; no lease is left, so no copy is in flight, and the memory is this value's own.
         unsafe {
-            self.device.raw().unpin(self.base);
-            std::alloc::dealloc(self.base.as_ptr(), self.layout);
+            if self.device.raw().unpin(self.base).is_ok() {
+                std::alloc::dealloc(self.base.as_ptr(), self.layout);
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ pub(super) type Handle = *mut c_void;
 pub(super) const SUCCESS: i32 = 0;
 pub(super) const NOT_READY: i32 = 600;
 /// The driver is gone because the process is ending.
-const DEINITIALIZED: i32 = 4;
+pub(super) const DEINITIALIZED: i32 = 4;
 
 pub(super) const STREAM_NON_BLOCKING: c_uint = 1;
 pub(super) const EVENT_DISABLE_TIMING: c_uint = 2;

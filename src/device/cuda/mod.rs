@@ -73,11 +73,14 @@ unsafe impl RawDevice for CudaDevice {
         self.0.check(call, unsafe { register(base.as_ptr().cast(), bytes, HOST_REGISTER_PORTABLE) })
     }
 
-    unsafe fn unpin(&self, base: NonNull<u8>) {
-        let Ok(_entered) = self.0.enter() else { return };
+    unsafe fn unpin(&self, base: NonNull<u8>) -> Result<()> {
+        let _entered = self.0.enter()?;
         let (call, unregister) = self.0.driver.host_unregister;
         // SAFETY: the caller promises that it was pinned and that no copy from it is in flight.
-        self.0.driver.check_release(&self.0.label, call, unsafe { unregister(base.as_ptr().cast()) });
+        match unsafe { unregister(base.as_ptr().cast()) } {
+            driver::DEINITIALIZED => Ok(()),
+            code => self.0.check(call, code),
+        }
     }
 
     fn stream(&self) -> Result<Box<dyn Stream>> {
@@ -87,8 +90,22 @@ unsafe impl RawDevice for CudaDevice {
     fn fence(&self) -> Result<Fence> {
         let event = self.0.create_event()?;
         let mut fences = self.0.fences.write().unwrap_or_else(PoisonError::into_inner);
-        fences.push(event);
-        Ok(Fence(fences.len() as u64 - 1))
+        let place = fences.iter().position(|event| event.is_null()).unwrap_or(fences.len());
+        match fences.get_mut(place) {
+            Some(free) => *free = event,
+            None => fences.push(event),
+        }
+        Ok(Fence(place as u64))
+    }
+
+    fn free_fence(&self, fence: Fence) {
+        let mut fences = self.0.fences.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(place) = fences.get_mut(fence.0 as usize) else { return };
+        let event = std::mem::replace(place, std::ptr::null_mut());
+        if !event.is_null() {
+            // SAFETY: made in `fence` of this device, and taken out of the table just now.
+            unsafe { self.0.destroy(std::ptr::null_mut(), &[event]) };
+        }
     }
 
     unsafe fn record(&self, fence: Fence, consumer: RawStream) -> Result<()> {

@@ -22,7 +22,7 @@ pub(super) struct Shared {
     pid: u32,
     /// For [`RawDevice::read_back`].
     pub(super) read_stream: Handle,
-    /// The events behind fences, by [`Fence`].
+    /// The events behind fences, by [`Fence`]; null where one was given back.
     pub(super) fences: RwLock<Vec<Handle>>,
     /// Where an allocation began before it was aligned, by its aligned base.
     pub(super) unaligned: Mutex<HashMap<DevicePtr, DevicePtr>>,
@@ -160,7 +160,7 @@ impl Shared {
 
     pub(super) fn fence_event(&self, fence: Fence) -> Result<Handle> {
         let fences = self.fences.read().unwrap_or_else(PoisonError::into_inner);
-        fences.get(fence.0 as usize).copied().ok_or_else(|| Error::Device {
+        fences.get(fence.0 as usize).copied().filter(|event| !event.is_null()).ok_or_else(|| Error::Device {
             device: self.label.clone(),
             call: self.driver.event_record.0,
             code: 400,
@@ -188,7 +188,8 @@ impl Drop for Shared {
         if std::process::id() != self.pid {
             return; // The parent's, not ours.
         }
-        let fences = std::mem::take(self.fences.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let mut fences = std::mem::take(self.fences.get_mut().unwrap_or_else(PoisonError::into_inner));
+        fences.retain(|event| !event.is_null());
         // SAFETY: the last owner is going, so nobody uses them again.
         unsafe { self.destroy(self.read_stream, &fences) };
         let (call, release) = self.driver.context_release;

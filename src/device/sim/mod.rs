@@ -90,6 +90,11 @@ impl SimDevice {
         self.shared.lock().copies_started
     }
 
+    /// Fences that were made and not given back.
+    pub fn live_fences(&self) -> usize {
+        self.shared.lock().live_fences()
+    }
+
     /// A new stream of a consumer's own.
     pub fn consumer_stream(&self) -> RawStream {
         RawStream(std::ptr::without_provenance_mut(self.shared.lock().add_queue()))
@@ -175,8 +180,9 @@ unsafe impl RawDevice for SimDevice {
         self.shared.lock().memory.pin(base.as_ptr() as usize, bytes)
     }
 
-    unsafe fn unpin(&self, base: NonNull<u8>) {
+    unsafe fn unpin(&self, base: NonNull<u8>) -> Result<()> {
         self.shared.current().unpin(base.as_ptr() as usize);
+        Ok(())
     }
 
     fn stream(&self) -> Result<Box<dyn Stream>> {
@@ -186,6 +192,10 @@ unsafe impl RawDevice for SimDevice {
 
     fn fence(&self) -> Result<Fence> {
         Ok(self.shared.lock().add_fence())
+    }
+
+    fn free_fence(&self, fence: Fence) {
+        self.shared.lock().free_fence(fence);
     }
 
     unsafe fn record(&self, fence: Fence, consumer: RawStream) -> Result<()> {

@@ -17,6 +17,8 @@ pub(super) struct State {
     rng: Rng,
     queues: Vec<Queue>,
     fences: Vec<FenceState>,
+    /// Whether each record of a fence has been passed.
+    records: Vec<bool>,
     pub(super) copies_started: u64,
     copies_ended: u64,
 }
@@ -36,8 +38,9 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct FenceState {
-    recorded: u64,
-    passed: u64,
+    /// The last record, by its place in `State::records`.
+    recorded: Option<usize>,
+    freed: bool,
 }
 
 #[derive(Debug)]
@@ -45,8 +48,8 @@ pub(super) enum Op {
     Copy { source: usize, target: DevicePtr, bytes: usize, done: usize, started_with: Vec<u8> },
     Read { source: DevicePtr, bytes: usize, read: SimRead },
     Mark(Seq),
-    Record { fence: usize, generation: u64 },
-    WaitFence { fence: usize, generation: u64 },
+    Record { record: usize },
+    WaitFence { record: usize },
     WaitSeq { queue: usize, seq: Seq },
 }
 
@@ -60,6 +63,7 @@ impl State {
             // The first one stands for a consumer without a stream of its own (null).
             queues: vec![Queue::default()],
             fences: Vec::new(),
+            records: Vec::new(),
             copies_started: 0,
             copies_ended: 0,
         }
@@ -121,23 +125,38 @@ impl State {
         Fence(self.fences.len() as u64 - 1)
     }
 
+    pub(super) fn free_fence(&mut self, fence: Fence) {
+        match self.fences.get_mut(fence.0 as usize) {
+            Some(state) if !state.freed => state.freed = true,
+            _ => drop(self.violation("free_fence", format!("{fence:?} is no fence of this device"))),
+        }
+    }
+
+    /// Fences that were not given back.
+    pub(super) fn live_fences(&self) -> usize {
+        self.fences.iter().filter(|state| !state.freed).count()
+    }
+
     pub(super) fn record(&mut self, fence: Fence, queue: usize, now: Duration) -> Result<()> {
-        let Some(state) = self.fences.get_mut(fence.0 as usize) else {
+        let Some(state) = self.fences.get_mut(fence.0 as usize).filter(|state| !state.freed) else {
             return Err(self.violation("record", format!("{fence:?} is no fence of this device")));
         };
-        state.recorded += 1;
-        let generation = state.recorded;
-        self.push(queue, now, Op::Record { fence: fence.0 as usize, generation });
+        // A wait is for the record that it saw, whatever is recorded later on whatever stream.
+        let record = self.records.len();
+        state.recorded = Some(record);
+        self.records.push(false);
+        self.push(queue, now, Op::Record { record });
         Ok(())
     }
 
     pub(super) fn wait_fence(&mut self, queue: usize, fence: Fence, now: Duration) -> Result<()> {
         self.check("wait_fence")?;
-        let Some(state) = self.fences.get(fence.0 as usize) else {
+        let Some(state) = self.fences.get(fence.0 as usize).filter(|state| !state.freed) else {
             return Err(self.violation("wait_fence", format!("{fence:?} is no fence of this device")));
         };
-        let generation = state.recorded;
-        self.push(queue, now, Op::WaitFence { fence: fence.0 as usize, generation });
+        if let Some(record) = state.recorded {
+            self.push(queue, now, Op::WaitFence { record });
+        }
         Ok(())
     }
 
@@ -234,8 +253,8 @@ impl State {
                 return false;
             }
             Op::Mark(seq) => self.queues[queue].reached = seq,
-            Op::Record { fence, generation } => self.fences[fence].passed = generation,
-            Op::WaitFence { fence, generation } if self.fences[fence].passed < generation => return false,
+            Op::Record { record } => self.records[record] = true,
+            Op::WaitFence { record } if !self.records[record] => return false,
             Op::WaitSeq { queue: other, seq } if self.queues[other].reached < seq => return false,
             Op::WaitFence { .. } | Op::WaitSeq { .. } => {}
         }

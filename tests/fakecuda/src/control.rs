@@ -15,6 +15,27 @@ pub extern "C" fn fakecuda_pace(seed: u64, latency_us_max: u64, bytes_per_ms: u6
     (knobs.latency_max, knobs.bytes_per_ms) = (Duration::from_micros(latency_us_max), bytes_per_ms);
 }
 
+/// From now on the copies on `stream` begin `us` late; 0: like those of other streams.
+#[unsafe(no_mangle)]
+pub extern "C" fn fakecuda_late(stream: usize, us: u64) {
+    let late = &mut machine().knobs.late;
+    match us {
+        0 => drop(late.remove(&stream)),
+        _ => drop(late.insert(stream, Duration::from_micros(us))),
+    }
+}
+
+/// How often `symbol` has been called so far.
+///
+/// # Safety
+/// `symbol` is a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fakecuda_calls(symbol: *const c_char) -> u64 {
+    // SAFETY: the caller's promise.
+    let symbol = unsafe { CStr::from_ptr(symbol) }.to_string_lossy();
+    machine().calls.get(&*symbol).copied().unwrap_or(0)
+}
+
 /// The `nth` call of `symbol` from now (1: the next) returns `code`; it does its work all the same if `works`.
 ///
 /// # Safety
@@ -53,8 +74,9 @@ pub extern "C" fn fakecuda_heal() {
 pub unsafe extern "C" fn fakecuda_live(counts: *mut u64) {
     let machine = machine();
     let streams = machine.streams.values().filter(|stream| !stream.legacy && !stream.destroyed).count();
+    let events = machine.events.values().filter(|event| !event.destroyed).count();
     let retained: u32 = machine.retained.iter().sum();
-    let live = [machine.memory.len(), machine.registered.len(), streams, machine.events.len(), retained as usize];
+    let live = [machine.memory.len(), machine.registered.len(), streams, events, retained as usize];
     for (index, count) in live.into_iter().enumerate() {
         // SAFETY: `index` is below 5, which is what the caller promises room for.
         unsafe { counts.add(index).write(count as u64) };

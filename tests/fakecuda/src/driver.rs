@@ -1,4 +1,5 @@
-//! The functions of `cuda.h` that strait and its tests call. Their contracts are those of the CUDA driver API.
+//! The functions of `cuda.h` that strait and its tests call: devices, contexts, memory. Their contracts are those of the
+//! CUDA driver API.
 // Found by name in the built library, not by path.
 #![allow(unreachable_pub, non_snake_case, clippy::missing_safety_doc)]
 
@@ -8,7 +9,7 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 use crate::machine::*;
 use crate::worker;
 
-type Handle = *mut c_void;
+pub(crate) type Handle = *mut c_void;
 
 const DEVICES: usize = 2;
 
@@ -17,7 +18,7 @@ thread_local! {
     static CONTEXTS: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-fn current() -> usize {
+pub(crate) fn current() -> usize {
     CONTEXTS.with_borrow(|stack| stack.last().copied().unwrap_or(0))
 }
 
@@ -27,8 +28,9 @@ fn context_of(device: usize) -> usize {
 }
 
 /// A call that needs the driver only.
-fn basic(symbol: &str, body: impl FnOnce(&mut Machine) -> Outcome) -> i32 {
+pub(crate) fn basic(symbol: &str, body: impl FnOnce(&mut Machine) -> Outcome) -> i32 {
     let mut machine = machine();
+    *machine.calls.entry(symbol.into()).or_default() += 1;
     let failure = machine.failure(symbol);
     if let Some(failure) = failure.as_ref().filter(|failure| !failure.works) {
         return failure.code;
@@ -37,8 +39,6 @@ fn basic(symbol: &str, body: impl FnOnce(&mut Machine) -> Outcome) -> i32 {
         return NOT_INITIALIZED;
     }
     let outcome = body(&mut machine);
-    drop(machine);
-    changed();
     match (failure, outcome) {
         (Some(failure), Ok(())) => failure.code,
         (_, outcome) => outcome.err().unwrap_or(0),
@@ -46,7 +46,7 @@ fn basic(symbol: &str, body: impl FnOnce(&mut Machine) -> Outcome) -> i32 {
 }
 
 /// A call that needs a context on the calling thread.
-fn within(symbol: &str, body: impl FnOnce(&mut Machine) -> Outcome) -> i32 {
+pub(crate) fn within(symbol: &str, body: impl FnOnce(&mut Machine) -> Outcome) -> i32 {
     basic(symbol, |machine| {
         let device = (current() / 0x1000).wrapping_sub(1);
         if machine.retained.get(device).is_none_or(|&retained| retained == 0) {
@@ -57,7 +57,7 @@ fn within(symbol: &str, body: impl FnOnce(&mut Machine) -> Outcome) -> i32 {
 }
 
 /// Puts an op on a stream; the null handle is the legacy stream of the current context.
-fn push(machine: &mut Machine, stream: Handle, op: Op) -> Outcome {
+pub(crate) fn push(machine: &mut Machine, stream: Handle, op: Op) -> Outcome {
     let context = current();
     let handle = if stream.is_null() { context + 1 } else { stream as usize };
     if stream.is_null() && !machine.streams.contains_key(&handle) {
@@ -67,6 +67,7 @@ fn push(machine: &mut Machine, stream: Handle, op: Op) -> Outcome {
     match machine.streams.get_mut(&handle) {
         Some(found) if !found.destroyed && found.context == context => {
             found.ops.push_back(op);
+            changed();
             Ok(())
         }
         Some(found) if !found.destroyed => machine.refuse(INVALID_HANDLE, "a stream of another context"),
@@ -75,7 +76,7 @@ fn push(machine: &mut Machine, stream: Handle, op: Op) -> Outcome {
 }
 
 /// Returns when nothing is left on a stream.
-fn wait_for_all(stream: Handle) {
+pub(crate) fn wait_for_all(stream: Handle) {
     let handle = if stream.is_null() { current() + 1 } else { stream as usize };
     let mut machine = machine();
     while machine.streams.get(&handle).is_some_and(|stream| !stream.ops.is_empty()) {
@@ -87,7 +88,7 @@ fn wait_for_all(stream: Handle) {
 ///
 /// # Safety
 /// `out` is null or valid for a write.
-unsafe fn give<T>(out: *mut T, value: T) -> Outcome {
+pub(crate) unsafe fn give<T>(out: *mut T, value: T) -> Outcome {
     if out.is_null() {
         return Err(INVALID_VALUE);
     }
@@ -250,125 +251,5 @@ pub extern "C" fn cuMemHostUnregister(base: *mut c_void) -> i32 {
         }
         machine.registered.remove(&base);
         Ok(())
-    })
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(target: u64, source: *const c_void, bytes: usize, stream: Handle) -> i32 {
-    within("cuMemcpyHtoDAsync_v2", |machine| {
-        if machine.device_bytes(target, bytes).is_none() {
-            return machine.refuse(INVALID_VALUE, "a copy to what is not allocated");
-        }
-        // SAFETY: the program promises a source of this length.
-        let started_with = unsafe { std::slice::from_raw_parts(source.cast::<u8>(), bytes) }.to_vec();
-        let source = if machine.is_registered(source as usize, bytes) {
-            Source::Pinned { at: source as usize, started_with }
-        } else {
-            machine.misuse.push("an asynchronous copy from memory that is not registered".into());
-            Source::Staged(started_with)
-        };
-        push(machine, stream, Op::ToDevice { source, target, bytes })
-    })
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(target: *mut c_void, source: u64, bytes: usize, stream: Handle) -> i32 {
-    let mut pageable = false;
-    let code = within("cuMemcpyDtoHAsync_v2", |machine| {
-        if machine.device_bytes(source, bytes).is_none() {
-            return machine.refuse(INVALID_VALUE, "a copy from what is not allocated");
-        }
-        pageable = !machine.is_registered(target as usize, bytes);
-        push(machine, stream, Op::ToHost { source, target: target as usize, bytes })
-    });
-    if code == 0 && pageable {
-        wait_for_all(stream);
-    }
-    code
-}
-
-// Streams.
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamCreate(stream: *mut Handle, _flags: c_uint) -> i32 {
-    within("cuStreamCreate", |machine| {
-        let handle = machine.handle();
-        machine.streams.insert(handle, Stream { context: current(), ..Stream::default() });
-        worker::spawn(handle);
-        // SAFETY: the program gives a valid place.
-        unsafe { give(stream, handle as Handle) }
-    })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuStreamDestroy_v2(stream: Handle) -> i32 {
-    within("cuStreamDestroy_v2", |machine| match machine.streams.get_mut(&(stream as usize)) {
-        Some(found) if !found.destroyed && !found.legacy => {
-            found.destroyed = true;
-            Ok(())
-        }
-        _ => machine.refuse(INVALID_HANDLE, "a stream destroyed twice"),
-    })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuStreamSynchronize(stream: Handle) -> i32 {
-    let code = within("cuStreamSynchronize", |_| Ok(()));
-    if code == 0 {
-        wait_for_all(stream);
-    }
-    code
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle, _flags: c_uint) -> i32 {
-    within("cuStreamWaitEvent", |machine| match machine.events.get(&(event as usize)) {
-        // What counts is the latest record at the time of this call.
-        Some(found) => {
-            let generation = found.recorded;
-            push(machine, stream, Op::Wait { event: event as usize, generation })
-        }
-        None => machine.refuse(INVALID_HANDLE, "a wait for an event that was destroyed"),
-    })
-}
-
-// Events.
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventCreate(event: *mut Handle, _flags: c_uint) -> i32 {
-    within("cuEventCreate", |machine| {
-        let handle = machine.handle();
-        machine.events.insert(handle, Event::default());
-        // SAFETY: the program gives a valid place.
-        unsafe { give(event, handle as Handle) }
-    })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuEventDestroy_v2(event: Handle) -> i32 {
-    within("cuEventDestroy_v2", |machine| match machine.events.remove(&(event as usize)) {
-        Some(_) => Ok(()),
-        None => machine.refuse(INVALID_HANDLE, "an event destroyed twice"),
-    })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> i32 {
-    within("cuEventRecord", |machine| {
-        let Some(found) = machine.events.get_mut(&(event as usize)) else {
-            return machine.refuse(INVALID_HANDLE, "a record of an event that was destroyed");
-        };
-        found.recorded += 1;
-        let generation = found.recorded;
-        push(machine, stream, Op::Record { event: event as usize, generation })
-    })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuEventQuery(event: Handle) -> i32 {
-    within("cuEventQuery", |machine| match machine.events.get(&(event as usize)) {
-        Some(found) if found.passed >= found.recorded => Ok(()),
-        Some(_) => Err(NOT_READY),
-        None => machine.refuse(INVALID_HANDLE, "a query of an event that was destroyed"),
     })
 }

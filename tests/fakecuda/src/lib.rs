@@ -5,14 +5,16 @@
 //! fault when a host dereferences them. What a real driver would leave undefined is refused, and noted as misuse.
 //!
 //! ```text
-//!  driver.rs    the functions of cuda.h                       control.rs   what tests see and set (fakecuda_*)
-//!      |                                                          |
+//!  driver.rs copies.rs streams.rs                            control.rs   what tests see and set (fakecuda_*)
+//!      |  the functions of cuda.h                                 |
 //!      +----------------- machine.rs: everything there is --------+
 //!                             |
 //!                         worker.rs: one thread per stream
 //! ```
 
 mod control;
+mod copies;
 mod driver;
 mod machine;
+mod streams;
 mod worker;

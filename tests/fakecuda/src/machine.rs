@@ -1,6 +1,7 @@
 //! Everything that the stand-in's driver knows, under one lock.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub(crate) struct Machine {
     next_handle: usize,
     pub(crate) knobs: Knobs,
     pub(crate) misuse: Vec<String>,
+    /// Calls of each function so far.
+    pub(crate) calls: BTreeMap<String, u64>,
 }
 
 #[derive(Default)]
@@ -54,13 +57,29 @@ pub(crate) struct Stream {
 pub(crate) struct Event {
     pub(crate) recorded: u64,
     pub(crate) passed: u64,
+    /// Gone when its last record is passed.
+    pub(crate) destroyed: bool,
 }
 
 pub(crate) enum Op {
     ToDevice { source: Source, target: u64, bytes: usize },
     ToHost { source: u64, target: usize, bytes: usize },
+    OnDevice { source: u64, target: u64, bytes: usize },
     Record { event: usize, generation: u64 },
     Wait { event: usize, generation: u64 },
+}
+
+impl Op {
+    /// The device memory that it reads, and that it writes.
+    fn on_device(&self) -> (Option<Range<u64>>, Option<Range<u64>>) {
+        let range = |start: u64, bytes: usize| Some(start..start + bytes as u64);
+        match *self {
+            Op::ToDevice { target, bytes, .. } => (None, range(target, bytes)),
+            Op::ToHost { source, bytes, .. } => (range(source, bytes), None),
+            Op::OnDevice { source, target, bytes } => (range(source, bytes), range(target, bytes)),
+            Op::Record { .. } | Op::Wait { .. } => (None, None),
+        }
+    }
 }
 
 pub(crate) enum Source {
@@ -76,6 +95,8 @@ pub(crate) struct Knobs {
     pub(crate) latency_max: Duration,
     /// 0: no limit.
     pub(crate) bytes_per_ms: u64,
+    /// Streams whose copies begin so late, whatever the others do.
+    pub(crate) late: BTreeMap<usize, Duration>,
     pub(crate) stalled: bool,
     /// The sticky error of a lost device, or 0.
     pub(crate) lost: i32,
@@ -122,12 +143,14 @@ impl Machine {
             knobs: Knobs {
                 latency_max: Duration::ZERO,
                 bytes_per_ms: 0,
+                late: BTreeMap::new(),
                 stalled: false,
                 lost: 0,
                 failures: Vec::new(),
                 chance: 1,
             },
             misuse: Vec::new(),
+            calls: BTreeMap::new(),
         }
     }
 
@@ -181,8 +204,42 @@ impl Machine {
             Op::ToDevice { source: Source::Pinned { at, .. }, target, .. } => device(*target) || host(*at),
             Op::ToDevice { target, .. } => device(*target),
             Op::ToHost { source, target, .. } => device(*source) || host(*target),
+            Op::OnDevice { source, target, .. } => device(*source) || device(*target),
             Op::Record { .. } | Op::Wait { .. } => false,
         })
+    }
+
+    /// A live event.
+    pub(crate) fn event(&mut self, handle: usize) -> Option<&mut Event> {
+        self.events.get_mut(&handle).filter(|event| !event.destroyed)
+    }
+
+    /// Whether a stream must still wait at this op.
+    pub(crate) fn is_blocked(&self, op: &Op) -> bool {
+        // An event that is gone has nothing left to wait for.
+        matches!(op, Op::Wait { event, generation }
+            if self.events.get(event).is_some_and(|event| event.passed < *generation))
+    }
+
+    /// Notes it if another stream could, at this moment, work on what `op` works on: then nothing orders the two, and
+    /// the bytes are right by luck only.
+    pub(crate) fn check_order(&mut self, stream: usize, op: &Op) {
+        let runnable = |stream: &Stream| stream.ops.iter().position(|op| self.is_blocked(op)).unwrap_or(usize::MAX);
+        let others = self.streams.iter().filter(|(other, _)| **other != stream);
+        let mut others = others.flat_map(|(_, stream)| stream.ops.iter().take(runnable(stream)));
+        let meets = |a: &Option<Range<u64>>, b: &Option<Range<u64>>| match (a, b) {
+            (Some(a), Some(b)) => a.start < b.end && b.start < a.end,
+            _ => false,
+        };
+        let (reads, writes) = op.on_device();
+        let unordered = |other: &Op| {
+            let (other_reads, other_writes) = other.on_device();
+            meets(&writes, &other_writes) || meets(&writes, &other_reads) || meets(&reads, &other_writes)
+        };
+        let what = "two streams use the same device memory in no order";
+        if others.any(unordered) && self.misuse.last().is_none_or(|last| last != what) {
+            self.misuse.push(what.into());
+        }
     }
 
     /// The code to return in place of, or after, the call's own work.

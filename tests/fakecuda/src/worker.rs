@@ -37,10 +37,11 @@ fn wait_for_op(stream: usize) -> Option<Duration> {
                 return None;
             }
             Some(_) if guard.knobs.stalled => {}
-            // An event that was destroyed meanwhile has nothing left to wait for.
-            Some(Op::Wait { event, generation })
-                if guard.events.get(event).is_some_and(|event| event.passed < *generation) => {}
-            Some(Op::ToDevice { .. } | Op::ToHost { .. }) => {
+            Some(op) if guard.is_blocked(op) => {}
+            Some(Op::ToDevice { .. } | Op::ToHost { .. } | Op::OnDevice { .. }) => {
+                if let Some(&late) = guard.knobs.late.get(&stream) {
+                    return Some(late);
+                }
                 let latency_max = guard.knobs.latency_max.as_micros() as u64;
                 return Some(Duration::from_micros(guard.below(latency_max + 1)));
             }
@@ -56,10 +57,11 @@ fn step(stream: usize, done: &mut usize) -> Option<Duration> {
     let mut guard = machine();
     let mut op = guard.streams.get_mut(&stream)?.ops.pop_front()?;
     let bytes = match &op {
-        Op::ToDevice { bytes, .. } | Op::ToHost { bytes, .. } => *bytes,
+        Op::ToDevice { bytes, .. } | Op::ToHost { bytes, .. } | Op::OnDevice { bytes, .. } => *bytes,
         Op::Record { .. } | Op::Wait { .. } => 0,
     };
     let piece = (bytes - *done).min(PIECE_BYTES);
+    guard.check_order(stream, &op);
     perform(&mut guard, &mut op, *done, piece);
     *done += piece;
     if *done == bytes {
@@ -98,6 +100,13 @@ fn perform(machine: &mut Machine, op: &mut Op, done: usize, piece: usize) {
             },
             None => machine.misuse.push("memory was freed while a copy read it".into()),
         },
+        Op::OnDevice { source, target, .. } => {
+            let moved = machine.device_bytes(*source + done as u64, piece).map(|memory| memory.to_vec());
+            match (moved, machine.device_bytes(*target + done as u64, piece)) {
+                (Some(moved), Some(memory)) => memory.copy_from_slice(&moved),
+                _ => machine.misuse.push("memory was freed while a copy used it".into()),
+            }
+        }
         Op::Record { .. } | Op::Wait { .. } => {}
     }
 }
@@ -105,8 +114,10 @@ fn perform(machine: &mut Machine, op: &mut Op, done: usize, piece: usize) {
 fn finish(machine: &mut Machine, op: Op) {
     match op {
         Op::Record { event, generation } => {
-            if let Some(event) = machine.events.get_mut(&event) {
-                event.passed = event.passed.max(generation);
+            let Some(found) = machine.events.get_mut(&event) else { return };
+            found.passed = found.passed.max(generation);
+            if found.destroyed && found.passed >= found.recorded {
+                machine.events.remove(&event);
             }
         }
         Op::ToDevice { source: Source::Pinned { at, started_with }, bytes, .. } if machine.is_registered(at, bytes) => {

@@ -50,6 +50,7 @@ fn json_of(
         "device": result.map(|r| &r.device),
         "path": result.map(|r| &r.path),
         "path_reason": result.map(|r| &r.path_reason),
+        "fallbacks": result.map(|r| &r.fallbacks),
         "cold": strait.map(Strait::cold),
         "cached_pages_before": strait.map(|s| s.cached_before.cached),
         "cached_pages_after": strait.map(|s| s.cached_after.cached),
@@ -164,7 +165,7 @@ fn strait_facts(strait: &Strait<'_>, line: &Line, shares: &[f64]) -> Vec<Fact> {
     };
     let spread = if shares.len() > 1 { spread(shares) } else { String::new() };
     let short = if line.seconds < 0.2 { "; too short to mean much" } else { "" };
-    vec![
+    let mut facts = vec![
         ("delivered", format!("{} in {:.3} s per run{spread}{short}", size::show(line.bytes as u64), line.seconds)),
         (
             "first batch",
@@ -185,5 +186,7 @@ fn strait_facts(strait: &Strait<'_>, line: &Line, shares: &[f64]) -> Vec<Fact> {
         ("device", result.device.clone()),
         ("path", format!("{}, ring {}: {}", result.path, result.ring, result.path_reason)),
         ("cold", format!("{cold} ({} of {} pages cached before, {} after)", before.cached, before.pages, after.cached)),
-    ]
+    ];
+    facts.extend(result.fallbacks.iter().map(|fallback| ("fallback", fallback.clone())));
+    facts
 }

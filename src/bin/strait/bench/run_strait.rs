@@ -29,6 +29,8 @@ pub(crate) struct RunResult {
     /// `direct`, `staged`.
     pub(crate) path: String,
     pub(crate) path_reason: String,
+    /// What could not be had, in words.
+    pub(crate) fallbacks: Vec<String>,
 }
 
 /// Raw files of records, or tar shards.
@@ -63,6 +65,7 @@ pub(crate) fn run(request: &Request, watch: &mut Watch) -> Result<RunResult> {
         device: stats.device.to_string(),
         path: stats.path.to_string(),
         path_reason: stats.path_reason.to_string(),
+        fallbacks: stats.fallbacks.iter().map(ToString::to_string).collect(),
     })
 }
 

@@ -1,0 +1,140 @@
+//! Every call that a loader makes fails once, at every point of its life.
+
+use strait::{Device, Error, Result};
+
+use super::Bed;
+use crate::check::cuda::Gpu;
+use crate::check::reader::{Reader, Release};
+use crate::stand_in::{take, wait_for_engines};
+
+/// What a loader calls, from the device's first to its last.
+const SYMBOLS: [&str; 20] = [
+    "cuInit",
+    "cuDeviceGetCount",
+    "cuDeviceGet",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRetain",
+    "cuStreamCreate",
+    "cuCtxPushCurrent_v2",
+    "cuMemAlloc_v2",
+    "cuMemHostRegister_v2",
+    "cuEventCreate",
+    "cuMemcpyHtoDAsync_v2",
+    "cuEventRecord",
+    "cuEventQuery",
+    "cuStreamWaitEvent",
+    "cuMemcpyDtoHAsync_v2",
+    "cuStreamSynchronize",
+    "cuMemHostUnregister",
+    "cuMemFree_v2",
+    "cuEventDestroy_v2",
+    "cuStreamDestroy_v2",
+];
+
+/// Calls that may have started something though they failed.
+const STARTS_WORK: [&str; 4] = ["cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuEventRecord", "cuStreamWaitEvent"];
+
+/// A loader's whole life, with a batch read on the host, one on a stream, and one simply dropped, again and again.
+fn life(bed: &Bed, reader: Option<&mut Reader>) -> Result<()> {
+    let device = Device::cuda(0)?;
+    let shards = bed.shards();
+    let mut loader = bed.builder(&device).build()?;
+    let mut bytes = Vec::new();
+    let mut reader = reader;
+    for (step, batch) in loader.epoch(0).enumerate() {
+        let batch = batch?;
+        match (&mut reader, step % 3) {
+            (Some(reader), 0) if reader.has_room(&batch) => {
+                // The reader's own calls may be the ones that fail.
+                let _ = reader.take(batch, Release::Fenced);
+            }
+            (_, 1) => {
+                let sample = batch.samples()[0];
+                batch.field("record").unwrap().read_back(0, &mut bytes)?;
+                assert_eq!(Some(&bytes[..]), shards.field(sample, "record"), "sample {sample}");
+            }
+            _ => batch.wait()?,
+        }
+    }
+    Ok(())
+}
+
+/// Which call, which of its calls, and whether it does its work all the same.
+#[test]
+fn every_call_may_fail_once() {
+    let (fake, _alone) = take();
+    let bed = Bed::new(&fake);
+    life(&bed, None).unwrap();
+    bed.nothing_is_left(&fake);
+    let count = |symbol: &str| {
+        let before = fake.calls(symbol);
+        life(&bed, None).unwrap();
+        wait_for_engines();
+        fake.calls(symbol) - before
+    };
+    for symbol in SYMBOLS {
+        let calls = count(symbol);
+        assert!(calls > 0 || symbol == "cuStreamWaitEvent", "a loader does not call {symbol}");
+        let mut nths = vec![1, 2, 3, 4, calls / 2, calls - calls.min(1), calls];
+        nths.retain(|&nth| nth > 0 && nth <= calls);
+        nths.sort_unstable();
+        nths.dedup();
+        let both = if STARTS_WORK.contains(&symbol) { &[false, true][..] } else { &[false] };
+        for (nth, works) in nths.into_iter().flat_map(|nth| both.iter().map(move |&works| (nth, works))) {
+            let before = fake.live_at_rest();
+            fake.fail(symbol, nth, 999, works);
+            let result = life(&bed, None);
+            check(symbol, nth, works, result);
+            fake.heal();
+            // What cannot be taken back is kept, and every call begins with a push, those that take back too.
+            let leaks = ["Free", "Unregister", "Destroy", "Push"].iter().any(|part| symbol.contains(part));
+            if !leaks {
+                assert_eq!(fake.live_at_rest(), before, "{symbol} {nth} {works}");
+            }
+            wait_for_engines();
+            assert_eq!(fake.misuse(), "", "{symbol} {nth} {works}");
+        }
+    }
+    // Whatever was kept is in nobody's way.
+    life(&bed, None).unwrap();
+    assert_eq!(fake.misuse(), "");
+}
+
+fn check(symbol: &str, nth: u64, works: bool, result: Result<()>) {
+    let Err(error) = result else { return };
+    let text = error.to_string();
+    let named = matches!(&error, Error::Device { call, code: 999, .. } if *call == symbol)
+        || matches!(&error, Error::NoDevice { .. } if text.contains(symbol) && text.contains("999"));
+    assert!(named, "{symbol} {nth} {works}: {text}");
+}
+
+/// The calls on a consumer's stream fail: the batch is not given back, and says so.
+#[test]
+fn a_fence_that_cannot_be_recorded_keeps_its_batch() {
+    let (fake, _alone) = take();
+    let bed = Bed::new(&fake);
+    {
+        let device = Device::cuda(0).unwrap();
+        let gpu = Gpu::of(&device).unwrap();
+        let mut reader = Reader::new(&gpu, 4 << 20, 0).unwrap();
+        life(&bed, Some(&mut reader)).unwrap();
+        assert_eq!(reader.check(&bed.shards()).unwrap(), 0);
+        let mut loader = bed.builder(&device).build().unwrap();
+        let batch = loader.epoch(0).next().unwrap().unwrap();
+        batch.wait().unwrap();
+        // The engine may set marks meanwhile: it is idle once it has nothing left to read.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        fake.fail("cuEventRecord", 1, 999, false);
+        // SAFETY: a live stream of the loader's device, with nothing on it that uses the batch.
+        let error = unsafe { batch.release_on(reader.stream().raw()) }.unwrap_err();
+        assert!(matches!(error, Error::Device { call: "cuEventRecord", code: 999, .. }), "{error}");
+        // The rest goes on with the batches that are left.
+        let samples = loader.epoch(1).map(|batch| batch.unwrap().len()).sum::<usize>();
+        assert_eq!(samples, bed.shards().samples());
+    }
+    // The batch's memory is kept, and the device that it is of: its own stream, four batches' fences, its context.
+    let [memory, registered, streams, events, contexts] = bed.before;
+    let kept = [memory + 1, registered, streams + 1, events + 4, contexts + 1];
+    assert_eq!(fake.live_at_rest(), kept);
+    assert_eq!(fake.misuse(), "");
+}

@@ -1,0 +1,100 @@
+//! The functions of `cuda.h` for streams and events.
+// Found by name in the built library, not by path.
+#![allow(unreachable_pub, non_snake_case, clippy::missing_safety_doc)]
+
+use std::ffi::c_uint;
+
+use crate::driver::{Handle, current, give, push, wait_for_all, within};
+use crate::machine::*;
+use crate::worker;
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamCreate(stream: *mut Handle, _flags: c_uint) -> i32 {
+    within("cuStreamCreate", |machine| {
+        let handle = machine.handle();
+        machine.streams.insert(handle, Stream { context: current(), ..Stream::default() });
+        worker::spawn(handle);
+        // SAFETY: the program gives a valid place.
+        unsafe { give(stream, handle as Handle) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamDestroy_v2(stream: Handle) -> i32 {
+    within("cuStreamDestroy_v2", |machine| match machine.streams.get_mut(&(stream as usize)) {
+        Some(found) if !found.destroyed && !found.legacy => {
+            found.destroyed = true;
+            changed();
+            Ok(())
+        }
+        _ => machine.refuse(INVALID_HANDLE, "a stream destroyed twice"),
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamSynchronize(stream: Handle) -> i32 {
+    let code = within("cuStreamSynchronize", |_| Ok(()));
+    if code == 0 {
+        wait_for_all(stream);
+    }
+    code
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle, _flags: c_uint) -> i32 {
+    within("cuStreamWaitEvent", |machine| match machine.event(event as usize) {
+        // What counts is the latest record at the time of this call.
+        Some(found) => {
+            let generation = found.recorded;
+            push(machine, stream, Op::Wait { event: event as usize, generation })
+        }
+        None => machine.refuse(INVALID_HANDLE, "a wait for an event that was destroyed"),
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventCreate(event: *mut Handle, _flags: c_uint) -> i32 {
+    within("cuEventCreate", |machine| {
+        let handle = machine.handle();
+        machine.events.insert(handle, Event::default());
+        // SAFETY: the program gives a valid place.
+        unsafe { give(event, handle as Handle) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuEventDestroy_v2(event: Handle) -> i32 {
+    within("cuEventDestroy_v2", |machine| match machine.event(event as usize) {
+        // The driver keeps it for whoever waits for a record that has not been passed yet.
+        Some(found) if found.passed < found.recorded => {
+            found.destroyed = true;
+            Ok(())
+        }
+        Some(_) => {
+            machine.events.remove(&(event as usize));
+            Ok(())
+        }
+        None => machine.refuse(INVALID_HANDLE, "an event destroyed twice"),
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> i32 {
+    within("cuEventRecord", |machine| {
+        let Some(found) = machine.event(event as usize) else {
+            return machine.refuse(INVALID_HANDLE, "a record of an event that was destroyed");
+        };
+        found.recorded += 1;
+        let generation = found.recorded;
+        push(machine, stream, Op::Record { event: event as usize, generation })
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuEventQuery(event: Handle) -> i32 {
+    within("cuEventQuery", |machine| match machine.event(event as usize) {
+        Some(found) if found.passed >= found.recorded => Ok(()),
+        Some(_) => Err(NOT_READY),
+        None => machine.refuse(INVALID_HANDLE, "a query of an event that was destroyed"),
+    })
+}
