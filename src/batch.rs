@@ -38,6 +38,15 @@ pub(crate) struct Body {
     pub(crate) fenced: bool,
 }
 
+impl Drop for Body {
+    fn drop(&mut self) {
+        // No engine is left to refill the region behind the fence: its memory is freed behind it.
+        if let (true, Some(region)) = (self.fenced, &self.region) {
+            region.memory().free_behind(self.fence);
+        }
+    }
+}
+
 /// The places of a batch, where bad samples are not raised; empty otherwise.
 #[derive(Default)]
 pub(crate) struct Places {
@@ -54,15 +63,6 @@ impl Places {
     pub(crate) fn clear(&mut self) {
         self.samples.clear();
         (self.padded, self.skipped, self.replaced) = (0, 0, 0);
-    }
-}
-
-impl Drop for Body {
-    fn drop(&mut self) {
-        // No engine is left to refill the region behind the fence: its memory is freed behind it.
-        if let (true, Some(region)) = (self.fenced, &self.region) {
-            region.memory().free_behind(self.fence);
-        }
     }
 }
 

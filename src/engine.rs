@@ -74,14 +74,6 @@ pub(crate) struct Shared {
     pub(crate) stopped: OnceLock<String>,
 }
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        for &(_, fence) in &self.state.fences {
-            self.regions.memory().free_behind(fence);
-        }
-    }
-}
-
 /// A batch on its way.
 struct Filling {
     body: Body,
@@ -375,6 +367,14 @@ impl Engine {
             Err(RecvTimeoutError::Timeout) => {}
             // The loader says Stop before it goes; without it and without batches nobody is left to serve.
             Err(RecvTimeoutError::Disconnected) => self.state.stopped = true,
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        for &(_, fence) in &self.state.fences {
+            self.regions.memory().free_behind(fence);
         }
     }
 }

@@ -319,8 +319,9 @@ impl Builder {
     /// before, over the documents one after another as they are stored. [`batch_size`](Self::batch_size) counts windows,
     /// [`shuffle`](Self::shuffle) shuffles windows. See [`Batch::window`].
     ///
-    /// Documents that cannot be read are [raised](Self::bad_samples). A document is a sample; in raw files ([`Dataset::records`]) it is a whole shard. Takes 8 bytes per document. Tokens
-    /// at the very end that fill no window are in none.
+    /// Documents that cannot be read are [raised](Self::bad_samples). A document is a sample; in raw files
+    /// ([`Dataset::records`]) it is a whole shard. Takes 8 bytes per document. Tokens at the very end that fill no window
+    /// are in none.
     pub fn windows(mut self, window_tokens: u64, stride_tokens: u64) -> Builder {
         self.config.windows = Some(Windows::Stored { window_tokens, stride_tokens });
         self
