@@ -264,6 +264,7 @@ impl Builder {
         /// A batch with a failed read is read again block by block; a sample is bad if one of its own blocks fails then
         /// too. Each sample's fate is decided in the order of delivery, whatever is read ahead, and travels in the
         /// cursor. A shard that is missing or has changed is an error under every policy.
+        /// [Windows](Self::windows) of tokens are always raised.
         bad_samples: BadSamplePolicy => bad_samples = bad_samples;
         /// Batches read ahead. Default: as many as keep the storage busy.
         prefetch: usize => prefetch = Some(prefetch);
