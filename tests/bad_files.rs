@@ -178,7 +178,7 @@ fn a_shard_that_shrinks_while_it_is_read_is_truncated() {
                     let batches = (0..RECORDS / BATCH).rev().find(whole).unwrap();
                     let least = RECORDS + batches * BATCH;
                     assert!(
-                        delivered >= least && (delivered - RECORDS) % BATCH == 0,
+                        delivered >= least && (delivered - RECORDS).is_multiple_of(BATCH),
                         "{delivered} of {least}: {error}"
                     );
                     assert!((delivered - RECORDS) * RECORD <= offset + got + BATCH * RECORD, "{delivered}: {error}");
