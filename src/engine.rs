@@ -1,8 +1,8 @@
 //! The one place where stages meet: one thread, one ring, one copy stream.
 //!
 //! ```text
-//!   turn:  messages -> reap copies -> reap reads, start their copies -> refill from the plan
-//!          -> hand over the oldest whole batch -> wait
+//!   turn:  messages -> reap copies -> reap reads, start their copies -> hand over whole batches, oldest first
+//!          -> refill from the plan -> hand over the end, if that was all -> wait
 //! ```
 //!
 //! It waits in one place: on the ring if reads are in flight, else on the oldest copy, else for a message. What holds

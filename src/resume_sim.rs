@@ -5,11 +5,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
-use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +25,7 @@ use crate::order::{
 use crate::pipeline_sim::Shards;
 use crate::sim::{Clock, Rng};
 use crate::stats::Stats;
-use crate::storage::{Completion, Faults, RawRead, Registered, Ring, SimRing};
+use crate::storage::{Completion, Faults, RawRead, Ring, SimRing};
 
 /// More turns than any rank needs: beyond, the pipeline hangs.
 const TURNS_MAX: u64 = 400_000;
@@ -62,14 +60,6 @@ unsafe impl Ring for DamagedRing {
         self.ring.capacity()
     }
 
-    unsafe fn register_memory(&mut self, _base: NonNull<u8>, _bytes: usize) -> Registered {
-        Registered::NotNeeded
-    }
-
-    fn register_file(&mut self, _slot: u32, _fd: RawFd) -> Registered {
-        Registered::NotNeeded
-    }
-
     unsafe fn submit(&mut self, read: RawRead) -> Result<()> {
         let inode = std::fs::metadata(format!("/proc/self/fd/{}", read.fd)).unwrap().ino();
         let end = read.offset + u64::from(read.len);
@@ -100,10 +90,6 @@ unsafe impl Ring for DamagedRing {
             }
         }
         Ok(())
-    }
-
-    fn wait_fd(&mut self) -> Option<RawFd> {
-        None
     }
 }
 

@@ -2,14 +2,12 @@
 
 mod common;
 
-use std::os::fd::RawFd;
-use std::ptr::NonNull;
 use std::time::Duration;
 
 use common::{bytes_of, disk_directory, write_shard};
 use strait::order::{BadSamplePolicy, Cursor, IfChanged, Shuffle};
 use strait::sim::Clock;
-use strait::storage::{Completion, Faults, RawRead, Registered, Ring, SimRing};
+use strait::storage::{Completion, Faults, RawRead, Ring, SimRing};
 use strait::{Batch, Builder, Dataset, Device, Error, Loader, PathChoice};
 
 const RECORD: u64 = 4096;
@@ -33,14 +31,6 @@ unsafe impl Ring for Damaged {
         self.ring.capacity()
     }
 
-    unsafe fn register_memory(&mut self, _base: NonNull<u8>, _bytes: usize) -> Registered {
-        Registered::NotNeeded
-    }
-
-    fn register_file(&mut self, _slot: u32, _fd: RawFd) -> Registered {
-        Registered::NotNeeded
-    }
-
     unsafe fn submit(&mut self, read: RawRead) -> strait::Result<()> {
         self.struck.retain(|&token| token != read.token);
         if read.offset < (BAD[1] + 1) * RECORD && read.offset + u64::from(read.len) > BAD[0] * RECORD {
@@ -59,10 +49,6 @@ unsafe impl Ring for Damaged {
             }
         }
         Ok(())
-    }
-
-    fn wait_fd(&mut self) -> Option<RawFd> {
-        None
     }
 }
 

@@ -1,30 +1,13 @@
 //! The command where io_uring, locked memory or files are denied: it says by whom, and goes another way.
 #![cfg(feature = "cli")]
 
+mod doctor;
+
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use serde_json::Value;
-
-fn strait() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_strait"))
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The one JSON object on standard output.
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", text(&output.stdout), text(&output.stderr)))
-}
-
-/// All findings in one string, for searching.
-fn findings(json: &Value) -> String {
-    json["findings"].to_string()
-}
+use doctor::{findings, json, strait, text};
 
 /// One instruction of a classic BPF program.
 fn instruction(code: u32, jump: u8, value: u32) -> libc::sock_filter {

@@ -1,28 +1,9 @@
 //! `strait doctor` as a person and as a program see it.
 #![cfg(feature = "cli")]
 
-use std::process::{Command, Output};
+mod doctor;
 
-use serde_json::Value;
-
-fn strait() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_strait"))
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The one JSON object on standard output.
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", text(&output.stdout), text(&output.stderr)))
-}
-
-/// All findings in one string, for searching.
-fn findings(json: &Value) -> String {
-    json["findings"].to_string()
-}
+use doctor::{findings, json, strait, text};
 
 #[test]
 fn help_teaches_with_examples_and_exit_codes() {
