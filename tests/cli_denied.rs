@@ -84,16 +84,17 @@ fn the_limit_is_measured_by_pread_threads_where_io_uring_is_refused() {
     );
 }
 
-/// A user without privileges, whose locked memory is limited to `bytes`.
-fn as_nobody_with_memlock(command: &mut Command, bytes: u64) -> &mut Command {
+/// A user without privileges, whose locked memory is limited to `bytes`. Each test takes a user of its own: the kernel
+/// adds up what all processes of a user have locked, and lets go of a ring's share late.
+fn as_nobody_with_memlock(command: &mut Command, user: u32, bytes: u64) -> &mut Command {
     let restrict = move || {
         let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
         // SAFETY: async-signal-safe system calls; `limit` outlives the call that reads it.
         let refused = unsafe {
             libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) != 0
                 || libc::setgroups(0, std::ptr::null()) != 0
-                || libc::setgid(65_534) != 0
-                || libc::setuid(65_534) != 0
+                || libc::setgid(user) != 0
+                || libc::setuid(user) != 0
         };
         if refused { Err(io::Error::last_os_error()) } else { Ok(()) }
     };
@@ -103,7 +104,8 @@ fn as_nobody_with_memlock(command: &mut Command, bytes: u64) -> &mut Command {
 
 #[test]
 fn a_small_memlock_limit_is_found_by_trying() {
-    let Ok(output) = as_nobody_with_memlock(strait().args(["doctor", "--json", "/usr"]), 64 << 10).output() else {
+    let Ok(output) = as_nobody_with_memlock(strait().args(["doctor", "--json", "/usr"]), 65_531, 64 << 10).output()
+    else {
         eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
         return;
     };
@@ -120,7 +122,8 @@ fn a_small_memlock_limit_is_found_by_trying() {
 #[test]
 fn nobody_is_told_of_a_directory_without_readable_files() {
     let dir = tempfile::tempdir().unwrap();
-    let Ok(output) = as_nobody_with_memlock(strait().args(["doctor", "--json"]).arg(dir.path()), 1 << 20).output()
+    let Ok(output) =
+        as_nobody_with_memlock(strait().args(["doctor", "--json"]).arg(dir.path()), 65_532, 1 << 20).output()
     else {
         eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
         return;
