@@ -142,6 +142,18 @@ pub enum Error {
         /// What its read met; `None` if the sample was known to be bad and not read again.
         cause: Option<Box<Error>>,
     },
+    /// Bytes that were read are not those that their checksum was made of.
+    #[error("{}: {bytes} bytes at byte {offset} are damaged: {problem}; restore the file, or hash it anew if it was meant to change", .path.display())]
+    Corrupt {
+        /// The file.
+        path: Arc<Path>,
+        /// First of the bytes that the checksum covers, from the start of the file.
+        offset: u64,
+        /// How many it covers.
+        bytes: u64,
+        /// What they belong to, which checksum, what it is and what it should be.
+        problem: String,
+    },
     /// The engine is gone; the loader must be built anew.
     #[error("the engine has stopped: {reason}")]
     Stopped {
@@ -168,6 +180,7 @@ impl Error {
             Error::NoDevice { .. } => 12,
             Error::Stopped { .. } => 13,
             Error::BadSample { .. } => 14,
+            Error::Corrupt { .. } => 15,
         }
     }
 
@@ -178,6 +191,7 @@ impl Error {
             | Error::Format { path, .. }
             | Error::Changed { path, .. }
             | Error::Truncated { path, .. }
+            | Error::Corrupt { path, .. }
             | Error::Io { path, .. } => Some(path),
             Error::BadSample { cause: Some(cause), .. } => cause.path(),
             _ => None,
@@ -187,7 +201,10 @@ impl Error {
     /// The byte of that file, if one is known.
     pub fn offset(&self) -> Option<u64> {
         match self {
-            Error::Format { offset, .. } | Error::Truncated { offset, .. } | Error::Io { offset, .. } => Some(*offset),
+            Error::Format { offset, .. }
+            | Error::Truncated { offset, .. }
+            | Error::Corrupt { offset, .. }
+            | Error::Io { offset, .. } => Some(*offset),
             Error::BadSample { cause: Some(cause), .. } => cause.offset(),
             _ => None,
         }
@@ -286,6 +303,7 @@ mod tests {
             (12, Error::NoDevice { device: what(), reason: what() }),
             (13, Error::Stopped { reason: what() }),
             (14, Error::BadSample { sample: 1, why: what(), cause: None }),
+            (15, Error::Corrupt { path: p(), offset: 0, bytes: 1, problem: what() }),
         ];
         for (number, error) in all {
             assert_eq!(error.code(), number, "{error:?}");

@@ -31,7 +31,7 @@ pub(super) fn concat(datasets: Vec<Dataset>) -> Result<Dataset> {
     Ok(Dataset { parts, ..Dataset::new(format, shards, fields) })
 }
 
-/// Every name once, in the order of appearance; of fixed size where every dataset has it and they agree.
+/// Every name once, in the order of appearance; of fixed size, type and shape where every dataset has it and they agree.
 fn unite(datasets: &[Dataset]) -> Result<Vec<Field>> {
     let mut fields: Vec<Field> = Vec::new();
     for field in datasets.iter().flat_map(|dataset| &dataset.fields) {
@@ -42,12 +42,15 @@ fn unite(datasets: &[Dataset]) -> Result<Vec<Field>> {
             let problem = format!("more than {FIELDS_MAX} fields with different names");
             return Err(Error::config("datasets", problem));
         }
-        let same = |dataset: &Dataset| {
-            let own = dataset.fields.iter().find(|own| own.name == field.name);
-            dataset.is_empty() || own.is_some_and(|own| own.fixed_bytes == field.fixed_bytes)
-        };
-        let fixed_bytes = field.fixed_bytes.filter(|_| datasets.iter().all(same));
-        fields.push(Field { name: field.name.clone(), fixed_bytes });
+        let own = |dataset: &'_ Dataset| dataset.fields.iter().find(|own| own.name == field.name).cloned();
+        let all = |same: &dyn Fn(Field) -> bool| datasets.iter().all(|d| d.is_empty() || own(d).is_some_and(same));
+        fields.push(Field {
+            name: field.name.clone(),
+            fixed_bytes: field.fixed_bytes.filter(|_| all(&|own| own.fixed_bytes == field.fixed_bytes)),
+            // Lacking samples have no elements of another type.
+            dtype: field.dtype.filter(|_| datasets.iter().filter_map(own).all(|own| own.dtype == field.dtype)),
+            shape: field.shape.clone().filter(|_| all(&|own| own.dtype == field.dtype && own.shape == field.shape)),
+        });
     }
     Ok(fields)
 }

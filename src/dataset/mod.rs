@@ -14,6 +14,7 @@ mod webdataset;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::order::Fingerprint;
 use table::Table;
@@ -28,6 +29,18 @@ pub struct Field {
     pub name: Arc<str>,
     /// Its size where every sample's is the same.
     pub fixed_bytes: Option<u64>,
+    /// What its elements are, where the format says so; `None` for bytes that only a decoder understands.
+    pub dtype: Option<DType>,
+    /// Its shape, the first dimension outermost, where every sample's is the same and the format says so. Empty for one
+    /// number. `fixed_bytes` is then the shape's, in elements of `dtype`.
+    pub shape: Option<Arc<[u64]>>,
+}
+
+impl Field {
+    /// A field of plain bytes; `fixed_bytes` where every sample has as many.
+    fn of_bytes(name: impl Into<Arc<str>>, fixed_bytes: Option<u64>) -> Field {
+        Field { name: name.into(), fixed_bytes, dtype: None, shape: None }
+    }
 }
 
 /// A byte range of a shard.

@@ -10,7 +10,7 @@ pub(super) fn open<P: AsRef<Path>>(paths: &[P], record_bytes: u64) -> Result<Dat
         return Err(Error::config("record_bytes", "must be at least 1"));
     }
     let shards = super::files::index_shards(paths, |path| shard(path, record_bytes))?;
-    Ok(Dataset::new("records", shards, vec![Field { name: "record".into(), fixed_bytes: Some(record_bytes) }]))
+    Ok(Dataset::new("records", shards, vec![Field::of_bytes("record", Some(record_bytes))]))
 }
 
 fn shard(path: &Path, record_bytes: u64) -> Result<Shard> {

@@ -60,7 +60,7 @@ fn merge(mut indexed: Vec<Indexed>) -> Result<Dataset> {
                 if next == FIELDS_MAX {
                     return Err(too_many_fields(&shard.path, column.header, &column.name));
                 }
-                fields.push(Field { name: column.name.clone(), fixed_bytes: None });
+                fields.push(Field::of_bytes(column.name.clone(), None));
             }
             field_of.push(field);
         }
