@@ -21,6 +21,7 @@ pub mod plan;
 mod region;
 #[cfg(test)]
 mod resume_sim;
+mod selection;
 pub mod sim;
 mod sizes;
 mod source;
