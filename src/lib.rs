@@ -20,6 +20,7 @@ pub mod plan;
 mod region;
 #[cfg(test)]
 mod resume_sim;
+pub mod safetensors;
 pub mod sim;
 mod source;
 pub mod stats;
