@@ -24,6 +24,7 @@ pub mod sim;
 mod source;
 pub mod stats;
 pub mod storage;
+pub mod weights;
 
 pub use batch::{Batch, FieldView, WindowView};
 pub use config::{PathChoice, RingChoice};
