@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam::channel::{self, Receiver, Sender};
 
 use crate::batch::{Body, Places};
-use crate::config::{Config, PathChoice, RingChoice, Sizes};
+use crate::config::{Config, PathChoice, RingChoice};
 use crate::dataset::Dataset;
 use crate::device::{Device, DeviceKind, Seq};
 use crate::documents::Pieces;
@@ -16,6 +16,7 @@ use crate::order::{Progress, Standing};
 use crate::plan::Plan;
 use crate::region::RegionPool;
 use crate::sim::Clock;
+use crate::sizes::Sizes;
 use crate::source::Supply;
 use crate::stats::{Fallback, Setup};
 use crate::storage::{

@@ -20,13 +20,13 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 
 use crate::batch::Body;
-use crate::config::Sizes;
 use crate::dataset::{Dataset, Field};
 use crate::device::{Device, Fence, Timeline};
 use crate::error::{Error, Result};
 use crate::order::{Cursor, Order, Standing};
 use crate::region::RegionPool;
 use crate::sim::Clock;
+use crate::sizes::Sizes;
 use crate::source::Source;
 use crate::stats::Counters;
 use crate::storage::{Damage, Landed, LandingId, ReadQueue};
