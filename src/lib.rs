@@ -27,6 +27,7 @@ mod sizes;
 mod source;
 pub mod stats;
 pub mod storage;
+pub mod weights;
 
 pub use batch::{Batch, FieldView, WindowView};
 pub use builder::Builder;
