@@ -21,12 +21,14 @@ pub mod plan;
 mod region;
 #[cfg(test)]
 mod resume_sim;
+pub mod safetensors;
 mod selection;
 pub mod sim;
 mod sizes;
 mod source;
 pub mod stats;
 pub mod storage;
+pub mod weights;
 
 pub use batch::{Batch, FieldView, WindowView};
 pub use builder::Builder;
