@@ -86,6 +86,17 @@ pub struct Stats {
     pub waits_for_slab: u64,
 }
 
+/// Reads the [`Stats`] of a loader from any thread; see [`Loader::stats_reader`](crate::Loader::stats_reader).
+#[derive(Debug, Clone)]
+pub struct StatsReader(pub(crate) Arc<Counters>);
+
+impl StatsReader {
+    /// What the loader has done so far.
+    pub fn stats(&self) -> Stats {
+        self.0.snapshot()
+    }
+}
+
 /// The engine's side of [`Stats`]: written by one thread, read by any.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {

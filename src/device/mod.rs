@@ -50,6 +50,13 @@ pub enum DeviceKind {
     Cuda(u32),
     /// The simulated device of tests.
     Sim,
+    /// A vendor's own, by the numbers that DLPack has for it (`DLDeviceType`, `device_id`).
+    Other {
+        /// `DLDeviceType`.
+        dlpack_type: i32,
+        /// `device_id`.
+        ordinal: i32,
+    },
 }
 
 impl fmt::Display for DeviceKind {
@@ -58,6 +65,7 @@ impl fmt::Display for DeviceKind {
             DeviceKind::Host => f.write_str("host"),
             DeviceKind::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
             DeviceKind::Sim => f.write_str("sim"),
+            DeviceKind::Other { dlpack_type, ordinal } => write!(f, "dlpack:{dlpack_type}:{ordinal}"),
         }
     }
 }
