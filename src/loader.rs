@@ -268,6 +268,7 @@ impl Drop for Loader {
 
 /// What came of waiting for a batch.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a box would be an allocation for each batch")]
 pub enum Next {
     /// The next batch of the epoch.
     Batch(Batch),
