@@ -14,7 +14,7 @@ use crate::documents::{Documents, Pieces};
 use crate::error::Result;
 use crate::length::Length;
 use crate::order::{
-    BudgetSchedule, BudgetSteps, Cursor, Fingerprint, Order, Packer, PackerState, Packing, Progress, Schedule, Steps,
+    BudgetSchedule, BudgetSteps, Counts, Cursor, Fingerprint, Order, Packer, PackerState, Packing, Progress, Schedule, Steps,
     TokenWindows,
 };
 
@@ -95,7 +95,7 @@ impl Supply {
             }
             Batches::Budget(..) => from.consumed >= self.order().len(),
         };
-        Ok(Source { batches, epoch: from.epoch, step: 0, over })
+        Ok(Source { batches, epoch: from.epoch, step: 0, over, counted: false })
     }
 }
 
@@ -107,6 +107,8 @@ pub(crate) struct Source {
     /// The next one.
     step: u64,
     over: bool,
+    /// What the policy did has been asked for.
+    counted: bool,
 }
 
 #[derive(Debug)]
@@ -146,6 +148,19 @@ impl Source {
     /// Nothing comes any more.
     pub(crate) fn is_over(&self) -> bool {
         self.over
+    }
+
+    /// What the policy did to the end of the epoch, once, and once nothing comes any more.
+    pub(crate) fn take_counts(&mut self) -> Counts {
+        if !self.over || std::mem::replace(&mut self.counted, true) {
+            return Counts::default();
+        }
+        match &self.batches {
+            Batches::Samples(steps) | Batches::Windows(steps, ..) | Batches::Packed(Packed { steps, .. }) => {
+                steps.counts()
+            }
+            Batches::Budget(steps, _) => steps.counts(),
+        }
     }
 
     /// Replaces `samples` by those of the next step, and `pieces` by theirs where samples are windows; `None` at the end.
