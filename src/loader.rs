@@ -414,7 +414,7 @@ impl Shared {
             fields: dataset.fields().into(),
             parts: dataset.parts().into(),
             order: supply.order().clone(),
-            start: supply.start(dataset.fingerprint()),
+            start: supply.start(dataset),
             counters: Arc::default(),
             timeline: OnceLock::new(),
             deadline,

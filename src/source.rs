@@ -14,7 +14,7 @@ use crate::documents::{Documents, Pieces};
 use crate::error::Result;
 use crate::length::Length;
 use crate::order::{
-    BudgetSchedule, BudgetSteps, Counts, Cursor, Fingerprint, Order, Packer, PackerState, Packing, Progress, Schedule, Steps,
+    BudgetSchedule, BudgetSteps, Counts, Cursor, Order, Packer, PackerState, Packing, Progress, Schedule, Steps,
     TokenWindows,
 };
 
@@ -42,14 +42,27 @@ impl Supply {
     }
 
     /// The cursor of a run that has not begun.
-    pub(crate) fn start(&self, fingerprint: Fingerprint) -> Cursor {
-        let start = Cursor::new(self.order(), fingerprint, Progress::default());
+    pub(crate) fn start(&self, dataset: &Dataset) -> Cursor {
+        let (fingerprint, at) = (dataset.fingerprint(), Progress::default());
+        let start = |fingerprint| Cursor::new(self.order(), fingerprint, at);
+        let tokens = |(field, bytes): (usize, u64)| (dataset.fields()[field].name.to_string(), bytes);
         match self {
-            Supply::Samples(_) | Supply::Windows(..) => start,
-            Supply::Packed(_, packer, _) => {
-                packer.cursor(start.fingerprint, Progress::default(), PackerState::default())
+            Supply::Samples(_) => start(fingerprint),
+            Supply::Budget(schedule, length) => {
+                let bucketing = schedule.bucketing();
+                // Without bucketing, lengths say where batches end and not what comes next.
+                let tokens = bucketing.and(length.tokens()).map(tokens);
+                Cursor { bucketing, tokens, ..start(fingerprint) }
             }
-            Supply::Budget(schedule, ..) => Cursor { bucketing: schedule.bucketing(), ..start },
+            Supply::Windows(_, windows, documents) => {
+                let windows = Some((windows.window_tokens(), Some(windows.stride_tokens())));
+                Cursor { tokens: Some(tokens(documents.token())), windows, ..start(fingerprint) }
+            }
+            Supply::Packed(_, packer, documents) => {
+                let windows = Some((packer.window_tokens(), None));
+                let start = packer.cursor(fingerprint, at, PackerState::default());
+                Cursor { tokens: Some(tokens(documents.token())), windows, ..start }
+            }
         }
     }
 
