@@ -52,7 +52,8 @@ impl Supply {
                 let bucketing = schedule.bucketing();
                 // Without bucketing, lengths say where batches end and not what comes next.
                 let tokens = bucketing.and(length.tokens()).map(tokens);
-                Cursor { bucketing, tokens, ..start(fingerprint) }
+                let fields = bucketing.and(length.fields(dataset)).map(|names| names.map(String::from).collect());
+                Cursor { bucketing, tokens, fields, ..start(fingerprint) }
             }
             Supply::Windows(_, windows, documents) => {
                 let windows = Some((windows.window_tokens(), Some(windows.stride_tokens())));
@@ -88,7 +89,7 @@ impl Supply {
     pub(crate) fn source(&self, from: Progress, packer: Option<PackerState>) -> Result<Source> {
         let batches = match self {
             Supply::Samples(schedule) => Batches::Samples(schedule.steps(from)?),
-            Supply::Budget(schedule, length) => Batches::Budget(schedule.steps(from)?, *length),
+            Supply::Budget(schedule, length) => Batches::Budget(schedule.steps(from)?, length.clone()),
             Supply::Windows(schedule, windows, documents) => {
                 Batches::Windows(schedule.steps(from)?, *windows, documents.clone())
             }

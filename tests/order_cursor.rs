@@ -29,7 +29,8 @@ fn cursors() -> impl Strategy<Value = Cursor> {
         (1u64..1 << 20, 1u64..100).prop_map(|(window, run)| Bucketing { window, run: run.min(window) }),
     );
     let tokens = prop::option::of(("\\PC{0,12}", any::<u64>()));
-    let cut = (bucketing, tokens, prop::option::of(any::<(u64, Option<u64>)>()), packer);
+    let fields = prop::option::of(prop::collection::vec("\\PC{0,12}", 0..3));
+    let cut = (bucketing, tokens, fields, prop::option::of(any::<(u64, Option<u64>)>()), packer);
     let skipped = prop::collection::btree_set(0u64..1 << 40, 0..20);
     (any::<(u64, u64, u64, u64, u32)>(), 0u64..1 << 53, "\\PC{0,12}", shuffle, mixture, cut, skipped).prop_map(
         |(
@@ -38,7 +39,7 @@ fn cursors() -> impl Strategy<Value = Cursor> {
             format,
             shuffle,
             mixture,
-            (bucketing, tokens, windows, packer),
+            (bucketing, tokens, fields, windows, packer),
             skipped,
         )| Cursor {
             seed,
@@ -49,6 +50,7 @@ fn cursors() -> impl Strategy<Value = Cursor> {
             mixture,
             bucketing,
             tokens,
+            fields,
             windows,
             packer,
             skipped: skipped.into_iter().collect(),

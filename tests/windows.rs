@@ -245,10 +245,11 @@ fn windows_cut_otherwise_are_refused_by_name() {
     let stored = |field, bytes, window, stride| builder(&dataset).tokens(field, bytes).windows(window, stride);
     let packed = |field, bytes, window| builder(&dataset).tokens(field, bytes).pack(window);
     let build = |builder: Builder| builder.batch_size(3).build().unwrap();
-    let bucketed = |field, bytes| {
-        let budget = Budget { samples_max: 1, cost_max: 4000, cost: Cost::Sum };
-        builder(&dataset).budget(budget, Bucketing { window: 2, run: 1 }).tokens(field, bytes)
+    let by_length = || {
+        let budget = Budget { samples_max: 1, cost_max: 8000, cost: Cost::Sum };
+        builder(&dataset).budget(budget, Bucketing { window: 2, run: 1 })
     };
+    let bucketed = |field, bytes| by_length().tokens(field, bytes);
     // As many windows of either kind, so that nothing but what is said of them differs.
     for (was, others) in [
         (
@@ -271,6 +272,7 @@ fn windows_cut_otherwise_are_refused_by_name() {
                 (stored("txt", 4, 250, 250), "packing was on and is off"),
             ],
         ),
+        (by_length().fields(&["txt"]), vec![(by_length(), "fields of lengths was txt and is none")]),
         (
             bucketed("txt", 4),
             vec![(bucketed("ids", 4), "token field was txt"), (bucketed("txt", 2), "token bytes was 4")],

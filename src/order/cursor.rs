@@ -40,6 +40,8 @@ pub struct Cursor {
     /// The field whose tokens are counted and the bytes of one, where they decide the order: windows, or bucketing by
     /// tokens.
     pub tokens: Option<(String, u64)>,
+    /// The fields whose bytes are a sample's length, where bucketing goes by them and they are not all there are.
+    pub fields: Option<Vec<String>>,
     /// Tokens of a window, and from the start of one to that of the next where documents are taken as they are stored.
     /// `None` where samples are no windows.
     pub windows: Option<(u64, Option<u64>)>,
@@ -84,6 +86,7 @@ impl Cursor {
             mixture: order.as_mixture().map(|mixture| (mixture.weights(), mixture.at_end())),
             bucketing: None,
             tokens: None,
+            fields: None,
             windows: None,
             packer: None,
             skipped: Vec::new(),
@@ -94,7 +97,7 @@ impl Cursor {
     /// Where a run that would itself start with the cursor `start` has to go on, if it is the run this one was taken of.
     ///
     /// # Errors
-    /// [`Error::Config`] naming what differs: seed, shuffle, mixture, bucketing, the field of tokens and their bytes, packing,
+    /// [`Error::Config`] naming what differs: seed, shuffle, mixture, bucketing, what lengths are measured in, packing,
     /// the tokens of a window and its stride, and (unless allowed) a field of the dataset or the number of positions.
     pub fn resume(&self, start: &Cursor, if_changed: IfChanged) -> Result<Progress> {
         if if_changed == IfChanged::Refuse {
@@ -118,7 +121,7 @@ impl Cursor {
     }
 
     /// What must be the same in a run that goes on.
-    fn said(&self) -> [(&'static str, String); 10] {
+    fn said(&self) -> [(&'static str, String); 11] {
         let show = |value: Option<&dyn std::fmt::Display>| value.map_or("none".to_owned(), |value| value.to_string());
         let (field, bytes) = self.tokens.as_ref().map(|(field, bytes)| (field, bytes)).unzip();
         let (window, stride) = self.windows.unzip();
@@ -127,6 +130,7 @@ impl Cursor {
             ("shuffle", self.shuffle.to_string()),
             ("mixture", format!("{:?}", self.mixture)),
             ("bucketing", format!("{:?}", self.bucketing)),
+            ("fields of lengths", show(self.fields.as_ref().map(|fields| fields.join(", ")).as_ref().map(|f| f as _))),
             ("token field", show(field.map(|field| field as _))),
             ("token bytes", show(bytes.map(|bytes| bytes as _))),
             ("packing", if self.packer.is_some() { "on" } else { "off" }.to_owned()),

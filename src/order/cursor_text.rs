@@ -72,6 +72,8 @@ pub(super) struct Text {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tokens: Option<TokensText>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    fields: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     windows: Option<WindowsText>,
     packer: Option<PackerState>,
     skipped: Vec<u64>,
@@ -141,6 +143,7 @@ impl From<&Cursor> for Text {
             mixture,
             bucketing: cursor.bucketing,
             tokens: cursor.tokens.clone().map(|(field, bytes)| TokensText { field, bytes }),
+            fields: cursor.fields.clone(),
             windows: cursor.windows.map(|(tokens, stride)| WindowsText { tokens, stride }),
             packer: cursor.packer,
             skipped: cursor.skipped.clone(),
@@ -190,6 +193,7 @@ impl Text {
             mixture,
             bucketing: self.bucketing,
             tokens: self.tokens.map(|TokensText { field, bytes }| (field, bytes)),
+            fields: self.fields,
             windows: self.windows.map(|WindowsText { tokens, stride }| (tokens, stride)),
             packer: self.packer,
             skipped: self.skipped,
