@@ -135,12 +135,9 @@ impl Table {
         self.body.len()
     }
 
-    /// The record's size, where all there is are records one after another.
-    pub(super) fn even_bytes(&self) -> Option<u64> {
-        match &*self.columns {
-            [Cells::Even { len, .. }] => Some(*len),
-            _ => None,
-        }
+    /// Whether all samples are of one size: nothing needs to be looked up.
+    pub(super) fn is_even(&self) -> bool {
+        self.columns.iter().all(|cells| matches!(cells, Cells::Even { .. }))
     }
 
     /// Where the dataset's field number `field` of sample `row` lies in a shard of `shard_bytes`, if the sample has it.
