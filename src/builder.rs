@@ -87,6 +87,16 @@ impl Builder {
         path: PathChoice => path = path;
     }
 
+    /// Reads only these fields of each sample. Default: all that the dataset has.
+    ///
+    /// What is not named is neither read nor counted: regions, [budgets](Self::budget) and the stats' bytes are those of
+    /// the fields that are, [`Batch::fields`](crate::Batch::fields) lists them. Fields less than [`gap_bytes`](Self::gap_bytes) apart are still one
+    /// read, with what lies between.
+    pub fn fields(mut self, names: &[&str]) -> Builder {
+        self.config.fields = Some(names.iter().map(|&name| name.into()).collect());
+        self
+    }
+
     /// Mixes the datasets that [`Dataset::concat`] joined: each gives its weight's share of the positions of an epoch,
     /// without drift, and is shuffled by itself. Default: the samples of all of them are one dataset's.
     pub fn mixture(mut self, weights: &[u32], at_end: AtEnd) -> Builder {
@@ -95,7 +105,7 @@ impl Builder {
     }
 
     /// Cuts batches by length in place of [`batch_size`](Self::batch_size): as many samples as the budget holds, and of
-    /// similar length if `bucketing` says so. A sample's length is the bytes of all its fields, or
+    /// similar length if `bucketing` says so. A sample's length is the bytes of its [fields](Self::fields), or
     /// [tokens](Self::tokens).
     ///
     /// Every rank works out the batches of all ranks, which takes a look at the index per sample of the global batch;

@@ -21,6 +21,8 @@ pub mod plan;
 mod region;
 #[cfg(test)]
 mod resume_sim;
+pub mod safetensors;
+mod selection;
 pub mod sim;
 mod sizes;
 mod source;

@@ -16,6 +16,7 @@ use crate::device::Device;
 use crate::engine::{Message, Output, Shared};
 use crate::error::{Error, Result};
 use crate::order::{BadSamplePolicy, BadSamples, Cursor, IfChanged, Progress, Standing};
+use crate::selection::Selection;
 use crate::source::Supply;
 use crate::stats::Stats;
 
@@ -272,10 +273,16 @@ impl Epoch<'_> {
 }
 
 impl Shared {
-    pub(crate) fn new(device: Device, dataset: &Dataset, supply: &Supply, deadline: Duration) -> Shared {
+    pub(crate) fn new(
+        device: Device,
+        dataset: &Dataset,
+        selection: &Selection,
+        supply: &Supply,
+        deadline: Duration,
+    ) -> Shared {
         Shared {
             device,
-            fields: dataset.fields().into(),
+            fields: selection.fields.clone(),
             parts: dataset.parts().into(),
             order: supply.order().clone(),
             start: supply.start(dataset.fingerprint()),
