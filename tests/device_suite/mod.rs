@@ -3,6 +3,7 @@
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 mod faults;
+mod gather;
 mod memory;
 mod order;
 
@@ -37,6 +38,8 @@ pub(crate) enum Fault {
     None,
     /// The next call that starts a copy fails.
     CopyFails,
+    /// The next call that gathers fails.
+    GatherFails,
     /// The next call that sets a mark fails.
     MarkFails,
     /// Nothing ends any more.
@@ -56,7 +59,7 @@ type Test = (&'static str, fn(&Bed));
 
 /// Runs every test that this bed allows.
 pub(crate) fn run(make: &dyn Fn() -> Bed) {
-    let tests: [Test; 15] = [
+    let tests: [Test; 18] = [
         ("memory: allocated, aligned, freed", memory::allocated_aligned_and_freed),
         ("memory: pinned once, and again after unpin", memory::pinned_once),
         ("memory: read back", memory::read_back),
@@ -67,6 +70,9 @@ pub(crate) fn run(make: &dyn Fn() -> Bed) {
         ("order: a fence holds the refill back", order::a_fence_holds_the_refill_back),
         ("order: a consumer's stream waits for a seq", order::a_consumer_waits_for_a_seq),
         ("order: another thread waits for a seq", order::another_thread_waits_for_a_seq),
+        ("gather: between the copies before and behind it", gather::between_the_copies_before_and_behind_it),
+        ("gather: a consumer's stream waits for its seq", gather::a_consumer_waits_for_its_seq),
+        ("gather: one that fails gives its lease back", gather::one_that_fails_gives_its_lease_back),
         ("faults: a wait ends at its timeout", faults::a_wait_ends_at_its_timeout),
         ("faults: a copy that fails gives its lease back", faults::a_copy_that_fails),
         ("faults: a mark that fails gives its lease back", faults::a_mark_that_fails),
@@ -142,6 +148,12 @@ impl Lease {
         // SAFETY: this lease is the only one of its slab (tests take each index once) and no copy reads it: it would
         // be inside the queue.
         unsafe { self.slabs.address(self.index).write_bytes(value, self.slabs.slab_bytes) };
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.slabs.slab_bytes);
+        // SAFETY: as in `fill`.
+        unsafe { self.slabs.address(self.index).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
     }
 
     /// The copy of the whole slab.

@@ -85,6 +85,16 @@ impl Memory {
         true
     }
 
+    /// False if either side is not live: then nothing is copied.
+    pub(super) fn copy_within(&self, source: DevicePtr, target: DevicePtr, bytes: usize) -> bool {
+        let (Some(source), Some(target)) = (self.locate(source, bytes), self.locate(target, bytes)) else {
+            return false;
+        };
+        // SAFETY: `locate` says that both are live for this length; they may overlap where a caller breaks his promise.
+        unsafe { std::ptr::copy(source.as_ptr(), target.as_ptr(), bytes) };
+        true
+    }
+
     pub(super) fn pin(&mut self, base: usize, bytes: usize) -> Result<()> {
         let neighbour = self.pinned.range(..base.saturating_add(bytes)).next_back();
         if neighbour.is_some_and(|(other, other_bytes)| other + other_bytes > base) {

@@ -7,6 +7,7 @@ use super::super::{DevicePtr, Fence, RawStream, Seq};
 use super::memory::Memory;
 use super::{SimFaults, SimRead, failure};
 use crate::error::{Error, Result};
+use crate::plan::Move;
 use crate::sim::Rng;
 
 #[derive(Debug)]
@@ -45,12 +46,33 @@ struct FenceState {
 
 #[derive(Debug)]
 pub(super) enum Op {
-    Copy { source: usize, target: DevicePtr, bytes: usize, done: usize, started_with: Vec<u8> },
-    Read { source: DevicePtr, bytes: usize, read: SimRead },
+    Copy {
+        source: usize,
+        target: DevicePtr,
+        bytes: usize,
+        done: usize,
+        started_with: Vec<u8>,
+    },
+    /// What is left of the moves, the last one first, as addresses.
+    Gather {
+        moves: Vec<Move>,
+    },
+    Read {
+        source: DevicePtr,
+        bytes: usize,
+        read: SimRead,
+    },
     Mark(Seq),
-    Record { record: usize },
-    WaitFence { record: usize },
-    WaitSeq { queue: usize, seq: Seq },
+    Record {
+        record: usize,
+    },
+    WaitFence {
+        record: usize,
+    },
+    WaitSeq {
+        queue: usize,
+        seq: Seq,
+    },
 }
 
 impl State {
@@ -203,16 +225,37 @@ impl State {
         if self.memory.locate(target, bytes).is_none() {
             return Err(self.violation("copy", format!("{bytes} bytes at {target:#x} are outside live memory")));
         }
+        self.start(queue, now, Op::Copy { source, target, bytes, done: 0, started_with })
+    }
+
+    fn start(&mut self, queue: usize, now: Duration, copy: Op) -> Result<()> {
         self.copies_started += 1;
         let fails = self.faults.copy_fails == Some(self.copies_started);
         if self.faults.mark_fails == Some(self.copies_started) {
             self.queues[queue].mark_fails = true;
         }
         if !fails || self.rng.one_in(2) {
-            self.push(queue, now, Op::Copy { source, target, bytes, done: 0, started_with });
+            self.push(queue, now, copy);
         }
         self.check("copy")?;
         if fails { Err(failure("copy", "simulated failure")) } else { Ok(()) }
+    }
+
+    /// Counts as one copy.
+    pub(super) fn start_gather(&mut self, queue: usize, now: Duration, base: DevicePtr, moves: &[Move]) -> Result<()> {
+        let addresses = |at: &Move| Move { source: base + at.source, target: base + at.target, bytes: at.bytes };
+        let moves: Vec<Move> = moves.iter().rev().map(addresses).collect();
+        let inside = |at: DevicePtr, bytes: u64| self.memory.locate(at, bytes as usize).is_some();
+        if !moves.iter().all(|at| inside(at.source, at.bytes) && inside(at.target, at.bytes)) {
+            return Err(self.violation("gather", "a move from or to what is not live memory".into()));
+        }
+        if moves.iter().any(|at| at.bytes == 0) {
+            return Err(self.violation("gather", "a move of no bytes".into()));
+        }
+        if overlap(&moves) {
+            return Err(self.violation("gather", "a target overlaps a source or another target".into()));
+        }
+        self.start(queue, now, Op::Gather { moves })
     }
 
     // Time.
@@ -241,11 +284,11 @@ impl State {
         let stalled = self.faults.stalls.is_some_and(|n| self.copies_ended + 1 >= n);
         let Some((at, op)) = self.queues[queue].ops.front() else { return false };
         match *op {
-            Op::Copy { .. } if stalled => {
+            Op::Copy { .. } | Op::Gather { .. } if stalled => {
                 self.queues[queue].due = None;
                 return false;
             }
-            Op::Copy { .. } | Op::Read { .. } => {
+            Op::Copy { .. } | Op::Gather { .. } | Op::Read { .. } => {
                 if self.queues[queue].due.is_none() {
                     let start = self.queues[queue].idle_since.max(*at);
                     self.queues[queue].due = Some(start + delay(&mut self.rng));
@@ -262,7 +305,13 @@ impl State {
         true
     }
 
-    /// One step of an op that takes time: a piece of a copy, or a whole read.
+    fn gather(&mut self, Move { source, target, bytes }: Move) {
+        if !self.memory.copy_within(source, target, bytes as usize) {
+            self.violation("gather", "its memory was freed while it was in flight".into());
+        }
+    }
+
+    /// One step of an op that takes time: a piece of a copy or gather, or a whole read.
     fn step(&mut self, queue: usize, now: Duration) {
         self.queues[queue].due = None;
         self.queues[queue].idle_since = now;
@@ -284,6 +333,26 @@ impl State {
                     self.violation("copy", "its source changed while it was in flight".into());
                 }
             }
+            Op::Gather { mut moves } => {
+                // Some moves and a piece of one more.
+                for _ in 0..self.rng.below(moves.len() as u64 + 1) {
+                    let Some(whole) = moves.pop() else { break };
+                    self.gather(whole);
+                }
+                if let Some(last) = moves.last_mut() {
+                    let bytes = 1 + self.rng.below(last.bytes);
+                    let piece = Move { bytes, ..*last };
+                    (last.source, last.target, last.bytes) =
+                        (last.source + bytes, last.target + bytes, last.bytes - bytes);
+                    self.gather(piece);
+                }
+                moves.retain(|left| left.bytes > 0);
+                if !moves.is_empty() {
+                    self.queues[queue].ops.push_front((at, Op::Gather { moves }));
+                    return;
+                }
+                self.copies_ended += 1;
+            }
             Op::Read { source, bytes, read } => {
                 let mut target = vec![0; bytes];
                 if !self.memory.read(source, &mut target) {
@@ -296,11 +365,25 @@ impl State {
     }
 }
 
+/// Whether a target meets a source or another target.
+fn overlap(moves: &[Move]) -> bool {
+    let ends = |at: u64, bytes: u64| (at, at + bytes);
+    let mut targets: Vec<(u64, u64)> = moves.iter().map(|one| ends(one.target, one.bytes)).collect();
+    targets.sort_unstable();
+    let meets = |(start, end): (u64, u64)| {
+        let next = targets.partition_point(|&(_, target_end)| target_end <= start);
+        targets.get(next).is_some_and(|&(target, _)| target < end)
+    };
+    targets.windows(2).any(|pair| pair[1].0 < pair[0].1) || moves.iter().any(|one| meets(ends(one.source, one.bytes)))
+}
+
 impl Op {
     fn device_address(&self) -> Option<DevicePtr> {
         match self {
             Op::Copy { target, .. } => Some(*target),
             Op::Read { source, .. } => Some(*source),
+            // All of them lie in one allocation.
+            Op::Gather { moves } => moves.last().map(|last| last.target),
             _ => None,
         }
     }
