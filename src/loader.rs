@@ -285,7 +285,7 @@ impl Shared {
             fields: selection.fields.clone(),
             parts: dataset.parts().into(),
             order: supply.order().clone(),
-            start: supply.start(dataset.fingerprint()),
+            start: supply.start(dataset),
             counters: Arc::default(),
             timeline: OnceLock::new(),
             deadline,
