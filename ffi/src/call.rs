@@ -34,7 +34,8 @@ pub(crate) fn call<R: Outcome>(
         let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
         std::mem::forget(panic); // dropping it might panic again
-        let message = format!("strait panicked, which is a bug in it: {text}; the handles of this call can only be freed");
+        let message =
+            format!("strait panicked, which is a bug in it: {text}; the handles of this call can only be freed");
         Err(Failure::new(strait_status::Panic, message))
     });
     match result {

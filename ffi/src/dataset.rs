@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use std::ptr;
 use std::sync::{Mutex, OnceLock};
 
-use strait::Dataset;
-use strait::dataset::Field;
+use strait::dataset::{Field, Format, Options};
+use strait::{DType, Dataset};
 
-use crate::call::{array, c_str, call, free, index, lock, out};
+use crate::call::{array, c_str, call, free, index, lock, out, text};
 use crate::error::{Failure, c_string, strait_error};
 use crate::handle::{Kind, live, register};
+use crate::stats::unknown;
 use crate::status::strait_status;
 
 /// How a dataset is opened. Threads: any; calls with one builder take turns.
@@ -26,7 +27,7 @@ pub struct strait_dataset(());
 #[derive(Default)]
 pub(crate) struct Opening {
     paths: Vec<PathBuf>,
-    record_bytes: Option<u64>,
+    options: Options,
 }
 
 type Builder = Mutex<Opening>;
@@ -124,7 +125,63 @@ pub extern "C" fn strait_dataset_builder_record_bytes(
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
     call(error, || {
-        lock(&live::<Builder>(builder, "builder")?).record_bytes = Some(record_bytes);
+        let builder = live::<Builder>(builder, "builder")?;
+        let mut opening = lock(&builder);
+        opening.options = opening.options.clone().record_bytes(record_bytes);
+        Ok(())
+    })
+}
+
+/// Reads the files as this format, whatever they look like: `"records"`, `"webdataset"` and others;
+/// `STRAIT_STATUS_NOT_FOUND` lists them.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_builder_format(
+    builder: *mut strait_dataset_builder,
+    format: *const c_char,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let builder = live::<Builder>(builder, "builder")?;
+        // SAFETY: a C string, as the header's conventions say.
+        let name = unsafe { text(format, "format") }?;
+        let format = Format::from_name(name).ok_or_else(|| unknown(name, Format::all().map(Format::name)))?;
+        let mut opening = lock(&builder);
+        opening.options = opening.options.clone().format(format);
+        Ok(())
+    })
+}
+
+/// The type of the elements, in files that do not say it (headerless tokens): `"u16"`, `"i32"`, `"bf16"` ..
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_builder_dtype(
+    builder: *mut strait_dataset_builder,
+    dtype: *const c_char,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let builder = live::<Builder>(builder, "builder")?;
+        // SAFETY: a C string, as the header's conventions say.
+        let name = unsafe { text(dtype, "dtype") }?;
+        let dtype = DType::from_name(name).ok_or_else(|| unknown(name, DType::all().map(DType::name)))?;
+        let mut opening = lock(&builder);
+        opening.options = opening.options.clone().dtype(dtype);
+        Ok(())
+    })
+}
+
+/// The directory that sidecar indexes are in, if they are not beside their shards.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_builder_index_dir(
+    builder: *mut strait_dataset_builder,
+    index_dir: *const c_char,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let builder = live::<Builder>(builder, "builder")?;
+        // SAFETY: a C string, as the header's conventions say.
+        let index_dir = OsStr::from_bytes(unsafe { c_str(index_dir, "index_dir") }?.to_bytes());
+        let mut opening = lock(&builder);
+        opening.options = opening.options.clone().index_dir(index_dir);
         Ok(())
     })
 }
@@ -140,8 +197,8 @@ pub extern "C" fn strait_dataset_builder_build(
     call(error, || {
         let dataset = out(dataset, "dataset")?;
         let builder = live::<Builder>(builder, "builder")?;
-        let Opening { paths, record_bytes } = &*lock(&builder);
-        *dataset = register(Opened::new(Dataset::open(paths, *record_bytes)?))?;
+        let Opening { paths, options } = &*lock(&builder);
+        *dataset = register(Opened::new(options.open(paths)?))?;
         Ok(())
     })
 }

@@ -70,8 +70,21 @@ impl strait_status {
     pub(crate) fn of_error(code: u32) -> strait_status {
         use strait_status::*;
         const ERRORS: [strait_status; 15] = [
-            Config, Open, Format, Changed, Truncated, Io, Timeout, Memory, BatchTooLarge, Ring, Device, NoDevice,
-            Stopped, BadSample, Corrupt,
+            Config,
+            Open,
+            Format,
+            Changed,
+            Truncated,
+            Io,
+            Timeout,
+            Memory,
+            BatchTooLarge,
+            Ring,
+            Device,
+            NoDevice,
+            Stopped,
+            BadSample,
+            Corrupt,
         ];
         ERRORS.into_iter().find(|status| *status as u32 == code).unwrap_or(Other)
     }
@@ -85,12 +98,34 @@ mod tests {
     #[test]
     fn numbers_are_for_ever() {
         let all = [
-            (0, Ok), (1, Config), (2, Open), (3, Format), (4, Changed), (5, Truncated), (6, Io), (7, Timeout),
-            (8, Memory), (9, BatchTooLarge), (10, Ring), (11, Device), (12, NoDevice), (13, Stopped), (14, BadSample),
+            (0, Ok),
+            (1, Config),
+            (2, Open),
+            (3, Format),
+            (4, Changed),
+            (5, Truncated),
+            (6, Io),
+            (7, Timeout),
+            (8, Memory),
+            (9, BatchTooLarge),
+            (10, Ring),
+            (11, Device),
+            (12, NoDevice),
+            (13, Stopped),
+            (14, BadSample),
             (15, Corrupt),
-            (100, End), (101, Pending), (102, Absent),
-            (200, NullArgument), (201, BadHandle), (202, Poisoned), (203, Panic), (204, WrongOrder), (205, BadText),
-            (206, OutOfRange), (207, NotFound), (299, Other),
+            (100, End),
+            (101, Pending),
+            (102, Absent),
+            (200, NullArgument),
+            (201, BadHandle),
+            (202, Poisoned),
+            (203, Panic),
+            (204, WrongOrder),
+            (205, BadText),
+            (206, OutOfRange),
+            (207, NotFound),
+            (299, Other),
         ];
         for (number, status) in all {
             assert_eq!(status as u32, number, "{status:?}");
@@ -103,7 +138,9 @@ mod tests {
         let source = include_str!("../../src/error.rs");
         let codes: Vec<u32> = source
             .lines()
-            .filter_map(|line| line.trim().strip_prefix("Error::")?.split_once(" { .. } => ")?.1.strip_suffix(',')?.parse().ok())
+            .filter_map(|line| {
+                line.trim().strip_prefix("Error::")?.split_once(" { .. } => ")?.1.strip_suffix(',')?.parse().ok()
+            })
             .collect();
         assert!(codes.len() >= 15, "{codes:?}");
         for code in codes {
