@@ -5,10 +5,22 @@
 mod concat;
 mod files;
 mod fingerprint;
+#[allow(dead_code)]
+mod mds;
+#[allow(dead_code)]
+mod megatron;
+#[allow(dead_code)]
+mod npy;
 mod open;
+#[allow(dead_code)]
+mod parse;
 mod records;
 mod table;
 mod tar;
+#[allow(dead_code)]
+mod tfrecord;
+#[allow(dead_code)]
+mod tokens;
 mod webdataset;
 
 use std::path::Path;

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use header::{BLOCK, Header, Kind};
-use window::Window;
+pub(super) use window::Window;
 
 /// The largest PAX header or GNU long name that is taken into memory. Real ones hold a path and perhaps some extended
 /// attributes, which Linux limits to 64 KiB each.

@@ -21,7 +21,7 @@ const WINDOW_BYTES_MAX: u64 = 64 << 10;
 ///
 /// It grows while the next header lies less than a page behind it, and is small again after a longer hop: so
 /// payload is read only of members that share their pages with headers.
-pub(super) struct Window<'a> {
+pub(in crate::dataset) struct Window<'a> {
     path: &'a Path,
     file: File,
     /// The file's size when it was opened.
@@ -62,7 +62,7 @@ impl<'a> Window<'a> {
     }
 
     /// What the window holds from `offset` on; never empty.
-    fn from(&mut self, offset: u64) -> Result<&[u8]> {
+    pub(in crate::dataset) fn from(&mut self, offset: u64) -> Result<&[u8]> {
         let end = self.start + self.data.len() as u64;
         if !(self.start..end).contains(&offset) {
             self.fill(offset, end)?;

@@ -1,0 +1,4 @@
+//! MosaicML's MDS.
+
+pub(super) mod index;
+pub(super) mod shard;

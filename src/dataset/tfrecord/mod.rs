@@ -1,0 +1,5 @@
+//! TFRecord files.
+
+mod example;
+mod frames;
+mod source;
