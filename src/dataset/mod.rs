@@ -6,6 +6,8 @@ mod concat;
 mod files;
 mod fingerprint;
 #[allow(dead_code)]
+mod litdata;
+#[allow(dead_code)]
 mod mds;
 #[allow(dead_code)]
 mod megatron;

@@ -1,0 +1,3 @@
+//! LitData.
+
+pub(super) mod index;
