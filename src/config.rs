@@ -1,28 +1,17 @@
-//! Options, and the sums that bound a loader's memory.
-//!
-//! ```text
-//!  pinned bytes   staged  slabs x slab_bytes                         <= pinned_bytes_max
-//!                 direct  region_bytes: the ring writes there        <= pinned_bytes_max
-//!  device bytes   region_bytes                                       <= region_bytes_max
-//!  in flight      reads <= reads_in_flight, bytes <= bytes_in_flight
-//!  batches        batches_max = prefetch + hold; each is planned, being filled, waiting, or with the consumer
-//!  open files     open_files_max
-//! ```
+//! The options of a loader, and what they say of its order. What they come to in memory: `sizes.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dataset::Dataset;
-use crate::device::Device;
 use crate::documents::Documents;
 use crate::error::{Error, Result};
 use crate::length::Length;
-use crate::memory::Arena;
 use crate::order::{
     AtEnd, BadSamplePolicy, Bucketing, Budget, BudgetSchedule, Order, Packer, Part, Policy, Rank, Schedule, Shuffle,
     TokenWindows,
 };
-use crate::plan;
+use crate::selection::Selection;
 use crate::source::Supply;
 
 /// Which storage backend reads the shards.
@@ -67,6 +56,8 @@ impl Windows {
 /// The options of a loader; see [`crate::Builder`] for what each means.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
+    /// Those that are read; `None`: all.
+    pub(crate) fields: Option<Vec<String>>,
     pub(crate) batch_size: usize,
     /// In place of `batch_size`.
     pub(crate) budget: Option<(Budget, Bucketing)>,
@@ -100,6 +91,7 @@ pub(crate) struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
+            fields: None,
             batch_size: 256,
             budget: None,
             tokens: None,
@@ -130,35 +122,10 @@ impl Default for Config {
 
 /// More batches than this cannot be read ahead, nor held: each costs memory of its own besides its bytes.
 const BATCHES_MAX: u64 = 1 << 16;
-/// A batch of up to so many samples may be larger than its dataset.
-const BATCH_SIZE_ALWAYS: u64 = 1 << 20;
 /// A deadline that never passes; longer ones would leave the range of clocks.
 const NEVER: Duration = Duration::from_secs(1 << 30);
-/// One is read while the next is planned, and one more evens out what reads take.
-const PREFETCH_MIN: u64 = 3;
-/// More batches ahead than this do not help: the reads in flight are bounded anyway.
-const PREFETCH_MAX: u64 = 64;
-/// More slabs than this are never in flight at once.
-const SLABS_MAX: u64 = 64;
-
-/// Pieces that every batch of windows has room for at most; where documents are so short, a batch allocates.
-const PIECES_MAX: u64 = 1 << 16;
-
 /// More samples than this in a batch are a mistake: every batch has room for so many.
 const BATCH_SAMPLES_MAX: u64 = 1 << 20;
-
-/// What the options come to for one dataset, one device and one path.
-#[derive(Debug, Clone)]
-pub(crate) struct Sizes {
-    pub(crate) prefetch: usize,
-    pub(crate) batches_max: usize,
-    pub(crate) region_bytes: u64,
-    /// 0 on the direct path.
-    pub(crate) slabs: usize,
-    /// Pieces of a batch of windows that there is room for before more is allocated; 0 where samples are no windows.
-    pub(crate) pieces: usize,
-    pub(crate) limits: plan::Limits,
-}
 
 impl Config {
     pub(crate) fn check(&self) -> Result<()> {
@@ -238,7 +205,7 @@ impl Config {
                 "windows cannot leave out a sample, which is a part of some of them; raise, or leave the shard out";
             return Err(Error::config("bad_samples", problem));
         }
-        let documents = Arc::new(Documents::new(dataset, self.length(dataset)?)?);
+        let documents = Arc::new(Documents::new(dataset, &self.length(dataset)?)?);
         let schedule = |shuffle, windows| {
             if windows == 0 {
                 let problem = format!("{} tokens fill no window of {}", documents.tokens(), self.window_tokens());
@@ -260,12 +227,24 @@ impl Config {
         }
     }
 
-    fn window_tokens(&self) -> u64 {
+    pub(crate) fn window_tokens(&self) -> u64 {
         self.windows.map_or(0, Windows::tokens)
     }
 
-    fn length(&self, dataset: &Dataset) -> Result<Length> {
-        Length::new(dataset, self.tokens.as_ref().map(|(field, item_bytes)| (field.as_str(), *item_bytes)))
+    pub(crate) fn length(&self, dataset: &Dataset) -> Result<Length> {
+        let tokens = self.tokens.as_ref().map(|(field, item_bytes)| (field.as_str(), *item_bytes));
+        Length::new(dataset, &self.selection(dataset)?, tokens)
+    }
+
+    /// What is read of each sample. Windows are of tokens alone.
+    pub(crate) fn selection(&self, dataset: &Dataset) -> Result<Selection> {
+        match (&self.fields, &self.windows, &self.tokens) {
+            (Some(_), Some(_), _) => {
+                Err(Error::config("fields", "windows read the field of their tokens alone; leave this option out"))
+            }
+            (None, Some(_), Some((field, _))) => Selection::new(dataset, "tokens", Some(std::slice::from_ref(field))),
+            (names, ..) => Selection::new(dataset, "fields", names.as_deref()),
+        }
     }
 
     /// The order of the dataset's samples.
@@ -285,223 +264,5 @@ impl Config {
         let part = |(&samples, &weight)| Part { samples, weight };
         let parts: Vec<Part> = parts.iter().zip(weights).map(part).collect();
         Order::mixture(&parts, self.shuffle, self.seed, *at_end)
-    }
-
-    /// Sizes everything for batches of `dataset`'s samples.
-    pub(crate) fn sizes(&self, dataset: &Dataset, device: &Device, direct: bool) -> Result<Sizes> {
-        let batch_size_max = dataset.len().max(BATCH_SIZE_ALWAYS);
-        if self.batch_size as u64 > batch_size_max {
-            let problem = format!("{} of {} samples; give at most {batch_size_max}", self.batch_size, dataset.len());
-            return Err(Error::config("batch_size", problem));
-        }
-        let batch = BatchBytes::of(dataset, self)?;
-        let (budget_name, budget) = match direct {
-            true => ("pinned_bytes_max", self.pinned_bytes_max),
-            false => ("region_bytes_max", self.region_bytes_max),
-        };
-        let hold = self.hold as u64;
-        let prefetch = self.prefetch.map_or_else(|| self.ahead(&batch, budget), |n| n as u64);
-        let typical = (prefetch + hold).saturating_mul(batch.typical);
-        let region_bytes = match self.region_bytes {
-            Some(bytes) => Arena::rounded(bytes),
-            // Room for the largest batch too, as far as the budget goes; but never less than the batches asked for.
-            None => Arena::rounded(typical.saturating_add(batch.largest - batch.typical).min(budget).max(typical)),
-        };
-        let region_bytes =
-            if region_bytes > budget && typical <= budget { budget & !((2 << 20) - 1) } else { region_bytes };
-        if batch.least > region_bytes {
-            return Err(Error::BatchTooLarge { batch_bytes: batch.least, pool_bytes: region_bytes });
-        }
-        if region_bytes > budget {
-            let problem = format!(
-                "{} batches of {} bytes need {region_bytes} bytes of memory on {}, more than {budget}; lower batch_size, \
-                 prefetch or hold, or raise {budget_name}",
-                prefetch + hold,
-                batch.typical,
-                device.name(),
-            );
-            return Err(Error::config(budget_name, problem));
-        }
-        Ok(Sizes {
-            prefetch: prefetch as usize,
-            batches_max: (prefetch + hold) as usize,
-            region_bytes,
-            slabs: if direct { 0 } else { self.slabs()? },
-            pieces: batch.pieces as usize,
-            limits: plan::Limits {
-                align: self.align_bytes,
-                block_bytes: self.block_bytes,
-                window_bytes: if direct { 1 << 62 } else { self.block_bytes },
-                gap_bytes: self.gap_bytes,
-            },
-        })
-    }
-
-    /// The samples of an ordinary batch.
-    fn samples_typical(&self, dataset: &Dataset) -> Result<u64> {
-        let Some((budget, _)) = self.budget else { return Ok(self.batch_size as u64) };
-        let samples = budget.cost_max.div_ceil(self.length(dataset)?.mean(dataset));
-        Ok(samples.clamp(1, budget.samples_max.max(1)))
-    }
-
-    /// How many batches to read ahead: as many as hold twice the bytes in flight, if they fit.
-    fn ahead(&self, batch: &BatchBytes, budget: u64) -> u64 {
-        let read = self.block_bytes.min(batch.sample.max(1));
-        let in_flight = self.bytes_in_flight.min(self.reads_in_flight as u64 * read);
-        let wanted = in_flight.saturating_mul(2).div_ceil(batch.typical).clamp(PREFETCH_MIN, PREFETCH_MAX);
-        let fitting = (budget / batch.typical).saturating_sub(self.hold as u64);
-        wanted.min(fitting).max(1)
-    }
-
-    /// Slabs for the reads in flight and as many again for the copies behind them.
-    fn slabs(&self) -> Result<usize> {
-        let wanted = self.bytes_in_flight.saturating_mul(2).div_ceil(self.block_bytes).clamp(2, SLABS_MAX);
-        let fits = |&count: &u64| Arena::rounded(count * self.block_bytes) <= self.pinned_bytes_max;
-        let Some(slabs) = (2..=wanted).rev().find(fits) else {
-            let problem = format!("{} does not hold two slabs of {} bytes", self.pinned_bytes_max, self.block_bytes);
-            return Err(Error::config("pinned_bytes_max", problem));
-        };
-        Ok(slabs as usize)
-    }
-}
-
-/// What batches of a dataset need in a region.
-struct BatchBytes {
-    /// One sample, aligned.
-    sample: u64,
-    /// A pool smaller than this cannot hold some batch.
-    least: u64,
-    /// A batch of average samples, far from each other; at least 1.
-    typical: u64,
-    /// No batch is larger than this.
-    largest: u64,
-    /// Pieces of documents, where the samples are windows.
-    pieces: u64,
-}
-
-impl BatchBytes {
-    /// Windows of documents of the mean length; there is room for twice as many pieces, and their blocks.
-    fn of_windows(dataset: &Dataset, config: &Config) -> Result<BatchBytes> {
-        let length = config.length(dataset)?;
-        let (_, item_bytes) = length.tokens().unwrap_or((0, 1));
-        let shard_bytes = dataset.shards().iter().map(|shard| shard.bytes).sum::<u64>();
-        let mean = match dataset.format() {
-            "records" => (shard_bytes / item_bytes / dataset.shards().len().max(1) as u64).max(1),
-            _ => length.mean(dataset),
-        };
-        let (samples, tokens) = (config.batch_size as u64, config.window_tokens());
-        let pieces = (tokens / mean).saturating_add(2).min(tokens.max(1));
-        let blocks = (pieces + 1).saturating_mul(config.align_bytes);
-        let sample = tokens.saturating_mul(item_bytes).saturating_add(blocks);
-        let typical = samples.saturating_mul(sample).max(1);
-        let largest = typical.saturating_add(samples.saturating_mul(blocks));
-        Ok(BatchBytes {
-            sample,
-            least: samples.saturating_mul(tokens).saturating_mul(item_bytes),
-            typical,
-            largest,
-            pieces: (2 * pieces).saturating_mul(samples).min(PIECES_MAX.max(2 * samples)),
-        })
-    }
-
-    fn of(dataset: &Dataset, config: &Config) -> Result<BatchBytes> {
-        if config.windows.is_some() {
-            return BatchBytes::of_windows(dataset, config);
-        }
-        let samples = config.samples_typical(dataset)?.min(dataset.len().max(1));
-        let align = config.align_bytes;
-        let fixed = match dataset.fields() {
-            [field] => field.fixed_bytes,
-            _ => None,
-        };
-        let mean = mean_sample_bytes(dataset, config.mixture.as_ref().map(|(weights, _)| weights.as_slice()));
-        let sample = match fixed.unwrap_or(mean) {
-            bytes if fixed.is_some() && bytes.is_multiple_of(align) => bytes,
-            // It may start anywhere in a block, and then ends one block later.
-            bytes => bytes.next_multiple_of(align) + align,
-        };
-        let least = samples.saturating_mul(fixed.unwrap_or(0));
-        let typical = samples.saturating_mul(sample).max(1);
-        let widest = match fixed {
-            Some(_) => sample + config.gap_bytes.min(sample),
-            // A few samples may be far larger than the mean: room for a batch of the largest, if the budget has it.
-            None => {
-                let fields = dataset.fields().len() as u64;
-                dataset.largest_sample().saturating_add(2 * align * fields)
-            }
-        };
-        let least = if fixed.is_some() { least } else { widest };
-        let largest = samples.saturating_mul(widest).max(typical);
-        // A batch of the smallest samples has the most of them, and each its blocks.
-        let full = config.budget.map_or(Ok(0), |(budget, _)| {
-            let blocks = budget.samples_max.saturating_mul(2 * align);
-            config.length(dataset).map(|length| length.bytes_max(budget.cost_max).saturating_add(blocks))
-        })?;
-        Ok(BatchBytes { sample, least, typical, largest: largest.max(full), pieces: 0 })
-    }
-}
-
-/// The mean size of the samples that come, with what lies between them. A mixture's small dataset may be most of it.
-fn mean_sample_bytes(dataset: &Dataset, weights: Option<&[u32]>) -> u64 {
-    let mean = |bytes: u64, samples: u64| bytes / samples.max(1);
-    let Some(weights) = weights.filter(|weights| weights.len() == dataset.parts().len()) else {
-        return mean(dataset.shards().iter().map(|shard| shard.bytes).sum(), dataset.len());
-    };
-    let mut shards = dataset.shards().iter();
-    let (mut weighted, mut total) = (0u128, 0u128);
-    for (&samples, &weight) in dataset.parts().iter().zip(weights) {
-        let (mut bytes, mut seen) = (0, 0);
-        while seen < samples {
-            let Some(shard) = shards.next() else { break };
-            (bytes, seen) = (bytes + shard.bytes, seen + shard.samples());
-        }
-        weighted += u128::from(mean(bytes, samples)) * u128::from(weight);
-        total += u128::from(weight);
-    }
-    (weighted / total.max(1)) as u64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn dataset(record_bytes: u64, records: u64) -> (tempfile::NamedTempFile, Dataset) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(record_bytes * records).unwrap();
-        let dataset = Dataset::records(&[file.path()], record_bytes).unwrap();
-        (file, dataset)
-    }
-
-    #[test]
-    fn defaults_stay_within_their_budgets() {
-        let device = Device::host();
-        for (record_bytes, records) in [(1, 10), (512, 100_000), (4096, 1 << 20), (100_000, 5000), (1 << 20, 4096)] {
-            let (_file, dataset) = dataset(record_bytes, records);
-            for batch_size in [1, 8, 64] {
-                for direct in [true, false] {
-                    let config = Config { batch_size, ..Config::default() };
-                    let sizes = config.sizes(&dataset, &device, direct).unwrap();
-                    let pinned = if direct { sizes.region_bytes } else { sizes.slabs as u64 * config.block_bytes };
-                    assert!(pinned <= 256 << 20, "{record_bytes} x {batch_size}: {pinned} bytes pinned");
-                    assert!(sizes.region_bytes <= 1 << 30);
-                    assert_eq!(sizes.batches_max, sizes.prefetch + config.hold);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_met_names_the_option_that_would() {
-        let (_file, dataset) = dataset(1 << 20, 4096);
-        let sizes = |config: &Config| config.sizes(&dataset, &Device::host(), true).unwrap_err().to_string();
-        let config = Config { batch_size: 200, ..Config::default() };
-        let text = sizes(&config);
-        assert!(text.contains("pinned_bytes_max") && text.contains("batch_size"), "{text}");
-        let text = sizes(&Config { batch_size: 8, region_bytes: Some(1 << 20), ..Config::default() });
-        assert!(text.contains("region_bytes"), "{text}");
-        let text = Config { block_bytes: 5000, ..Config::default() }.check().unwrap_err().to_string();
-        assert!(text.contains("block_bytes: 5000 is not a multiple of 4096"), "{text}");
-        let text = Config { hold: 0, ..Config::default() }.check().unwrap_err().to_string();
-        assert!(text.contains("hold: must be at least 1"), "{text}");
     }
 }

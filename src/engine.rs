@@ -20,13 +20,14 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 
 use crate::batch::Body;
-use crate::config::Sizes;
 use crate::dataset::{Dataset, Field};
 use crate::device::{Device, Fence, Timeline};
 use crate::error::{Error, Result};
 use crate::order::{Cursor, Order, Standing};
 use crate::region::RegionPool;
+use crate::selection::Selection;
 use crate::sim::Clock;
+use crate::sizes::Sizes;
 use crate::source::Source;
 use crate::stats::Counters;
 use crate::storage::{Damage, Landed, LandingId, ReadQueue};
@@ -95,6 +96,7 @@ pub(crate) struct Engine {
     pub(crate) stage: Option<Stage>,
     pub(crate) regions: RegionPool,
     pub(crate) dataset: Arc<Dataset>,
+    pub(crate) selection: Selection,
     pub(crate) bad: Bad,
     pub(crate) sizes: Sizes,
     pub(crate) shared: Arc<Shared>,
@@ -281,7 +283,7 @@ impl Engine {
             if self.state.recalling || !filling.whole() || self.output.is_full() {
                 return;
             }
-            match self.bad.settle(filling, &self.dataset, self.sizes.limits.align) {
+            match self.bad.settle(filling, &self.dataset, &self.selection, self.sizes.limits.align) {
                 Ok(true) => {}
                 Ok(false) => return self.recall(),
                 Err(error) => return self.fail(error),

@@ -3,6 +3,7 @@
 
 mod assembly;
 mod batch;
+mod builder;
 mod config;
 pub mod dataset;
 pub mod device;
@@ -20,16 +21,21 @@ pub mod plan;
 mod region;
 #[cfg(test)]
 mod resume_sim;
+pub mod safetensors;
+mod selection;
 pub mod sim;
+mod sizes;
 mod source;
 pub mod stats;
 pub mod storage;
+pub mod weights;
 
 pub use batch::{Batch, FieldView, WindowView};
+pub use builder::Builder;
 pub use config::{PathChoice, RingChoice};
 pub use dataset::Dataset;
 pub use device::Device;
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use loader::{Builder, Epoch, Loader};
+pub use loader::{Epoch, Loader};
 pub use stats::{Fallback, Stats};

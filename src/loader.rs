@@ -1,4 +1,4 @@
-//! The consumer's side: build a loader, iterate its epochs.
+//! The consumer's side: a loader and its epochs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,20 +8,17 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
-use crate::assembly::{self, MakeRing};
+use crate::assembly::{Frame, MakeRing};
 use crate::batch::Batch;
-use crate::config::{Config, PathChoice, RingChoice, Windows};
+use crate::builder::Builder;
 use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::engine::{Message, Output, Shared};
 use crate::error::{Error, Result};
-use crate::order::{
-    AtEnd, BadSamplePolicy, BadSamples, Bucketing, Budget, Cursor, IfChanged, Policy, Progress, Rank, Shuffle, Standing,
-};
-use crate::sim::Clock;
+use crate::order::{BadSamplePolicy, BadSamples, Cursor, IfChanged, Progress, Standing};
+use crate::selection::Selection;
 use crate::source::Supply;
 use crate::stats::Stats;
-use crate::storage::Ring;
 
 /// Reads a dataset's samples in batches that lie in device memory.
 ///
@@ -44,7 +41,54 @@ pub struct Loader {
 impl Loader {
     /// Options for a loader of this dataset.
     pub fn builder(dataset: Dataset) -> Builder {
-        Builder { dataset, device: None, config: Config::default(), make_ring: None }
+        Builder::new(dataset)
+    }
+
+    /// Starts the engine's thread, which allocates all memory, and returns once it is ready to read.
+    pub(crate) fn launch(frame: Frame, make_ring: Option<MakeRing>) -> Result<Loader> {
+        let (ready, answer) = channel::bounded(1);
+        let (alive, over) = channel::bounded(0);
+        let Frame { engine: parts, messages, output, shared, supply } = frame;
+        let (steps, batches_max) = (supply.steps()?, parts.sizes.batches_max);
+        let engine_shared = shared.clone();
+        let body = move || {
+            let _alive = alive;
+            let life = AssertUnwindSafe(|| match parts.assemble(make_ring) {
+                Ok(engine) => {
+                    let _ = ready.send(Ok(()));
+                    engine.run();
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            });
+            if let Err(panic) = catch_unwind(life) {
+                let text = panic.downcast_ref::<&str>().map(|s| s.to_string());
+                let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+                let _ = engine_shared.stopped.set(format!("it panicked: {text}"));
+            }
+        };
+        let no_thread = |e: std::io::Error| Error::Memory {
+            what: "the engine's thread",
+            bytes: 0,
+            errno: e.raw_os_error().unwrap_or(libc::EAGAIN),
+        };
+        thread::Builder::new().name("strait-engine".into()).spawn(body).map_err(no_thread)?;
+        let start = Instant::now();
+        let bound = shared.deadline.max(Duration::from_secs(60)); // a driver may take seconds to wake a GPU
+        match answer.recv_timeout(bound) {
+            Ok(ready) => ready?,
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(Error::Timeout {
+                    what: "the engine to allocate its memory".into(),
+                    waited: start.elapsed(),
+                });
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let reason = shared.stopped.get().cloned().unwrap_or_default();
+                return Err(Error::Stopped { reason });
+            }
+        }
+        let standing = Standing::at(Progress::default());
+        Ok(Loader { messages, output, shared, generation: 0, supply, standing, steps, batches_max, over })
     }
 
     /// The number of batches in an epoch, the same on every rank. `None` where batches are cut [by a
@@ -228,190 +272,17 @@ impl Epoch<'_> {
     }
 }
 
-/// Options of a [`Loader`]. Everything has a default; what cannot be met is an error of [`build`](Builder::build).
-pub struct Builder {
-    dataset: Dataset,
-    device: Option<Device>,
-    config: Config,
-    make_ring: Option<MakeRing>,
-}
-
-macro_rules! options {
-    ($($(#[$doc:meta])* $name:ident: $type:ty => $field:ident = $value:expr;)*) => {
-        $($(#[$doc])*
-        pub fn $name(mut self, $name: $type) -> Builder {
-            self.config.$field = $value;
-            self
-        })*
-    };
-}
-
-impl Builder {
-    options! {
-        /// Samples per batch. Default 256.
-        batch_size: usize => batch_size = batch_size;
-        /// The order of samples, anew in every epoch. Default: sequential.
-        shuffle: Shuffle => shuffle = shuffle;
-        /// Which slice of every global batch is this process's. Default: all of it.
-        rank: Rank => rank = rank;
-        /// What happens behind the last whole global batch. Default: [`Policy::default_for`] the world.
-        policy: Policy => policy = Some(policy);
-        /// What decides the random order. Default 0.
-        seed: u64 => seed = seed;
-        /// What becomes of samples that cannot be read, because the storage fails ([`Error::Io`]) or a shard is cut
-        /// short ([`Error::Truncated`]). Default: the error goes to the consumer.
-        ///
-        /// A batch with a failed read is read again block by block; a sample is bad if one of its own blocks fails then
-        /// too. Each sample's fate is decided in the order of delivery, whatever is read ahead, and travels in the
-        /// cursor. A shard that is missing or has changed is an error under every policy.
-        /// [Windows](Self::windows) of tokens are always raised.
-        bad_samples: BadSamplePolicy => bad_samples = bad_samples;
-        /// Batches read ahead. Default: as many as keep the storage busy.
-        prefetch: usize => prefetch = Some(prefetch);
-        /// Batches that the consumer may hold at once while others are read. Default 2.
-        hold: usize => hold = hold;
-        /// The longest read, and the size of a slab: a multiple of 4096. Default 4 MiB.
-        block_bytes: u64 => block_bytes = block_bytes;
-        /// Extents of a batch that are nearer to each other than this are read as one. Default 16 KiB.
-        gap_bytes: u64 => gap_bytes = gap_bytes;
-        /// Alignment of direct reads: a power of two, at least 4096. Default 4096.
-        align_bytes: u64 => align_bytes = align_bytes;
-        /// Reads in flight at most. Default 128.
-        reads_in_flight: usize => reads_in_flight = reads_in_flight;
-        /// Bytes in flight at most. Default 32 MiB.
-        bytes_in_flight: u64 => bytes_in_flight = bytes_in_flight;
-        /// Pinned or registered host memory at most. Default 256 MiB.
-        pinned_bytes_max: u64 => pinned_bytes_max = pinned_bytes_max;
-        /// Memory for batches on a device other than the host, at most. Default 1 GiB.
-        region_bytes_max: u64 => region_bytes_max = region_bytes_max;
-        /// Memory for batches. Default: room for the batches read ahead and held.
-        region_bytes: u64 => region_bytes = Some(region_bytes);
-        /// Files open at most. Default 256.
-        open_files_max: usize => open_files_max = open_files_max;
-        /// Whatever takes longer than this is an error that names it. Default 30 s.
-        deadline: Duration => deadline = deadline;
-        /// Which storage backend. Default: decided by a probe.
-        ring: RingChoice => ring = ring;
-        /// Which way bytes take. Default: direct where possible.
-        path: PathChoice => path = path;
-    }
-
-    /// Mixes the datasets that [`Dataset::concat`] joined: each gives its weight's share of the positions of an epoch,
-    /// without drift, and is shuffled by itself. Default: the samples of all of them are one dataset's.
-    pub fn mixture(mut self, weights: &[u32], at_end: AtEnd) -> Builder {
-        self.config.mixture = Some((weights.to_vec(), at_end));
-        self
-    }
-
-    /// Cuts batches by length in place of [`batch_size`](Self::batch_size): as many samples as the budget holds, and of
-    /// similar length if `bucketing` says so. A sample's length is the bytes of all its fields, or
-    /// [tokens](Self::tokens).
-    ///
-    /// Every rank works out the batches of all ranks, which takes a look at the index per sample of the global batch;
-    /// bucketing sorts a window of samples whenever it comes to the next. A sample that exceeds the budget alone is an
-    /// error of the batch that it would be in.
-    pub fn budget(mut self, budget: Budget, bucketing: Bucketing) -> Builder {
-        self.config.budget = Some((budget, bucketing));
-        self
-    }
-
-    /// Makes batches of windows of `window_tokens` [tokens](Self::tokens), each starting `stride_tokens` after the one
-    /// before, over the documents one after another as they are stored. [`batch_size`](Self::batch_size) counts windows,
-    /// [`shuffle`](Self::shuffle) shuffles windows. See [`Batch::window`].
-    ///
-    /// Documents that cannot be read are [raised](Self::bad_samples). A document is a sample; in raw files
-    /// ([`Dataset::records`]) it is a whole shard. Takes 8 bytes per document. Tokens at the very end that fill no window
-    /// are in none.
-    pub fn windows(mut self, window_tokens: u64, stride_tokens: u64) -> Builder {
-        self.config.windows = Some(Windows::Stored { window_tokens, stride_tokens });
-        self
-    }
-
-    /// Makes batches of windows of `window_tokens` [tokens](Self::tokens) over the documents in shuffled order, one after
-    /// another, none padded. [`batch_size`](Self::batch_size) counts windows, [`shuffle`](Self::shuffle) shuffles documents.
-    /// See [`Batch::window`], and [`windows`](Self::windows) for what a document is.
-    ///
-    /// An epoch has every token once, but for those at its end that fill no window: other documents' in each epoch. Every
-    /// rank walks over the documents of all ranks, one look at a table each; the place reached is in the cursor.
-    pub fn pack(mut self, window_tokens: u64) -> Builder {
-        self.config.windows = Some(Windows::Packed { window_tokens });
-        self
-    }
-
-    /// Measures samples in tokens: items of `item_bytes` bytes in `field`. A sample without that field has none.
-    pub fn tokens(mut self, field: &str, item_bytes: u64) -> Builder {
-        self.config.tokens = Some((field.into(), item_bytes));
-        self
-    }
-
-    /// Where batches live. Default: [`Device::auto`].
-    pub fn device(mut self, device: Device) -> Builder {
-        self.device = Some(device);
-        self
-    }
-
-    /// A storage backend of one's own, made on the engine's thread; it gets the number of reads in flight.
-    pub fn custom_ring(mut self, make: impl FnOnce(usize) -> Result<Box<dyn Ring>> + Send + 'static) -> Builder {
-        self.make_ring = Some(Box::new(make));
-        self
-    }
-
-    /// Allocates all memory, starts the engine's thread, and returns once it is ready to read.
-    pub fn build(self) -> Result<Loader> {
-        let Builder { dataset, device, config, make_ring } = self;
-        let device = device.unwrap_or_else(Device::auto);
-        let frame = assembly::frame(dataset, device, config, Clock::real())?;
-        let (ready, answer) = channel::bounded(1);
-        let (alive, over) = channel::bounded(0);
-        let assembly::Frame { engine: parts, messages, output, shared, supply } = frame;
-        let (steps, batches_max) = (supply.steps()?, parts.sizes.batches_max);
-        let engine_shared = shared.clone();
-        let body = move || {
-            let _alive = alive;
-            let life = AssertUnwindSafe(|| match parts.assemble(make_ring) {
-                Ok(engine) => {
-                    let _ = ready.send(Ok(()));
-                    engine.run();
-                }
-                Err(error) => drop(ready.send(Err(error))),
-            });
-            if let Err(panic) = catch_unwind(life) {
-                let text = panic.downcast_ref::<&str>().map(|s| s.to_string());
-                let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-                let _ = engine_shared.stopped.set(format!("it panicked: {text}"));
-            }
-        };
-        let no_thread = |e: std::io::Error| Error::Memory {
-            what: "the engine's thread",
-            bytes: 0,
-            errno: e.raw_os_error().unwrap_or(libc::EAGAIN),
-        };
-        thread::Builder::new().name("strait-engine".into()).spawn(body).map_err(no_thread)?;
-        let start = Instant::now();
-        let bound = shared.deadline.max(Duration::from_secs(60)); // a driver may take seconds to wake a GPU
-        match answer.recv_timeout(bound) {
-            Ok(ready) => ready?,
-            Err(RecvTimeoutError::Timeout) => {
-                return Err(Error::Timeout {
-                    what: "the engine to allocate its memory".into(),
-                    waited: start.elapsed(),
-                });
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                let reason = shared.stopped.get().cloned().unwrap_or_default();
-                return Err(Error::Stopped { reason });
-            }
-        }
-        let standing = Standing::at(Progress::default());
-        Ok(Loader { messages, output, shared, generation: 0, supply, standing, steps, batches_max, over })
-    }
-}
-
 impl Shared {
-    pub(crate) fn new(device: Device, dataset: &Dataset, supply: &Supply, deadline: Duration) -> Shared {
+    pub(crate) fn new(
+        device: Device,
+        dataset: &Dataset,
+        selection: &Selection,
+        supply: &Supply,
+        deadline: Duration,
+    ) -> Shared {
         Shared {
             device,
-            fields: dataset.fields().into(),
+            fields: selection.fields.clone(),
             parts: dataset.parts().into(),
             order: supply.order().clone(),
             start: supply.start(dataset.fingerprint()),

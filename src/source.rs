@@ -75,7 +75,7 @@ impl Supply {
     pub(crate) fn source(&self, from: Progress, packer: Option<PackerState>) -> Result<Source> {
         let batches = match self {
             Supply::Samples(schedule) => Batches::Samples(schedule.steps(from)?),
-            Supply::Budget(schedule, length) => Batches::Budget(schedule.steps(from)?, *length),
+            Supply::Budget(schedule, length) => Batches::Budget(schedule.steps(from)?, length.clone()),
             Supply::Windows(schedule, windows, documents) => {
                 Batches::Windows(schedule.steps(from)?, *windows, documents.clone())
             }

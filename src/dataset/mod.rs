@@ -192,11 +192,18 @@ impl Dataset {
 
     /// The bytes of the largest sample, all fields together. Takes a pass over the index.
     pub fn largest_sample(&self) -> u64 {
+        let all: Vec<usize> = (0..self.fields.len()).collect();
+        self.largest_sample_of(&all)
+    }
+
+    /// The same, these fields together.
+    pub(crate) fn largest_sample_of(&self, fields: &[usize]) -> u64 {
         let largest = |shard: &Shard| match &shard.layout {
-            Layout::Records { record_bytes, .. } => *record_bytes,
+            Layout::Records { record_bytes, field, .. } => {
+                fields.iter().filter(|&own| own == field).count() as u64 * record_bytes
+            }
             Layout::Table(table) => {
-                let sample =
-                    |row| (0..self.fields.len()).filter_map(|field| table.get(row, field)).map(|e| e.len).sum();
+                let sample = |row| fields.iter().filter_map(|&field| table.get(row, field)).map(|e| e.len).sum();
                 (0..table.rows()).map(sample).max().unwrap_or(0)
             }
         };

@@ -135,8 +135,7 @@ impl Engine {
             if pieces.are_there() {
                 plan.build(pieces.extents.iter().copied(), shard_bytes, &limits);
             } else {
-                let field = |f| samples.iter().map(move |&sample| dataset.extent(sample, f));
-                plan.build((0..dataset.fields().len()).flat_map(field), shard_bytes, &limits);
+                plan.build(self.selection.extents(dataset, samples), shard_bytes, &limits);
             }
             // Reading gaps along saves reads and costs room; where there is no room, do without.
             if limits.gap_bytes == 0 || plan.region_bytes() <= self.regions.bytes() as u64 {
