@@ -8,33 +8,98 @@
 //!         34   i32 length[S], in tokens     i64 first byte in X.bin [S]     i64 document bound[D], in sequences
 //!              and i8 mode[S] in multimodal datasets, which only the file's size tells
 //! ```
-//! After `megatron/core/datasets/indexed_dataset.py`. Nothing in an index is aligned.
+//! After `megatron/core/datasets/indexed_dataset.py`. Nothing in an index is aligned. A sequence is a sample, as it is
+//! for Megatron's own `GPTDataset`. The index is mapped: a place is compared with the `.bin` when it is looked up.
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::Field;
+use super::body::Body;
+use super::files::{open_file, read_at};
+use super::format::{Format, Indexed, Look, Reader, Source, Verdict};
+use super::options::Options;
 use super::parse::{Problem, u64_at};
-use super::table::Entry;
+use super::table::{Cells, Numbers, Table};
 use crate::dtype::DType;
+use crate::error::{Error, Result};
 
 /// What an index starts with.
-pub(super) const MAGIC: &[u8; 9] = b"MMIDIDX\0\0";
+const MAGIC: &[u8; 9] = b"MMIDIDX\0\0";
+
+pub(super) const READER: Reader = Reader { format: Format::Megatron, recognise, sources };
+
+fn recognise(look: &Look) -> Verdict {
+    if look.start.starts_with(MAGIC) {
+        return Verdict::Yes;
+    }
+    let index = look.path.with_extension("idx");
+    let beside = look.ends(&[".bin"]) && Look::at(&index).is_ok_and(|index| index.start.starts_with(MAGIC));
+    if beside { Verdict::Beside } else { Verdict::No }
+}
+
+/// Either file may be named, or what their names have in common.
+fn sources(path: &Path, _: &Options) -> Result<Vec<Source>> {
+    let named = path.extension().is_some_and(|extension| extension == "idx" || extension == "bin");
+    let with = |extension: &str| match named {
+        true => path.with_extension(extension),
+        false => PathBuf::from(format!("{}.{extension}", path.display())),
+    };
+    let mut source = Source::file(&with("bin"), index);
+    source.beside.push(with("idx"));
+    Ok(vec![source])
+}
+
+fn index(bin: &Path, _: &Options) -> Result<Indexed> {
+    let (_, bin_bytes) = open_file(bin)?;
+    let path = bin.with_extension("idx");
+    let (file, bytes) = open_file(&path)?;
+    let mut start = [0; HEADER_BYTES];
+    let got = read_at(&file, &path, 0, &mut start)?;
+    let index = Index::parse(&start[..got], bytes).map_err(|problem| problem.of(&path))?;
+    if let Some(last) = index.bounds.checked_sub(1) {
+        let bound = |number| number_at(&file, &path, index.bound_at(number));
+        index.check_bounds(bound(0)?, bound(last)?).map_err(|problem| problem.of(&path))?;
+    }
+    let body = Body::mapped(&path)?;
+    let offset = Numbers { at: index.pointer_at(0), stride: 8, wide: true, unit: 1 };
+    let len = Numbers { at: index.length_at(0), stride: 4, wide: false, unit: index.item_bytes };
+    let field = Field { name: "tokens".into(), fixed_bytes: None, dtype: Some(index.dtype), shape: None };
+    Ok(Indexed {
+        path: bin.into(),
+        bytes: bin_bytes,
+        fields: vec![field],
+        met_at: Vec::new(),
+        table: Table::over(body, index.sequences, vec![Cells::Pairs { offset, len }])?,
+    })
+}
+
+fn number_at(file: &File, path: &Path, at: u64) -> Result<u64> {
+    let mut number = [0; 8];
+    match read_at(file, path, at, &mut number)? {
+        8 => Ok(u64::from_le_bytes(number)),
+        got => Err(Error::Truncated { path: path.into(), offset: at, want: 8, got: got as u64 }),
+    }
+}
 
 /// The bytes in front of the arrays.
-pub(super) const HEADER_BYTES: usize = 34;
+const HEADER_BYTES: usize = 34;
 
 /// What the start and the size of an index say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Index {
-    pub(super) dtype: DType,
-    pub(super) item_bytes: u64,
-    pub(super) sequences: u64,
+struct Index {
+    dtype: DType,
+    item_bytes: u64,
+    sequences: u64,
     /// One more than documents.
-    pub(super) bounds: u64,
+    bounds: u64,
     /// Each sequence has a mode: text, or one of an image's parts.
-    pub(super) multimodal: bool,
+    multimodal: bool,
 }
 
 impl Index {
     /// Reads the first [`HEADER_BYTES`], or the whole file where it is shorter.
-    pub(super) fn parse(start: &[u8], file_bytes: u64) -> Result<Index, Problem> {
+    fn parse(start: &[u8], file_bytes: u64) -> Result<Index, Problem> {
         if !start.starts_with(MAGIC) {
             let problem = "\"MMIDIDX\" is not at its start: this is no index of Megatron-Core. Older ones (\"TNTIDX\") must \
                            be made anew with its preprocess_data.py";
@@ -70,60 +135,29 @@ impl Index {
     }
 
     /// Where the length of a sequence is in the index; the length array ends at that of [`sequences`](Self::sequences).
-    pub(super) fn length_at(&self, sequence: u64) -> u64 {
+    fn length_at(&self, sequence: u64) -> u64 {
         HEADER_BYTES as u64 + 4 * sequence
     }
 
     /// The same for its first byte.
-    pub(super) fn pointer_at(&self, sequence: u64) -> u64 {
+    fn pointer_at(&self, sequence: u64) -> u64 {
         self.length_at(self.sequences) + 8 * sequence
     }
 
     /// The same for a bound of documents.
-    pub(super) fn bound_at(&self, bound: u64) -> u64 {
+    fn bound_at(&self, bound: u64) -> u64 {
         self.pointer_at(self.sequences) + 8 * bound
     }
 
-    /// Where a sequence lies in a `.bin` of `bin_bytes`; an error names a byte of the index.
-    pub(super) fn sequence(&self, number: u64, len: i32, pointer: i64, bin_bytes: u64) -> Result<Entry, Problem> {
-        let len = u64::try_from(len).map_err(|_| {
-            Problem::new(self.length_at(number), format!("sequence {number} has {len} tokens; make the index anew"))
-        })?;
-        let entry = u64::try_from(pointer).ok().map(|offset| Entry { offset, len: len * self.item_bytes });
-        entry.filter(|entry| entry.offset.checked_add(entry.len).is_some_and(|end| end <= bin_bytes)).ok_or_else(|| {
-            let problem = format!(
-                "sequence {number} has {len} tokens of {} bytes from byte {pointer} on, and the .bin has {bin_bytes} bytes: \
-                 it was truncated, or is another's",
-                self.item_bytes
-            );
-            Problem::new(self.pointer_at(number), problem)
-        })
-    }
-
-    /// Checks that bounds of documents, the first of which is number `first`, go on from `before`, which is `None` for
-    /// the first bound of all. The last must be the number of sequences.
-    pub(super) fn check_bounds(
-        &self,
-        first: u64,
-        bounds: impl Iterator<Item = u64>,
-        mut before: Option<u64>,
-    ) -> Result<Option<u64>, Problem> {
-        for (number, bound) in (first..).zip(bounds) {
-            let good = match before {
-                None => bound == 0,
-                Some(before) => bound >= before && bound <= self.sequences,
-            };
-            let good = good && (number + 1 < self.bounds || bound == self.sequences);
-            if !good {
-                let problem = format!(
-                    "bound {number} of documents is {bound}: they must go up from 0 to {}; make the index anew",
-                    self.sequences
-                );
+    /// Checks that documents begin with the first sequence and end with the last.
+    fn check_bounds(&self, first: u64, last: u64) -> Result<(), Problem> {
+        for (number, found, want) in [(0, first, 0), (self.bounds - 1, last, self.sequences)] {
+            if found != want {
+                let problem = format!("bound {number} of documents is {found} and not {want}; make the index anew");
                 return Err(Problem::new(self.bound_at(number), problem));
             }
-            before = Some(bound);
         }
-        Ok(before)
+        Ok(())
     }
 }
 
@@ -148,7 +182,6 @@ fn dtype(code: u8) -> Result<DType, Problem> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parse::u64s;
     use super::*;
 
     /// Two sequences, [5, 6, 7] and [8, 9], each a document, of u16.
@@ -176,10 +209,7 @@ mod tests {
         let want = Index { dtype: DType::U16, item_bytes: 2, sequences: 2, bounds: 3, multimodal: false };
         assert_eq!(index, want);
         assert_eq!((index.length_at(0), index.pointer_at(0), index.bound_at(0), index.bound_at(3)), (34, 42, 58, 82));
-        assert_eq!(index.sequence(0, 3, 0, 10), Ok(Entry { offset: 0, len: 6 }));
-        assert_eq!(index.sequence(1, 2, 6, 10), Ok(Entry { offset: 6, len: 4 }));
-        assert_eq!(index.check_bounds(0, u64s(&bytes[58..]), None), Ok(Some(2)));
-        assert_eq!(index.check_bounds(1, u64s(&bytes[66..]), Some(0)), Ok(Some(2)));
+        assert_eq!(index.check_bounds(0, 2), Ok(()));
         assert!(Index::parse(&bytes[..HEADER_BYTES], 84).unwrap().multimodal);
     }
 
@@ -214,13 +244,7 @@ mod tests {
             assert!(Index::parse(&vector()[..cut], cut as u64).is_err(), "{cut}");
         }
         let index = Index::parse(&vector(), 82).unwrap();
-        for (len, pointer) in [(3, 5), (3, -1), (1, i64::MAX), (i32::MAX, 0), (0, 11)] {
-            assert_eq!(index.sequence(0, len, pointer, 10).unwrap_err().at, 42, "{len} {pointer}");
-        }
-        assert_eq!(index.sequence(1, -1, 0, 10).unwrap_err().at, 38);
-        for (bounds, at) in [([1, 1, 2], 58), ([0, 2, 1], 74), ([0, 3, 2], 66), ([0, 1, 1], 74), ([0, 1, u64::MAX], 74)]
-        {
-            assert_eq!(index.check_bounds(0, bounds.into_iter(), None).unwrap_err().at, at, "{bounds:?}");
-        }
+        assert_eq!(index.check_bounds(1, 2).unwrap_err().at, 58);
+        assert_eq!(index.check_bounds(0, 1).unwrap_err().at, 74);
     }
 }

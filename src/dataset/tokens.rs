@@ -9,8 +9,76 @@
 //! After `karpathy/nanoGPT:train.py`, `olmo_core/data/utils.py`, `karpathy/llm.c:dev/data/data_common.py` and
 //! `datatrove:pipeline/tokens/tokenizer.py`. Where there are no documents, a file is one.
 
+use std::path::{Path, PathBuf};
+
+use super::Field;
+use super::body::Body;
+use super::files::{open_file, read_at, read_whole};
+use super::format::{Format, Indexed, Look, Reader, Source, Verdict};
+use super::options::Options;
 use super::parse::{Problem, u32_at, u64s};
+use super::table::{Bound, Cells, Numbers, Table};
 use crate::dtype::DType;
+use crate::error::{Error, Result};
+
+pub(super) const READER: Reader = Reader { format: Format::Tokens, recognise, sources };
+
+/// What datatrove writes beside `X.ds`.
+const BESIDE: [&str; 3] = [".ds.index", ".ds.loss", ".ds.metadata"];
+
+/// Bare tokens look like anything: only llm.c's header and datatrove's name tell.
+fn recognise(look: &Look) -> Verdict {
+    match look.ends(&BESIDE) {
+        true => Verdict::Beside,
+        false => (is_llm_c(&look.start) || look.ends(&[".ds"])).into(),
+    }
+}
+
+fn sources(path: &Path, _: &Options) -> Result<Vec<Source>> {
+    let own = path.to_string_lossy();
+    // Whichever of them is named.
+    let path = BESIDE.iter().find_map(|end| own.strip_suffix(&end[3..])).map_or(path.to_owned(), PathBuf::from);
+    let documents = ds_index(&path);
+    let mut source = Source::file(&path, index);
+    source.beside.extend(documents.filter(|index| index.exists()));
+    Ok(vec![source])
+}
+
+/// The index of a `.ds`.
+fn ds_index(path: &Path) -> Option<PathBuf> {
+    let ds = path.extension().is_some_and(|extension| extension == "ds");
+    ds.then(|| path.with_extension("ds.index"))
+}
+
+fn index(path: &Path, options: &Options) -> Result<Indexed> {
+    let (file, bytes) = open_file(path)?;
+    let documents = ds_index(path).filter(|index| index.exists());
+    let (dtype, table) = match documents {
+        Some(documents) => of_documents(&documents, bytes, options.dtype)?,
+        None => {
+            let mut start = [0; 16];
+            let got = read_at(&file, path, 0, &mut start)?;
+            let tokens = parse(&start[..got], bytes, options.dtype).map_err(|problem| problem.of(path))?;
+            // An empty file has no document.
+            let rows = u64::from(tokens.bytes > 0);
+            (tokens.dtype, Table::even(rows, &[(tokens.first, tokens.bytes, tokens.bytes)]))
+        }
+    };
+    let field = Field { name: "tokens".into(), fixed_bytes: None, dtype: Some(dtype), shape: None };
+    Ok(Indexed { path: path.into(), bytes, fields: vec![field], met_at: Vec::new(), table })
+}
+
+fn of_documents(index: &Path, bytes: u64, dtype: Option<DType>) -> Result<(DType, Table)> {
+    // A document is a token at least, but for a few.
+    let text = read_whole(index, 8 * (bytes + 1))?;
+    let (dtype, item_bytes) = documents(&text, bytes, dtype).map_err(|problem| problem.of(index))?;
+    let rows = text.len() as u64 / 8;
+    // The first document starts where none has ended.
+    let edges = [vec![0; 8], text].concat();
+    let edges_of = Numbers { at: 0, stride: 8, wide: true, unit: item_bytes };
+    let cells = Cells::Between { edges: edges_of, start: Bound::AfterFirst(0), end: Bound::BeforeLast(0) };
+    Ok((dtype, Table::over(Body::owned(edges), rows, vec![cells])?))
+}
 
 /// The bytes of llm.c's header.
 pub(super) const HEADER_BYTES: u64 = 1024;
@@ -94,13 +162,8 @@ fn item_bytes(dtype: DType) -> Result<u64, Problem> {
     }
 }
 
-/// Where documents end in a `.ds` of `file_bytes`, from its `.ds.index`: the type of a token, and the ends in bytes.
-/// A [`Problem`] is the index's.
-pub(super) fn documents(
-    index: &[u8],
-    file_bytes: u64,
-    dtype: Option<DType>,
-) -> Result<(DType, impl Iterator<Item = u64>), Problem> {
+/// Checks the `.ds.index` of a `.ds` of `file_bytes`: the type of a token, and its bytes. A [`Problem`] is the index's.
+fn documents(index: &[u8], file_bytes: u64, dtype: Option<DType>) -> Result<(DType, u64), Problem> {
     if !index.len().is_multiple_of(8) {
         let rest = index.len() % 8;
         return Err(Problem::new((index.len() - rest) as u64, "the index ends inside a number: it was truncated"));
@@ -127,8 +190,7 @@ pub(super) fn documents(
         before = end;
     }
     // No end is above the last, whose bytes the file has.
-    let item_bytes = item_bytes(dtype)?;
-    Ok((dtype, u64s(index).map(move |end| end * item_bytes)))
+    Ok((dtype, item_bytes(dtype)?))
 }
 
 #[cfg(test)]
@@ -173,12 +235,11 @@ mod tests {
     #[test]
     fn documents_end_where_the_index_says() {
         let index = |ends: &[u64]| ends.iter().flat_map(|end| end.to_le_bytes()).collect::<Vec<u8>>();
-        let of = |ends: &[u64], bytes, dtype| {
-            documents(&index(ends), bytes, dtype).map(|(dtype, ends)| (dtype, ends.collect::<Vec<u64>>()))
-        };
-        assert_eq!(of(&[3, 3, 5], 10, None), Ok((DType::U16, vec![6, 6, 10])));
-        assert_eq!(of(&[3, 3, 5], 20, None), Ok((DType::U32, vec![12, 12, 20])));
-        assert_eq!(of(&[], 0, None), Ok((DType::U16, vec![])));
+        let of = |ends: &[u64], bytes, dtype| documents(&index(ends), bytes, dtype);
+        assert_eq!(of(&[3, 3, 5], 10, None), Ok((DType::U16, 2)));
+        assert_eq!(of(&[3, 3, 5], 20, None), Ok((DType::U32, 4)));
+        assert_eq!(of(&[3, 3, 5], 10, Some(DType::I16)), Ok((DType::I16, 2)));
+        assert_eq!(of(&[], 0, None), Ok((DType::U16, 2)));
         assert_eq!(of(&[3, 5], 10, Some(DType::U32)).unwrap_err().at, 8);
         assert_eq!(of(&[3, 5], 11, None).unwrap_err().at, 8);
         assert_eq!(of(&[6, 5], 10, None).unwrap_err().at, 8);

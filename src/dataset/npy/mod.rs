@@ -11,9 +11,42 @@
 
 mod literal;
 
+use std::path::Path;
+
+use super::Field;
+use super::files::{open_file, read_at};
+use super::format::{Format, Indexed, Look, Reader, Source, Verdict};
+use super::options::Options;
 use super::parse::{Problem, u16_at, u32_at};
+use super::table::Table;
 use crate::dtype::DType;
+use crate::error::Result;
 use literal::Descr;
+
+/// The name alone is not enough: token files without a header have it too.
+pub(super) const READER: Reader =
+    Reader { format: Format::Npy, recognise, sources: |path, _| Ok(vec![Source::file(path, index)]) };
+
+fn recognise(look: &Look) -> Verdict {
+    look.start.starts_with(MAGIC).into()
+}
+
+fn index(path: &Path, _: &Options) -> Result<Indexed> {
+    let (file, bytes) = open_file(path)?;
+    let mut start = vec![0; bytes.min(HEADER_BYTES_MAX + 12) as usize];
+    // A file that was cut short since is one whose header is.
+    let got = read_at(&file, path, 0, &mut start)?;
+    let array = parse(&start[..got], bytes).map_err(|problem| problem.of(path))?;
+    let shape = array.dtype.map(|_| array.shape.into());
+    let field = Field { name: "array".into(), fixed_bytes: Some(array.row_bytes), dtype: array.dtype, shape };
+    Ok(Indexed {
+        path: path.into(),
+        bytes,
+        fields: vec![field],
+        met_at: Vec::new(),
+        table: Table::even(array.rows, &[(array.first, array.row_bytes, array.row_bytes)]),
+    })
+}
 
 /// What such a file starts with.
 pub(super) const MAGIC: &[u8; 6] = b"\x93NUMPY";

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::source::Source;
+use crate::dataset::parse::{u32_at, u64_at};
 use crate::error::{Error, Result};
 
 /// What is around a record, in bytes.
@@ -41,11 +42,10 @@ impl<'p> Frames<'p> {
         }
         let mut head = [0; HEAD as usize];
         source.read(at, &mut head)?;
-        let (length, sum) = head.split_at(8);
-        if masked(crc32c::crc32c(length)).to_le_bytes() != sum {
+        if !is_head(&head) {
             return Err(self.no_frame(at, &head));
         }
-        let len = u64::from_le_bytes(length.try_into().expect("eight bytes"));
+        let len = u64_at(&head, 0).unwrap_or(u64::MAX);
         let room = left - HEAD - TAIL;
         if len > room {
             let problem =
@@ -106,6 +106,11 @@ impl<'p> Frames<'p> {
     fn bad(&self, at: u64, problem: impl Into<String>) -> Error {
         Error::format(self.path, at, problem)
     }
+}
+
+/// Whether these bytes begin with a length and its checksum.
+pub(super) fn is_head(bytes: &[u8]) -> bool {
+    bytes.get(..8).is_some_and(|length| u32_at(bytes, 8) == Some(masked(crc32c::crc32c(length))))
 }
 
 /// How the format stores a CRC-32C, so that a checksum of checksums stays one.
