@@ -154,6 +154,18 @@ pub enum Error {
         /// What they belong to, which checksum, what it is and what it should be.
         problem: String,
     },
+    /// A file could not be written. What was there before under its name is still there.
+    #[error("{}: {doing} failed: {}{}", .path.display(), errno_text(*.errno), write_hint(*.errno))]
+    Write {
+        /// The file that was to be.
+        path: Arc<Path>,
+        /// The part that was being written, from the start of the file; 0 where it was no part.
+        offset: u64,
+        /// What failed: `"write of 4194304 bytes at byte 0"`, `"fsync"`.
+        doing: String,
+        /// The operating system's error number (`errno.h`).
+        errno: i32,
+    },
     /// The engine is gone; the loader must be built anew.
     #[error("the engine has stopped: {reason}")]
     Stopped {
@@ -181,6 +193,7 @@ impl Error {
             Error::Stopped { .. } => 13,
             Error::BadSample { .. } => 14,
             Error::Corrupt { .. } => 15,
+            Error::Write { .. } => 16,
         }
     }
 
@@ -192,6 +205,7 @@ impl Error {
             | Error::Changed { path, .. }
             | Error::Truncated { path, .. }
             | Error::Corrupt { path, .. }
+            | Error::Write { path, .. }
             | Error::Io { path, .. } => Some(path),
             Error::BadSample { cause: Some(cause), .. } => cause.path(),
             _ => None,
@@ -204,6 +218,7 @@ impl Error {
             Error::Format { offset, .. }
             | Error::Truncated { offset, .. }
             | Error::Corrupt { offset, .. }
+            | Error::Write { offset, .. }
             | Error::Io { offset, .. } => Some(*offset),
             Error::BadSample { cause: Some(cause), .. } => cause.offset(),
             _ => None,
@@ -216,6 +231,7 @@ impl Error {
             Error::Open { errno, .. }
             | Error::Io { errno, .. }
             | Error::Memory { errno, .. }
+            | Error::Write { errno, .. }
             | Error::Ring { errno, .. } => Some(*errno),
             Error::BadSample { cause: Some(cause), .. } => cause.errno(),
             _ => None,
@@ -255,6 +271,18 @@ fn hint(errno: i32) -> &'static str {
         libc::ENOMEM => "; raise the memory limit (`ulimit -l`, cgroup memory.max) or lower pinned_bytes_max",
         libc::ESTALE | libc::ECONNABORTED | libc::ENOTCONN => "; the file system's server went away: mount it again",
         _ => "",
+    }
+}
+
+/// The same for a file that is written.
+fn write_hint(errno: i32) -> &'static str {
+    match errno {
+        libc::ENOSPC => "; free some space on this file system, or save elsewhere",
+        libc::EDQUOT => "; this user's quota of disk space is used up: free some, or have it raised",
+        libc::EFBIG => "; files may not be that long here: raise `ulimit -f`, or save in shards",
+        libc::EROFS => "; this file system is mounted read-only",
+        libc::EIO | libc::ENODATA | libc::EREMOTEIO | libc::EILSEQ => "; the storage reports an error: see `dmesg`",
+        errno => hint(errno),
     }
 }
 
@@ -304,6 +332,7 @@ mod tests {
             (13, Error::Stopped { reason: what() }),
             (14, Error::BadSample { sample: 1, why: what(), cause: None }),
             (15, Error::Corrupt { path: p(), offset: 0, bytes: 1, problem: what() }),
+            (16, Error::Write { path: p(), offset: 0, doing: what(), errno: 28 }),
         ];
         for (number, error) in all {
             assert_eq!(error.code(), number, "{error:?}");

@@ -208,7 +208,8 @@ impl Bed<'_> {
             open_files_max: 1 + rng.below(4) as usize,
             ..Config::default()
         };
-        let faults = Faults { short: rng.below(2) * 5, again: rng.below(2) * 10, io_error: 0, stall: 0 };
+        let faults =
+            Faults { short: rng.below(2) * 5, again: rng.below(2) * 10, io_error: 0, stall: 0, write_fails: None };
         let ring = SimRing::new(rng.next_u64(), clock.clone(), config.reads_in_flight, faults);
         let inode = |shard: usize| std::fs::metadata(&self.paths[shard]).unwrap().ino();
         let damages = self.damages.iter().map(|(shard, bytes, answer)| (inode(*shard), bytes.clone(), *answer));

@@ -38,15 +38,15 @@ fn recognise(look: &Look) -> Verdict {
     if beside { Verdict::Beside } else { Verdict::No }
 }
 
-/// Either file may be named, or what their names have in common.
+/// The index of a dataset that is named by what its two files have in common, as Megatron's own options name it.
+pub(super) fn index_of(prefix: &Path) -> Option<PathBuf> {
+    let index = PathBuf::from(format!("{}.idx", prefix.display()));
+    (!prefix.exists() && index.is_file()).then_some(index)
+}
+
 fn sources(path: &Path, _: &Options) -> Result<Vec<Source>> {
-    let named = path.extension().is_some_and(|extension| extension == "idx" || extension == "bin");
-    let with = |extension: &str| match named {
-        true => path.with_extension(extension),
-        false => PathBuf::from(format!("{}.{extension}", path.display())),
-    };
-    let mut source = Source::file(&with("bin"), index);
-    source.beside.push(with("idx"));
+    let mut source = Source::file(&path.with_extension("bin"), index);
+    source.beside.push(path.with_extension("idx"));
     Ok(vec![source])
 }
 

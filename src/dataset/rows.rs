@@ -45,7 +45,12 @@ fn index(path: &Path, _: &Options) -> Result<Indexed> {
     let row_bytes = |tensor: &Tensor| row_bytes(tensor, rows).map_err(|problem| Error::format(path, 8, problem));
     let fields = with_rows().map(|tensor| {
         let shape = Some(tensor.shape[1..].into());
-        Ok(Field { name: tensor.name.as_str().into(), fixed_bytes: Some(row_bytes(tensor)?), dtype: Some(tensor.dtype), shape })
+        Ok(Field {
+            name: tensor.name.as_str().into(),
+            fixed_bytes: Some(row_bytes(tensor)?),
+            dtype: Some(tensor.dtype),
+            shape,
+        })
     });
     let fields = fields.collect::<Result<Vec<Field>>>()?;
     let column = |(tensor, field): (&Tensor, &Field)| {

@@ -19,7 +19,7 @@ use super::options::Options;
 use super::parse::{Problem, u32_at, u64s};
 use super::table::{Bound, Cells, Numbers, Table};
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 pub(super) const READER: Reader = Reader { format: Format::Tokens, recognise, sources };
 

@@ -72,13 +72,19 @@ unsafe impl RawDevice for HostDevice {
 /// Holds the last mark. Every mark is reached when it is set.
 struct HostStream(Arc<AtomicU64>);
 
-// SAFETY: `copy` returns after its last byte. The release store of `mark` and the acquire load of `reached` make those
+// SAFETY: `copy` and `copy_out` return after their last byte. The release store of `mark` and the acquire load of `reached` make those
 // bytes visible to whoever sees the mark.
 unsafe impl Stream for HostStream {
     unsafe fn copy(&mut self, source: NonNull<u8>, target: DevicePtr, bytes: usize) -> Result<()> {
         // SAFETY: the caller promises a valid source that does not change and a target of this device; slabs and
         // regions come from different mappings, so they do not overlap.
         unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target as *mut u8, bytes) };
+        Ok(())
+    }
+
+    unsafe fn copy_out(&mut self, source: DevicePtr, target: NonNull<u8>, bytes: usize) -> Result<()> {
+        // SAFETY: as for `copy`, the other way.
+        unsafe { std::ptr::copy_nonoverlapping(source as *const u8, target.as_ptr(), bytes) };
         Ok(())
     }
 

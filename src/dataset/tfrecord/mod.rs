@@ -19,7 +19,8 @@ use super::format::{Format, Indexed, Look, Reader, Source as Shard, Verdict};
 use super::merge::FIELDS_MAX;
 use super::options::Options;
 use super::table::Entry;
-use super::tar::{Window, shown};
+use super::tar::shown;
+use super::window::Window;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use example::{Fault, Feature, Kind};
@@ -141,7 +142,8 @@ impl<'p> Columns<'p> {
         found.map_err(|fault| match fault {
             Fault::NoExample(at, why) => Error::format(path, at, format!("no tf.train.Example: {why}; {remedy}")),
             Fault::Scattered(at, name) => {
-                let problem = format!("the feature {name:?} has several values, which lie apart: a field is one piece; {remedy}");
+                let problem =
+                    format!("the feature {name:?} has several values, which lie apart: a field is one piece; {remedy}");
                 Error::format(path, at, problem)
             }
             Fault::Read(e) => e,

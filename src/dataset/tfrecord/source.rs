@@ -1,6 +1,6 @@
 //! Bytes by offset: a file, or memory in tests.
 
-use crate::dataset::tar::Window;
+use crate::dataset::window::Window;
 use crate::error::Result;
 
 /// Bytes that can be had from any offset on.

@@ -116,6 +116,14 @@ unsafe impl Stream for CudaStream {
         shared.check(call, unsafe { copy(target, source.as_ptr().cast(), bytes, *stream) })
     }
 
+    unsafe fn copy_out(&mut self, source: DevicePtr, target: NonNull<u8>, bytes: usize) -> Result<()> {
+        let Points { shared, stream, .. } = &*self.0;
+        let _entered = shared.enter()?;
+        let (call, copy) = shared.driver.copy_to_host;
+        // SAFETY: the caller promises that both sides stay valid until a later mark is reached.
+        shared.check(call, unsafe { copy(target.as_ptr().cast(), source, bytes, *stream) })
+    }
+
     fn mark(&mut self) -> Result<Seq> {
         let points = &*self.0;
         let seq = points.marked.load(Ordering::Relaxed) + 1;

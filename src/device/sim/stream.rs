@@ -31,6 +31,12 @@ unsafe impl Stream for SimStream {
         shared.current().start_copy(*queue, now, source.as_ptr() as usize, target, bytes)
     }
 
+    unsafe fn copy_out(&mut self, source: DevicePtr, target: NonNull<u8>, bytes: usize) -> Result<()> {
+        let SimTimeline { shared, queue } = &self.0;
+        let now = shared.clock.now();
+        shared.current().start_copy_out(*queue, now, source, target.as_ptr() as usize, bytes)
+    }
+
     fn mark(&mut self) -> Result<Seq> {
         let SimTimeline { shared, queue } = &self.0;
         let now = shared.clock.now();

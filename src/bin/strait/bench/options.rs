@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use crate::dataset::DatasetOptions;
 use crate::failure::{Failure, Result};
 use crate::linux::pages::ALIGN;
 use crate::size;
@@ -55,9 +56,8 @@ pub(crate) struct Options {
     /// Samples per batch [default: as many as fill 32 MiB, at most 1024]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) batch: Option<u32>,
-    /// Size of one sample in raw files
-    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size::parse_nonzero)]
-    pub(super) record_bytes: u64,
+    #[command(flatten)]
+    pub(super) dataset: DatasetOptions,
     /// Deliver samples in a random order (full shuffle) instead of the order on disk
     #[arg(long)]
     pub(super) shuffle: bool,
@@ -88,6 +88,18 @@ pub(crate) struct Options {
     /// Measure limit and fio alone: what this disk can do
     #[arg(long, conflicts_with = "verify")]
     pub(super) references_only: bool,
+}
+
+impl Options {
+    /// Of raw files, if nothing else is said 1 MiB.
+    pub(super) fn record_bytes(&self) -> u64 {
+        self.dataset.record_bytes.unwrap_or(1 << 20)
+    }
+
+    /// How the files are opened.
+    pub(super) fn dataset(&self) -> strait::dataset::Options {
+        self.dataset.options().record_bytes(self.record_bytes())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -131,7 +143,7 @@ pub(super) fn check(options: &Options) -> Result<()> {
             format!("take --block-bytes {}", block.clamp(1, 1 << 30).next_multiple_of(ALIGN as u64)),
         ));
     }
-    let read = if options.shuffle { options.record_bytes.min(block) } else { block };
+    let read = if options.shuffle { options.record_bytes().min(block) } else { block };
     let in_flight = read.saturating_mul(options.depth.into());
     if in_flight > 4 << 30 {
         return Err(Failure::usage(
