@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::files::{open_file, read_at};
 use super::options::Options;
 use super::table::Table;
-use super::{Field, megatron, npy, records, rows, tfrecord, tokens, webdataset};
+use super::{Field, litdata, mds, megatron, npy, records, rows, tfrecord, tokens, webdataset};
 use crate::error::{Error, Result};
 
 /// How the bytes of a shard are laid out. The names never change: sidecars and cursors hold them.
@@ -82,9 +82,11 @@ pub(super) struct Reader {
 }
 
 /// Asked in this order; the first that says yes reads the file.
-pub(super) static READERS: [Reader; 7] = [
+pub(super) static READERS: [Reader; 9] = [
     webdataset::READER,
     megatron::READER,
+    mds::READER,
+    litdata::READER,
     npy::READER,
     rows::READER,
     tfrecord::READER,

@@ -2,7 +2,6 @@
 //!
 //! A [`Dataset`] knows extents, never payload: opening one reads headers and indexes only.
 
-#[allow(dead_code, reason = "formats follow")]
 mod beneath;
 #[allow(dead_code, reason = "sidecars follow")]
 mod body;
@@ -13,9 +12,7 @@ mod files;
 mod fingerprint;
 #[allow(dead_code, reason = "sidecars follow")]
 mod format;
-#[allow(dead_code, reason = "follows")]
 mod litdata;
-#[allow(dead_code, reason = "follows")]
 mod mds;
 mod megatron;
 mod merge;
@@ -26,6 +23,7 @@ mod parse;
 mod records;
 mod refused;
 mod rows;
+mod sized;
 #[allow(dead_code, reason = "sidecars follow")]
 mod table;
 mod tar;

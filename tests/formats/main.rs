@@ -208,6 +208,92 @@ fn megatron_opens_by_either_file_or_their_common_name() {
     }
 }
 
+const COLUMNS: [&[Column]; 4] = [
+    &[("x", "bytes", None)],
+    &[("id", "int", Some(8)), ("x", "jpeg", None), ("y", "ndarray:uint16:2,3", Some(12))],
+    &[("a", "str", None), ("id", "uint16", Some(2)), ("z", "json", None)],
+    &[("f", "float32", Some(4)), ("i", "int", Some(8))],
+];
+
+fn mds_samples(columns: &[Column], lens: &[u64]) -> Vec<Sample> {
+    let value = |i: usize, len: u64, column: &Column| {
+        let len = column.2.map_or(len + column.0.len() as u64 - 1, |bytes| bytes as u64);
+        (column.0.to_string(), Some(bytes_of(i as u64, 0, len)))
+    };
+    let one = |(i, &len): (usize, &u64)| columns.iter().map(|column| value(i, len, column)).collect();
+    lens.iter().enumerate().map(one).collect()
+}
+
+#[test]
+fn mds_and_litdata_hold_samples_around_the_edges_of_blocks() {
+    let lens: Vec<u64> = EDGES.into_iter().chain([0, 4096, 1]).collect();
+    for columns in COLUMNS {
+        let dir = disk_directory();
+        let samples = mds_samples(columns, &lens);
+        let directory = writers::mds(dir.path(), columns, &samples, 5);
+        check_all(&open(&directory), "mds", &samples);
+        check(&open(&directory.join("index.json")), "mds", &samples);
+    }
+    let dir = disk_directory();
+    let items: Vec<Vec<Vec<u8>>> =
+        lens.iter().map(|&len| vec![bytes_of(len, 0, len), bytes_of(9, 0, 8), vec![1; 4]]).collect();
+    let path = writers::litdata(dir.path(), "PyTreeLoader", &["jpeg", "int", "no_header_numpy:5"], &items);
+    let want = |item: &Vec<Vec<u8>>| sample(&[("0", &item[0]), ("1", &item[1]), ("2", &item[2])]);
+    let dataset = open(&path);
+    check_all(&dataset, "litdata", &items.iter().map(want).collect::<Vec<_>>());
+    let shapes: Vec<_> = dataset.fields().iter().map(|f| (f.dtype.map(DType::name), f.shape.as_deref())).collect();
+    assert_eq!(shapes, [(None, None), (Some("i64"), Some(&[][..])), (Some("u16"), Some(&[2][..]))]);
+    let tokens = edges(&EVEN);
+    let items: Vec<Vec<Vec<u8>>> = tokens.iter().map(|tokens| vec![tokens.clone()]).collect();
+    let path = writers::litdata(dir.path(), "TokensLoader", &["no_header_tensor:20"], &items);
+    check_all(&open(&path), "litdata", &one_field("tokens", &tokens));
+}
+
+#[test]
+fn mds_columns_say_type_and_shape() {
+    let dir = tempfile::tempdir().unwrap();
+    let samples = mds_samples(COLUMNS[1], &[5, 5]);
+    let dataset = open(&writers::mds(dir.path(), COLUMNS[1], &samples, 1));
+    let fields: Vec<_> = dataset
+        .fields()
+        .iter()
+        .map(|f| (&*f.name, f.dtype.map(DType::name), f.shape.as_deref(), f.fixed_bytes))
+        .collect();
+    let want = [
+        ("id", Some("i64"), Some(&[][..]), Some(8)),
+        ("x", None, None, Some(5)),
+        ("y", Some("u16"), Some(&[2, 3][..]), Some(12)),
+    ];
+    assert_eq!(fields, want);
+    assert_eq!(dataset.shards()[1].path.strip_prefix(dir.path()).unwrap().to_str(), Some("more/shard.00001.mds"));
+}
+
+#[test]
+fn an_index_names_files_beneath_its_directory_only() {
+    let all = tempfile::tempdir().unwrap();
+    let root = all.path().join("root");
+    std::fs::create_dir(&root).unwrap();
+    let samples = mds_samples(COLUMNS[0], &[5]);
+    let raw = writers::mds_shard(COLUMNS[0], &samples);
+    std::fs::write(all.path().join("out.mds"), &raw).unwrap();
+    std::os::unix::fs::symlink("../out.mds", root.join("link.mds")).unwrap();
+    let absolute = all.path().join("out.mds").display().to_string();
+    for name in ["../out.mds", "link.mds", &absolute, ""] {
+        let entry = writers::mds_entry(COLUMNS[0], 1, name, &raw, None);
+        std::fs::write(root.join("index.json"), format!("{{\"version\":2,\"shards\":[{entry}]}}")).unwrap();
+        let error = Dataset::open(&[&root]).unwrap_err();
+        assert!(
+            matches!(error, strait::Error::Format { .. }) && error.path() == Some(&root.join("index.json")),
+            "{error}"
+        );
+        let chunk = format!(
+            "{{\"chunks\":[{{\"chunk_size\":1,\"filename\":\"{name}\"}}],\"config\":{{\"data_format\":[\"bytes\"]}}}}"
+        );
+        std::fs::write(root.join("index.json"), chunk).unwrap();
+        assert!(Dataset::open(&[&root]).unwrap_err().to_string().contains("index.json"));
+    }
+}
+
 #[test]
 fn a_megatron_index_that_leads_out_of_its_bin_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
@@ -229,23 +315,16 @@ fn a_megatron_index_that_leads_out_of_its_bin_is_an_error() {
     }
 }
 
+/// A name, the number of its list, and its bytes.
 fn features() -> impl Strategy<Value = Vec<(String, u8, Vec<u8>)>> {
-    let feature = (prop::sample::select(vec!["a", "image", "f"]), prop::collection::vec(any::<u8>(), 0..600));
-    prop::collection::btree_map(
-        feature.prop_map(|(name, bytes)| (name.to_string(), bytes)).prop_map(|x| x.0),
-        prop::collection::vec(any::<u8>(), 0..600),
-        0..4,
-    )
-    .prop_map(|features| {
-        features
-            .into_iter()
-            .map(|(name, bytes)| {
-                let bytes = if name == "f" { bytes[..bytes.len() / 4 * 4].to_vec() } else { bytes };
-                let list = if name == "f" { 2 } else { 1 };
-                (name, list, bytes)
-            })
-            .collect()
-    })
+    let name = prop::sample::select(vec!["a", "image", "f"]);
+    let list = |(name, mut bytes): (&str, Vec<u8>)| {
+        let floats = name == "f";
+        bytes.truncate(if floats { bytes.len() / 4 * 4 } else { bytes.len() });
+        (name.to_string(), 1 + u8::from(floats), bytes)
+    };
+    let features = prop::collection::btree_map(name, prop::collection::vec(any::<u8>(), 0..600), 0..4);
+    features.prop_map(move |features| features.into_iter().map(list).collect())
 }
 
 proptest! {
@@ -264,6 +343,14 @@ proptest! {
         check(&dataset, "tfrecord", &want);
         let whole = Dataset::options().examples(false).open(&[&path]).unwrap();
         check(&whole, "tfrecord", &one_field("record", &examples));
+    }
+
+    #[test]
+    fn mds_reads_back(lens in prop::collection::vec(0..900u64, 0..12), columns in 0..COLUMNS.len(), first in 0..12usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let samples = mds_samples(COLUMNS[columns], &lens);
+        let dataset = open(&writers::mds(dir.path(), COLUMNS[columns], &samples, first));
+        check(&dataset, "mds", &samples);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Writers of the formats, as small as they can be and independent of the readers: each gives the path to open.
 
+#![allow(unreachable_pub, reason = "each test file is a crate")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -23,8 +23,6 @@ pub(in crate::dataset) struct File {
     pub(in crate::dataset) filename: String,
     /// How many items it has.
     pub(in crate::dataset) chunk_size: u64,
-    /// How many tokens, where items are made of them.
-    pub(in crate::dataset) dim: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -43,9 +41,16 @@ struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::dataset) struct Leaf {
     pub(in crate::dataset) name: String,
-    pub(in crate::dataset) dtype: Option<DType>,
-    /// A single number, not a row of them.
-    pub(in crate::dataset) scalar: bool,
+    pub(in crate::dataset) kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::dataset) enum Kind {
+    Number(DType),
+    /// An array of one dimension.
+    Row(DType),
+    /// Bytes of anything else: a text, a picture, an array with its shape in front.
+    Plain,
 }
 
 /// How items are stored.
@@ -79,8 +84,8 @@ impl Index {
         match config.item_loader.as_deref() {
             Some("PyTreeLoader") | None => self.leaves().map(Items::Leaves),
             Some("TokensLoader") => match config.data_format.as_slice() {
-                [one] => match leaf(one, String::new())?.dtype {
-                    Some(dtype) if one.starts_with("no_header_") => Ok(Items::Tokens(dtype)),
+                [one] => match leaf(one, String::new())?.kind {
+                    Kind::Row(dtype) => Ok(Items::Tokens(dtype)),
                     _ => Err(refuse(format!("items of TokensLoader that are no plain tokens but {one:?}"))),
                 },
                 other => Err(refuse(format!("items of TokensLoader with {} parts and not one", other.len()))),
@@ -112,12 +117,12 @@ fn leaf(kind: &str, name: String) -> Result<Leaf, Problem> {
         let dtype = code.and_then(|code| code.parse().ok()).and_then(of);
         dtype.ok_or_else(|| refuse(format!("the leaf {name:?} is of the unknown type {kind}:{}", code.unwrap_or(""))))
     };
-    let (dtype, scalar) = match kind {
-        "int" => (Some(DType::I64), true),
-        "float" => (Some(DType::F64), true),
-        "bool" => (Some(DType::Bool), true),
-        "no_header_tensor" => (Some(typed(torch)?), false),
-        "no_header_numpy" => (Some(typed(numpy)?), false),
+    let kind = match kind {
+        "int" => Kind::Number(DType::I64),
+        "float" => Kind::Number(DType::F64),
+        "bool" => Kind::Number(DType::Bool),
+        "no_header_tensor" => Kind::Row(typed(torch)?),
+        "no_header_numpy" => Kind::Row(typed(numpy)?),
         "pickle" | "graph" => {
             return Err(refuse(format!(
                 "the leaf {name:?} is pickled ({kind}): a pickle can run any program when it is read, so strait reads none; \
@@ -125,9 +130,9 @@ fn leaf(kind: &str, name: String) -> Result<Leaf, Problem> {
             )));
         }
         // An array of several dimensions has them in front, and is handed over with them.
-        _ => (None, false),
+        _ => Kind::Plain,
     };
-    Ok(Leaf { name, dtype, scalar })
+    Ok(Leaf { name, kind })
 }
 
 /// The paths of a tree's leaves, joined by dots, as PyTorch's `treespec_dumps` tells of it:
@@ -233,12 +238,12 @@ mod tests {
             {\"type\": null, \"context\": null, \"children_spec\": []}]}]}]""#.replace('\n', " ");
         let config = "\"compression\": null, \"data_format\": [\"jpeg\", \"int\", \"no_header_numpy:5\"], \"encryption\": null, \
                       \"item_loader\": \"PyTreeLoader\", \"data_spec\": ";
-        let leaf = |name: &str, dtype, scalar| Leaf { name: name.into(), dtype, scalar };
+        let leaf = |name: &str, kind| Leaf { name: name.into(), kind };
         let want = |names: [&str; 3]| {
             Ok(Items::Leaves(vec![
-                leaf(names[0], None, false),
-                leaf(names[1], Some(DType::I64), true),
-                leaf(names[2], Some(DType::U16), false),
+                leaf(names[0], Kind::Plain),
+                leaf(names[1], Kind::Number(DType::I64)),
+                leaf(names[2], Kind::Row(DType::U16)),
             ]))
         };
         assert_eq!(index(&format!("{config}{spec}")).items(), want(["x", "y.0", "y.1"]));
