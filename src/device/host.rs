@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{DeviceKind, DevicePtr, Fence, RawDevice, RawMemory, RawStream, Seq, Stream, Timeline};
 use crate::error::Result;
 use crate::memory::Arena;
+use crate::plan::Move;
 
 /// The host device.
 #[derive(Debug, Default)]
@@ -101,6 +102,17 @@ unsafe impl Stream for HostStream {
     }
 
     fn wait_fence(&mut self, _fence: Fence) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn gather(&mut self, base: DevicePtr, moves: &[Move]) -> Result<()> {
+        for Move { source, target, bytes } in moves {
+            // SAFETY: the caller promises that both lie in memory of this device, apart from each other.
+            unsafe {
+                let (source, target) = ((base + source) as *const u8, (base + target) as *mut u8);
+                std::ptr::copy_nonoverlapping(source, target, *bytes as usize);
+            }
+        }
         Ok(())
     }
 

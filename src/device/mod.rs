@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::plan::Move;
 
 /// An address in a device's memory; on the host device a plain pointer.
 pub type DevicePtr = u64;
@@ -50,6 +51,13 @@ pub enum DeviceKind {
     Cuda(u32),
     /// The simulated device of tests.
     Sim,
+    /// A vendor's own, by the numbers that DLPack has for it (`DLDeviceType`, `device_id`).
+    Other {
+        /// `DLDeviceType`.
+        dlpack_type: i32,
+        /// `device_id`.
+        ordinal: i32,
+    },
 }
 
 impl fmt::Display for DeviceKind {
@@ -58,6 +66,7 @@ impl fmt::Display for DeviceKind {
             DeviceKind::Host => f.write_str("host"),
             DeviceKind::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
             DeviceKind::Sim => f.write_str("sim"),
+            DeviceKind::Other { dlpack_type, ordinal } => write!(f, "dlpack:{dlpack_type}:{ordinal}"),
         }
     }
 }
@@ -169,6 +178,14 @@ pub unsafe trait Stream: Send {
 
     /// Orders all later copies behind `fence` as last recorded.
     fn wait_fence(&mut self, fence: Fence) -> Result<()>;
+
+    /// Starts moves of bytes within one piece of device memory, whose first byte is `base`, ordered like a copy. The
+    /// table is read before the call returns.
+    ///
+    /// # Safety
+    /// Every source and target lies in that memory, which is not freed until a later mark is reached. No target
+    /// overlaps a source or another target.
+    unsafe fn gather(&mut self, base: DevicePtr, moves: &[Move]) -> Result<()>;
 
     /// The consumer's view of this stream, for other threads.
     fn timeline(&self) -> Arc<dyn Timeline>;
