@@ -154,6 +154,14 @@ pub enum Error {
         /// What they belong to, which checksum, what it is and what it should be.
         problem: String,
     },
+    /// A tensor cannot be read.
+    #[error("tensor `{tensor}`: {cause}")]
+    Tensor {
+        /// Its name.
+        tensor: String,
+        /// What its read met.
+        cause: Box<Error>,
+    },
     /// The engine is gone; the loader must be built anew.
     #[error("the engine has stopped: {reason}")]
     Stopped {
@@ -181,6 +189,7 @@ impl Error {
             Error::Stopped { .. } => 13,
             Error::BadSample { .. } => 14,
             Error::Corrupt { .. } => 15,
+            Error::Tensor { .. } => 16,
         }
     }
 
@@ -193,7 +202,7 @@ impl Error {
             | Error::Truncated { path, .. }
             | Error::Corrupt { path, .. }
             | Error::Io { path, .. } => Some(path),
-            Error::BadSample { cause: Some(cause), .. } => cause.path(),
+            Error::BadSample { cause: Some(cause), .. } | Error::Tensor { cause, .. } => cause.path(),
             _ => None,
         }
     }
@@ -205,7 +214,7 @@ impl Error {
             | Error::Truncated { offset, .. }
             | Error::Corrupt { offset, .. }
             | Error::Io { offset, .. } => Some(*offset),
-            Error::BadSample { cause: Some(cause), .. } => cause.offset(),
+            Error::BadSample { cause: Some(cause), .. } | Error::Tensor { cause, .. } => cause.offset(),
             _ => None,
         }
     }
@@ -217,7 +226,7 @@ impl Error {
             | Error::Io { errno, .. }
             | Error::Memory { errno, .. }
             | Error::Ring { errno, .. } => Some(*errno),
-            Error::BadSample { cause: Some(cause), .. } => cause.errno(),
+            Error::BadSample { cause: Some(cause), .. } | Error::Tensor { cause, .. } => cause.errno(),
             _ => None,
         }
     }
@@ -304,6 +313,7 @@ mod tests {
             (13, Error::Stopped { reason: what() }),
             (14, Error::BadSample { sample: 1, why: what(), cause: None }),
             (15, Error::Corrupt { path: p(), offset: 0, bytes: 1, problem: what() }),
+            (16, Error::Tensor { tensor: what(), cause: Box::new(Error::Stopped { reason: what() }) }),
         ];
         for (number, error) in all {
             assert_eq!(error.code(), number, "{error:?}");
