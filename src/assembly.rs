@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::order::{Progress, Standing};
 use crate::plan::Plan;
 use crate::region::RegionPool;
+use crate::selection::Selection;
 use crate::sim::Clock;
 use crate::sizes::Sizes;
 use crate::source::Supply;
@@ -39,6 +40,7 @@ pub(crate) struct Frame {
 pub(crate) struct Parts {
     pub(crate) sizes: Sizes,
     dataset: Arc<Dataset>,
+    selection: Selection,
     config: Config,
     bad: Bad,
     direct: bool,
@@ -61,17 +63,19 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     }
     let direct = device.kind() == DeviceKind::Host && config.path == PathChoice::Auto;
     let supply = config.supply(&dataset)?;
+    let selection = config.selection(&dataset)?;
     let sizes = config.sizes(&dataset, &device, direct)?;
     // Every batch may be on its way back at once, and an epoch, a stop, and a few more that the engine has not seen.
     let (messages, inbox) = channel::bounded(sizes.batches_max + 8);
     // Every batch, the end of this generation, and that of the one before.
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
-    let shared = Arc::new(Shared::new(device, &dataset, &supply, config.deadline));
+    let shared = Arc::new(Shared::new(device, &dataset, &selection, &supply, config.deadline));
     let bad = Bad::new(config.bad_samples, supply.order().clone(), config.samples_max(), shared.counters.clone())?;
     let engine = Parts {
         sizes,
         bad,
         dataset: Arc::new(dataset),
+        selection,
         config,
         direct,
         clock,
@@ -117,6 +121,7 @@ impl Parts {
             stage,
             regions,
             dataset: self.dataset,
+            selection: self.selection,
             sizes: self.sizes,
             bad: self.bad,
             shared: self.shared,
@@ -180,8 +185,8 @@ impl Parts {
 
     fn batches(&self, regions: &RegionPool) -> Vec<Body> {
         let samples = self.config.samples_max();
-        let (samples_of, pieces) = (self.dataset.fields().len(), self.sizes.pieces);
-        let views = (samples * samples_of).max(pieces);
+        let (fields, pieces) = (self.selection.len(), self.sizes.pieces);
+        let views = (samples * fields).max(pieces);
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
         let batch = |slot| Body {
             slot: slot as u32,

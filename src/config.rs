@@ -11,6 +11,7 @@ use crate::order::{
     AtEnd, BadSamplePolicy, Bucketing, Budget, BudgetSchedule, Order, Packer, Part, Policy, Rank, Schedule, Shuffle,
     TokenWindows,
 };
+use crate::selection::Selection;
 use crate::source::Supply;
 
 /// Which storage backend reads the shards.
@@ -55,6 +56,8 @@ impl Windows {
 /// The options of a loader; see [`crate::Builder`] for what each means.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
+    /// Those that are read; `None`: all.
+    pub(crate) fields: Option<Vec<String>>,
     pub(crate) batch_size: usize,
     /// In place of `batch_size`.
     pub(crate) budget: Option<(Budget, Bucketing)>,
@@ -88,6 +91,7 @@ pub(crate) struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
+            fields: None,
             batch_size: 256,
             budget: None,
             tokens: None,
@@ -201,7 +205,7 @@ impl Config {
                 "windows cannot leave out a sample, which is a part of some of them; raise, or leave the shard out";
             return Err(Error::config("bad_samples", problem));
         }
-        let documents = Arc::new(Documents::new(dataset, self.length(dataset)?)?);
+        let documents = Arc::new(Documents::new(dataset, &self.length(dataset)?)?);
         let schedule = |shuffle, windows| {
             if windows == 0 {
                 let problem = format!("{} tokens fill no window of {}", documents.tokens(), self.window_tokens());
@@ -228,7 +232,19 @@ impl Config {
     }
 
     pub(crate) fn length(&self, dataset: &Dataset) -> Result<Length> {
-        Length::new(dataset, self.tokens.as_ref().map(|(field, item_bytes)| (field.as_str(), *item_bytes)))
+        let tokens = self.tokens.as_ref().map(|(field, item_bytes)| (field.as_str(), *item_bytes));
+        Length::new(dataset, &self.selection(dataset)?, tokens)
+    }
+
+    /// What is read of each sample. Windows are of tokens alone.
+    pub(crate) fn selection(&self, dataset: &Dataset) -> Result<Selection> {
+        match (&self.fields, &self.windows, &self.tokens) {
+            (Some(_), Some(_), _) => {
+                Err(Error::config("fields", "windows read the field of their tokens alone; leave this option out"))
+            }
+            (None, Some(_), Some((field, _))) => Selection::new(dataset, "tokens", Some(std::slice::from_ref(field))),
+            (names, ..) => Selection::new(dataset, "fields", names.as_deref()),
+        }
     }
 
     /// The order of the dataset's samples.

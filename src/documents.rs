@@ -24,7 +24,7 @@ pub(crate) struct Documents {
 
 impl Documents {
     /// A document is a sample; in raw files, whose records are no documents, a shard.
-    pub(crate) fn new(dataset: &Dataset, length: Length) -> Result<Documents> {
+    pub(crate) fn new(dataset: &Dataset, length: &Length) -> Result<Documents> {
         let Some((field, item_bytes)) = length.tokens() else {
             return Err(Error::config("tokens", "windows need to know what a token is: give Builder::tokens"));
         };
@@ -44,6 +44,11 @@ impl Documents {
             documents.first_token.push(total);
         }
         Ok(documents)
+    }
+
+    /// The field that tokens are in, and the bytes of one.
+    pub(crate) fn token(&self) -> (usize, u64) {
+        (self.field, self.item_bytes)
     }
 
     pub(crate) fn len(&self) -> u64 {

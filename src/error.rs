@@ -154,6 +154,18 @@ pub enum Error {
         /// What they belong to, which checksum, what it is and what it should be.
         problem: String,
     },
+    /// A file could not be written. What was there before under its name is still there.
+    #[error("{}: {doing} failed: {}{}", .path.display(), errno_text(*.errno), write_hint(*.errno))]
+    Write {
+        /// The file that was to be.
+        path: Arc<Path>,
+        /// The part that was being written, from the start of the file; 0 where it was no part.
+        offset: u64,
+        /// What failed: `"write of 4194304 bytes at byte 0"`, `"fsync"`.
+        doing: String,
+        /// The operating system's error number (`errno.h`).
+        errno: i32,
+    },
     /// A tensor cannot be read.
     #[error("tensor `{tensor}`: {cause}")]
     Tensor {
@@ -189,7 +201,8 @@ impl Error {
             Error::Stopped { .. } => 13,
             Error::BadSample { .. } => 14,
             Error::Corrupt { .. } => 15,
-            Error::Tensor { .. } => 16,
+            Error::Write { .. } => 16,
+            Error::Tensor { .. } => 17,
         }
     }
 
@@ -201,6 +214,7 @@ impl Error {
             | Error::Changed { path, .. }
             | Error::Truncated { path, .. }
             | Error::Corrupt { path, .. }
+            | Error::Write { path, .. }
             | Error::Io { path, .. } => Some(path),
             Error::BadSample { cause: Some(cause), .. } | Error::Tensor { cause, .. } => cause.path(),
             _ => None,
@@ -213,6 +227,7 @@ impl Error {
             Error::Format { offset, .. }
             | Error::Truncated { offset, .. }
             | Error::Corrupt { offset, .. }
+            | Error::Write { offset, .. }
             | Error::Io { offset, .. } => Some(*offset),
             Error::BadSample { cause: Some(cause), .. } | Error::Tensor { cause, .. } => cause.offset(),
             _ => None,
@@ -225,6 +240,7 @@ impl Error {
             Error::Open { errno, .. }
             | Error::Io { errno, .. }
             | Error::Memory { errno, .. }
+            | Error::Write { errno, .. }
             | Error::Ring { errno, .. } => Some(*errno),
             Error::BadSample { cause: Some(cause), .. } | Error::Tensor { cause, .. } => cause.errno(),
             _ => None,
@@ -264,6 +280,18 @@ fn hint(errno: i32) -> &'static str {
         libc::ENOMEM => "; raise the memory limit (`ulimit -l`, cgroup memory.max) or lower pinned_bytes_max",
         libc::ESTALE | libc::ECONNABORTED | libc::ENOTCONN => "; the file system's server went away: mount it again",
         _ => "",
+    }
+}
+
+/// The same for a file that is written.
+fn write_hint(errno: i32) -> &'static str {
+    match errno {
+        libc::ENOSPC => "; free some space on this file system, or save elsewhere",
+        libc::EDQUOT => "; this user's quota of disk space is used up: free some, or have it raised",
+        libc::EFBIG => "; files may not be that long here: raise `ulimit -f`, or save in shards",
+        libc::EROFS => "; this file system is mounted read-only",
+        libc::EIO | libc::ENODATA | libc::EREMOTEIO | libc::EILSEQ => "; the storage reports an error: see `dmesg`",
+        errno => hint(errno),
     }
 }
 
@@ -313,7 +341,8 @@ mod tests {
             (13, Error::Stopped { reason: what() }),
             (14, Error::BadSample { sample: 1, why: what(), cause: None }),
             (15, Error::Corrupt { path: p(), offset: 0, bytes: 1, problem: what() }),
-            (16, Error::Tensor { tensor: what(), cause: Box::new(Error::Stopped { reason: what() }) }),
+            (16, Error::Write { path: p(), offset: 0, doing: what(), errno: 28 }),
+            (17, Error::Tensor { tensor: what(), cause: Box::new(Error::Stopped { reason: what() }) }),
         ];
         for (number, error) in all {
             assert_eq!(error.code(), number, "{error:?}");

@@ -139,6 +139,7 @@ impl Run<'_> {
             again: rare(&mut rng, 10),
             io_error: if rng.one_in(4) { 50 } else { 0 },
             stall: if rng.one_in(10) { 100 } else { 0 },
+            write_fails: None,
         };
         let frame = assembly::frame(dataset, device, config, clock.clone()).unwrap();
         let (ring_seed, ring_clock) = (rng.next_u64(), clock.clone());

@@ -14,7 +14,8 @@ use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::memory::Arena;
-use crate::plan;
+use crate::plan::{Limits, Plan};
+use crate::selection::Selection;
 
 /// A batch of up to so many samples may be larger than its dataset.
 const BATCH_SIZE_ALWAYS: u64 = 1 << 20;
@@ -38,7 +39,7 @@ pub(crate) struct Sizes {
     pub(crate) slabs: usize,
     /// Pieces of a batch of windows that there is room for before more is allocated; 0 where samples are no windows.
     pub(crate) pieces: usize,
-    pub(crate) limits: plan::Limits,
+    pub(crate) limits: Limits,
 }
 
 impl Config {
@@ -83,13 +84,17 @@ impl Config {
             region_bytes,
             slabs: if direct { 0 } else { self.slabs()? },
             pieces: batch.pieces as usize,
-            limits: plan::Limits {
-                align: self.align_bytes,
-                block_bytes: self.block_bytes,
-                window_bytes: if direct { 1 << 62 } else { self.block_bytes },
-                gap_bytes: self.gap_bytes,
-            },
+            limits: self.limits(direct),
         })
+    }
+
+    fn limits(&self, direct: bool) -> Limits {
+        Limits {
+            align: self.align_bytes,
+            block_bytes: self.block_bytes,
+            window_bytes: if direct { 1 << 62 } else { self.block_bytes },
+            gap_bytes: self.gap_bytes,
+        }
     }
 
     /// The samples of an ordinary batch.
@@ -165,15 +170,19 @@ impl BatchBytes {
         }
         let samples = config.samples_typical(dataset)?.min(dataset.len().max(1));
         let align = config.align_bytes;
-        let fixed = match dataset.fields() {
+        let selection = config.selection(dataset)?;
+        let fixed = match &*selection.fields {
             [field] => field.fixed_bytes,
             _ => None,
         };
-        let mean = mean_sample_bytes(dataset, config.mixture.as_ref().map(|(weights, _)| weights.as_slice()));
-        let sample = match fixed.unwrap_or(mean) {
-            bytes if fixed.is_some() && bytes.is_multiple_of(align) => bytes,
+        let weights = config.mixture.as_ref().map(|(weights, _)| weights.as_slice());
+        let all = selection.len() == dataset.fields().len();
+        let sample = match fixed {
+            Some(bytes) if bytes.is_multiple_of(align) && starts_aligned(dataset, &selection, align) => bytes,
             // It may start anywhere in a block, and then ends one block later.
-            bytes => bytes.next_multiple_of(align) + align,
+            Some(bytes) => bytes.next_multiple_of(align) + align,
+            None if all => mean_sample_bytes(dataset, weights).next_multiple_of(align) + align,
+            None => mean_room(dataset, &selection, weights, config) + align,
         };
         let least = samples.saturating_mul(fixed.unwrap_or(0));
         let typical = samples.saturating_mul(sample).max(1);
@@ -181,8 +190,9 @@ impl BatchBytes {
             Some(_) => sample + config.gap_bytes.min(sample),
             // A few samples may be far larger than the mean: room for a batch of the largest, if the budget has it.
             None => {
-                let fields = dataset.fields().len() as u64;
-                dataset.largest_sample().saturating_add(2 * align * fields)
+                let (fields, blocks) = (selection.len() as u64, 2 * align);
+                let gaps = fields.saturating_mul(blocks.saturating_add(if all { 0 } else { config.gap_bytes }));
+                dataset.largest_sample_of(&selection.numbers).saturating_add(gaps)
             }
         };
         let least = if fixed.is_some() { least } else { widest };
@@ -194,6 +204,42 @@ impl BatchBytes {
         })?;
         Ok(BatchBytes { sample, least, typical, largest: largest.max(full), pieces: 0 })
     }
+}
+
+/// Whether the first sample starts with a block; records are all alike then.
+fn starts_aligned(dataset: &Dataset, selection: &Selection, align: u64) -> bool {
+    let first = selection.numbers.first().and_then(|&field| dataset.extent(0, field));
+    first.is_none_or(|extent| extent.offset.is_multiple_of(align))
+}
+
+/// Samples looked at to learn what is usual.
+const LOOK_AT: u64 = 1024;
+
+/// The mean room that a sample takes in a region, far from others: samples all over the dataset, each planned alone.
+fn mean_room(dataset: &Dataset, selection: &Selection, weights: Option<&[u32]>, config: &Config) -> u64 {
+    let limits = config.limits(true);
+    let mut plan = Plan::default();
+    let mut room = |sample: u64| {
+        let shard_bytes = |shard: u32| dataset.shards()[shard as usize].bytes;
+        plan.build(selection.extents(dataset, &[sample]), shard_bytes, &limits);
+        u128::from(plan.region_bytes())
+    };
+    let whole = [dataset.len()];
+    let (parts, weights) = match weights.filter(|weights| weights.len() == dataset.parts().len()) {
+        Some(weights) => (dataset.parts(), weights),
+        None => (&whole[..], &[1][..]),
+    };
+    let looks = (LOOK_AT / parts.len() as u64).max(1);
+    let (mut first, mut weighted, mut total) = (0, 0u128, 0u128);
+    for (&samples, &weight) in parts.iter().zip(weights) {
+        let looks = looks.min(samples);
+        let at = |look: u64| first + (u128::from(look) * u128::from(samples) / u128::from(looks)) as u64;
+        let rooms: u128 = (0..looks).map(|look| room(at(look))).sum();
+        weighted += rooms / u128::from(looks.max(1)) * u128::from(weight);
+        total += u128::from(weight);
+        first += samples;
+    }
+    (weighted / total.max(1)) as u64
 }
 
 /// The mean size of the samples that come, with what lies between them. A mixture's small dataset may be most of it.

@@ -74,10 +74,32 @@ fn faults(fault: Fault, sim: &SimDevice) -> SimFaults {
     let next = sim.copies_started() + 1;
     match fault {
         Fault::None => SimFaults::default(),
-        Fault::CopyFails => SimFaults { copy_fails: Some(next), ..SimFaults::default() },
+        Fault::CopyFails | Fault::CopyOutFails | Fault::GatherFails => {
+            SimFaults { copy_fails: Some(next), ..SimFaults::default() }
+        }
         Fault::MarkFails => SimFaults { mark_fails: Some(next), ..SimFaults::default() },
         Fault::Stalls => SimFaults { stalls: Some(next), ..SimFaults::default() },
         Fault::Lost => SimFaults { lost: Some(next), ..SimFaults::default() },
+    }
+}
+
+/// Tests the bed: memory that a copy out still writes to is not to be touched.
+#[test]
+fn a_target_touched_in_flight_shows() {
+    for seed in 0..20 {
+        let sim = Arc::new(SimDevice::new(seed, Clock::simulated()));
+        let device = Device::new(sim.clone());
+        let slabs = device_suite::Slabs::new(&device, 1, 8192);
+        let region = device_suite::Region::new(&device, 8192);
+        let mut stream = device.raw().stream().unwrap();
+        let mut lease = slabs.lease(0);
+        let copy = lease.from(region.at(0), 0, 8192);
+        // SAFETY: broken on purpose: the target is written to. It stays allocated and pinned.
+        unsafe { stream.copy_out(copy.source, copy.target, copy.bytes) }.unwrap();
+        lease.fill(9);
+        sim.settle();
+        let violations = sim.violations();
+        assert!(violations.iter().any(|text| text.contains("target was written")), "seed {seed}: {violations:?}");
     }
 }
 

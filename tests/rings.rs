@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::{bytes_of, disk_directory, write_shard};
 use strait::memory::Arena;
 use strait::sim::Clock;
-use strait::storage::{Completion, Faults, Pread, RawRead, Registered, Ring, SimRing, Uring};
+use strait::storage::{Completion, Faults, Pread, RawRead, RawWrite, Registered, Ring, SimRing, Uring};
 
 const DEPTH: usize = 8;
 const BLOCK: usize = 4096;
@@ -208,4 +208,47 @@ fn the_end_of_a_read_wakes_poll() {
     assert!(ready == 1 && early, "the end of a read did not wake poll(2)");
     later.join().unwrap();
     collect(&mut ring, 1);
+}
+
+fn write(bed: &Bed, place: usize, file: &File, offset: u64) -> RawWrite {
+    let (fd, source) = (file.as_raw_fd(), bed.target(place));
+    RawWrite { fd, offset, len: BLOCK as u32, source, token: place as u64 }
+}
+
+fn submit_write(ring: &mut dyn Ring, write: RawWrite) -> strait::Result<()> {
+    // SAFETY: as for `submit`; nobody writes to a place while it is written from.
+    unsafe { ring.submit_write(write) }
+}
+
+#[test]
+fn writes_land_in_the_file_and_share_the_depth_with_reads() {
+    for registered in [false, true] {
+        let bed = Bed::new();
+        for mut ring in rings() {
+            let path = bed._directory.path().join("written");
+            let options = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
+            let file = options.unwrap();
+            if registered {
+                // SAFETY: the bed's memory outlives the ring.
+                unsafe { ring.register_memory(bed.arena.base(), bed.arena.bytes()) };
+            }
+            for place in 0..DEPTH {
+                let bytes = bytes_of(9, (place * BLOCK) as u64, BLOCK as u64);
+                // SAFETY: the place is inside the arena, and no write from it is in flight.
+                unsafe { bed.target(place).copy_from(NonNull::from(&bytes[..]).cast(), BLOCK) };
+                submit_write(&mut *ring, write(&bed, place, &file, (place * BLOCK) as u64)).unwrap();
+            }
+            let error = submit(&mut *ring, bed.read(DEPTH, 0)).unwrap_err();
+            assert_eq!(error.errno(), Some(libc::EBUSY), "{}: {error}", ring.name());
+            let ends = collect(&mut *ring, DEPTH);
+            assert!(ends.values().all(|&result| result == BLOCK as i32), "{}: {ends:?}", ring.name());
+            assert_eq!(std::fs::read(&path).unwrap(), bytes_of(9, 0, (DEPTH * BLOCK) as u64), "{}", ring.name());
+            // Of a file that is open for reading only; with a read beside it.
+            submit_write(&mut *ring, write(&bed, 0, &bed.file, 0)).unwrap();
+            submit(&mut *ring, bed.read(1, 0)).unwrap();
+            let ends = collect(&mut *ring, 2);
+            assert_eq!((ends[&0], ends[&1]), (-libc::EBADF, BLOCK as i32), "{}", ring.name());
+            assert_eq!(bed.bytes(1), bytes_of(5, 0, BLOCK as u64), "{}", ring.name());
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{DeviceKind, DevicePtr, Fence, RawDevice, RawMemory, RawStream, Seq, Stream, Timeline};
 use crate::error::Result;
 use crate::memory::Arena;
+use crate::plan::Move;
 
 /// The host device.
 #[derive(Debug, Default)]
@@ -79,13 +80,19 @@ fn raw(arena: Arena) -> RawMemory {
 /// Holds the last mark. Every mark is reached when it is set.
 struct HostStream(Arc<AtomicU64>);
 
-// SAFETY: `copy` returns after its last byte. The release store of `mark` and the acquire load of `reached` make those
+// SAFETY: `copy` and `copy_out` return after their last byte. The release store of `mark` and the acquire load of `reached` make those
 // bytes visible to whoever sees the mark.
 unsafe impl Stream for HostStream {
     unsafe fn copy(&mut self, source: NonNull<u8>, target: DevicePtr, bytes: usize) -> Result<()> {
         // SAFETY: the caller promises a valid source that does not change and a target of this device; slabs and
         // regions come from different mappings, so they do not overlap.
         unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target as *mut u8, bytes) };
+        Ok(())
+    }
+
+    unsafe fn copy_out(&mut self, source: DevicePtr, target: NonNull<u8>, bytes: usize) -> Result<()> {
+        // SAFETY: as for `copy`, the other way.
+        unsafe { std::ptr::copy_nonoverlapping(source as *const u8, target.as_ptr(), bytes) };
         Ok(())
     }
 
@@ -102,6 +109,17 @@ unsafe impl Stream for HostStream {
     }
 
     fn wait_fence(&mut self, _fence: Fence) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn gather(&mut self, base: DevicePtr, moves: &[Move]) -> Result<()> {
+        for Move { source, target, bytes } in moves {
+            // SAFETY: the caller promises that both lie in memory of this device, apart from each other.
+            unsafe {
+                let (source, target) = ((base + source) as *const u8, (base + target) as *mut u8);
+                std::ptr::copy_nonoverlapping(source, target, *bytes as usize);
+            }
+        }
         Ok(())
     }
 

@@ -11,7 +11,7 @@ mod queue;
 mod sim;
 
 pub use host::HostDevice;
-pub use queue::{CopyQueue, RawCopy};
+pub use queue::{CopyQueue, RawCopy, RawCopyOut};
 pub use sim::{SimDevice, SimFaults, SimRead};
 
 use std::ffi::c_void;
@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::plan::Move;
 
 /// An address in a device's memory; on the host device a plain pointer.
 pub type DevicePtr = u64;
@@ -50,6 +51,13 @@ pub enum DeviceKind {
     Cuda(u32),
     /// The simulated device of tests.
     Sim,
+    /// A vendor's own, by the numbers that DLPack has for it (`DLDeviceType`, `device_id`).
+    Other {
+        /// `DLDeviceType`.
+        dlpack_type: i32,
+        /// `device_id`.
+        ordinal: i32,
+    },
 }
 
 impl fmt::Display for DeviceKind {
@@ -58,6 +66,7 @@ impl fmt::Display for DeviceKind {
             DeviceKind::Host => f.write_str("host"),
             DeviceKind::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
             DeviceKind::Sim => f.write_str("sim"),
+            DeviceKind::Other { dlpack_type, ordinal } => write!(f, "dlpack:{dlpack_type}:{ordinal}"),
         }
     }
 }
@@ -84,7 +93,7 @@ unsafe impl Sync for RawMemory {}
 ///
 /// # Safety
 /// An implementation promises: memory from `allocate` stays valid until `free`; pinned memory may be copied from
-/// asynchronously until `unpin`. Streams, timelines and fences that it made keep what they need of the device alive.
+/// and to asynchronously until `unpin`. Streams, timelines and fences that it made keep what they need of the device alive.
 pub unsafe trait RawDevice: Send + Sync {
     /// For people: `"cuda:0 (NVIDIA H200)"`.
     fn name(&self) -> String;
@@ -106,7 +115,7 @@ pub unsafe trait RawDevice: Send + Sync {
     /// `memory` came from `allocate` or `reserve` of this device; no copy or ring still writes to it and no consumer uses it.
     unsafe fn free(&self, memory: RawMemory);
 
-    /// Pins host memory so that streams copy from it asynchronously.
+    /// Pins host memory so that streams copy from it and to it asynchronously.
     ///
     /// # Safety
     /// The memory stays mapped until [`unpin`](RawDevice::unpin).
@@ -121,7 +130,7 @@ pub unsafe trait RawDevice: Send + Sync {
     /// next thing to be mapped there would pass for pinned.
     ///
     /// # Safety
-    /// `base` was pinned by this device and no copy from it is in flight.
+    /// `base` was pinned by this device and no copy from it or to it is in flight.
     unsafe fn unpin(&self, base: NonNull<u8>) -> Result<()>;
 
     /// A new copy queue, for use by one thread at a time.
@@ -146,18 +155,26 @@ pub unsafe trait RawDevice: Send + Sync {
     unsafe fn read_back(&self, source: DevicePtr, target: &mut [u8]) -> Result<()>;
 }
 
-/// A device's ordered queue of host-to-device copies.
+/// A device's ordered queue of copies between pinned host memory and device memory.
 ///
 /// # Safety
-/// An implementation promises: copies take effect in order; `reached() >= s` means that every copy issued before
-/// [`mark`](Stream::mark) returned `s` has finished reading its source and its bytes are visible to work ordered
-/// after `s`. An error is never reported as completion. Dropping a stream does not stop its copies.
+/// An implementation promises: copies take effect in order, whichever way they go; `reached() >= s` means that every
+/// copy issued before [`mark`](Stream::mark) returned `s` has finished reading its source and that its bytes are visible
+/// to work ordered after `s`, and to the host if they were copied there. An error is never reported as completion.
+/// Dropping a stream does not stop its copies.
 pub unsafe trait Stream: Send {
     /// Starts a copy of `bytes` from pinned host memory to device memory.
     ///
     /// # Safety
     /// The source stays valid and unchanged, and the target is not freed, until a later mark is reached.
     unsafe fn copy(&mut self, source: NonNull<u8>, target: DevicePtr, bytes: usize) -> Result<()>;
+
+    /// Starts a copy of `bytes` from device memory to pinned host memory.
+    ///
+    /// # Safety
+    /// The source is not freed and nothing else writes to it, and nothing else reads or writes the target, until a
+    /// later mark is reached.
+    unsafe fn copy_out(&mut self, source: DevicePtr, target: NonNull<u8>, bytes: usize) -> Result<()>;
 
     /// Puts a point on the timeline behind all copies so far, also behind those whose call failed: a driver may have
     /// started them all the same. On error there is no new point, and a later mark stands in for it.
@@ -171,6 +188,14 @@ pub unsafe trait Stream: Send {
 
     /// Orders all later copies behind `fence` as last recorded.
     fn wait_fence(&mut self, fence: Fence) -> Result<()>;
+
+    /// Starts moves of bytes within one piece of device memory, whose first byte is `base`, ordered like a copy. The
+    /// table is read before the call returns.
+    ///
+    /// # Safety
+    /// Every source and target lies in that memory, which is not freed until a later mark is reached. No target
+    /// overlaps a source or another target.
+    unsafe fn gather(&mut self, base: DevicePtr, moves: &[Move]) -> Result<()>;
 
     /// The consumer's view of this stream, for other threads.
     fn timeline(&self) -> Arc<dyn Timeline>;

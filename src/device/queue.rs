@@ -1,4 +1,4 @@
-//! The one safe owner of host memory that copies read.
+//! The one safe owner of host memory that copies read or write.
 
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{DevicePtr, Fence, Seq, Stream, Timeline};
 use crate::error::{Error, Result};
+use crate::plan::Move;
 
 /// The seq of a lease whose copies no mark covers yet; never reached.
 const UNMARKED: Seq = Seq(u64::MAX);
@@ -27,7 +28,18 @@ pub struct RawCopy {
     pub bytes: usize,
 }
 
-/// A copy stream together with the leases of the memory it reads.
+/// One device-to-host copy.
+#[derive(Debug, Clone, Copy)]
+pub struct RawCopyOut {
+    /// First byte in device memory.
+    pub source: DevicePtr,
+    /// Where it goes, in pinned host memory.
+    pub target: NonNull<u8>,
+    /// Length.
+    pub bytes: usize,
+}
+
+/// A copy stream together with the leases of the host memory it reads or writes.
 ///
 /// ```text
 ///   copy(lease) --> [ lease, seq 4 | lease, seq 5 | lease, seq 6 ] --> reap: those whose seq the stream has reached
@@ -89,6 +101,40 @@ impl<L> CopyQueue<L> {
         self.mark()
     }
 
+    /// Starts moves within device memory behind all copies so far; see [`Stream::gather`]. `lease` comes back as that of
+    /// a copy does.
+    ///
+    /// # Safety
+    /// Every source and target lies in the memory that starts at `base`, which is not freed until `lease` is dropped; if
+    /// it never is, for ever. No target overlaps a source or another target, and nothing else writes to either, until
+    /// the returned seq is reached; on error, until [`in_flight`](CopyQueue::in_flight) is 0.
+    pub unsafe fn gather(&mut self, lease: L, base: DevicePtr, moves: &[Move]) -> Result<Seq> {
+        self.in_flight.push_back(InFlight { lease: ManuallyDrop::new(lease), seq: UNMARKED });
+        // SAFETY: the lease is in `in_flight` now and leaves it only behind a reached mark (or is leaked), and with it
+        // the caller's promise holds until then.
+        unsafe { self.stream.gather(base, moves) }?;
+        self.mark()
+    }
+
+    /// Starts copies into the memory of `lease`, in order. The seq is reached when all of them have ended. With no copy
+    /// at all the lease comes back behind those before it.
+    ///
+    /// On error the targets hold anything, and the lease stays inside as with [`copy_all`](CopyQueue::copy_all).
+    ///
+    /// # Safety
+    /// Every target is pinned, and nobody else reads or writes it until `lease` has come back; if it never does, for
+    /// ever. Every source is device memory that is not freed and that nothing writes to, until the returned seq is
+    /// reached; on error, until [`in_flight`](CopyQueue::in_flight) is 0; if that never happens, for ever.
+    pub unsafe fn copy_out_all(&mut self, lease: L, copies: impl IntoIterator<Item = RawCopyOut>) -> Result<Seq> {
+        self.in_flight.push_back(InFlight { lease: ManuallyDrop::new(lease), seq: UNMARKED });
+        copies.into_iter().try_for_each(|copy| {
+            // SAFETY: the lease is in `in_flight` now and leaves it only behind a reached mark (or is leaked), so by
+            // the caller's promise the target is the copy's alone until then; the source is the caller's promise.
+            unsafe { self.stream.copy_out(copy.source, copy.target, copy.bytes) }
+        })?;
+        self.mark()
+    }
+
     /// Gives back every lease whose copies have ended, oldest first; says how many. Does not wait.
     pub fn reap(&mut self, mut give_back: impl FnMut(L)) -> Result<usize> {
         if self.in_flight.is_empty() {
@@ -126,7 +172,8 @@ impl<L> CopyQueue<L> {
         match self.in_flight.len() {
             0 => Ok(()),
             left => {
-                let what = format!("{left} of {inside} copies to the device; the stream may wait for a consumer's");
+                let what =
+                    format!("{left} of {inside} copies to or from the device; the stream may wait for a consumer's");
                 Err(Error::Timeout { what, waited: timeout })
             }
         }
@@ -178,7 +225,7 @@ impl<L> Drop for CopyQueue<L> {
     fn drop(&mut self) {
         if let Err(error) = self.drain(self.drop_wait, drop) {
             let leaked = self.in_flight.len();
-            tracing::warn!(%error, leaked, "copies to the device did not end; their host memory is leaked, not freed");
+            tracing::warn!(%error, leaked, "copies to or from the device did not end; their host memory is leaked, not freed");
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::batch::{Body, Places};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::order::{BadSamplePolicy, BadSamples, Order, Standing, Verdict};
+use crate::selection::Selection;
 use crate::stats::Counters;
 use crate::storage::Damage;
 
@@ -89,7 +90,13 @@ impl Bad {
 
     /// The verdict on the oldest batch, whose reads have all ended: whether it can be handed over as it is, or has to be
     /// read again as it is now.
-    pub(super) fn settle(&mut self, filling: &mut Filling, dataset: &Dataset, align: u64) -> Result<bool> {
+    pub(super) fn settle(
+        &mut self,
+        filling: &mut Filling,
+        dataset: &Dataset,
+        selection: &Selection,
+        align: u64,
+    ) -> Result<bool> {
         let Filling { body, failure, damages, .. } = filling;
         if !self.raises() {
             let mut damages = std::mem::take(damages);
@@ -97,7 +104,7 @@ impl Bad {
                 return Ok(false);
             }
             damages.sort_unstable_by_key(|damage| (damage.extent.shard, damage.extent.offset));
-            if !self.judge(body, &damages, dataset, align)? {
+            if !self.judge(body, &damages, dataset, selection, align)? {
                 return Ok(false);
             }
             self.counters.samples_skipped.add(body.places.skipped);
@@ -108,8 +115,15 @@ impl Bad {
         Ok(true)
     }
 
-    fn judge(&mut self, body: &mut Body, damages: &[Damage], dataset: &Dataset, align: u64) -> Result<bool> {
-        let cause = |sample: u64| cause(sample, damages, dataset, align);
+    fn judge(
+        &mut self,
+        body: &mut Body,
+        damages: &[Damage],
+        dataset: &Dataset,
+        selection: &Selection,
+        align: u64,
+    ) -> Result<bool> {
+        let cause = |sample: u64| cause(sample, damages, dataset, selection, align);
         let mut found: Vec<u64> = Vec::new();
         if let Some(first) = damages.first() {
             found.extend(body.samples.iter().copied().filter(|&sample| cause(sample).is_some()));
@@ -183,8 +197,14 @@ impl Bad {
 }
 
 /// The damage, of those in file order and apart from each other, that a sample's own blocks have part in.
-fn cause<'a>(sample: u64, damages: &'a [Damage], dataset: &Dataset, align: u64) -> Option<&'a Damage> {
-    let extents = (0..dataset.fields().len()).filter_map(|field| dataset.extent(sample, field));
+fn cause<'a>(
+    sample: u64,
+    damages: &'a [Damage],
+    dataset: &Dataset,
+    selection: &Selection,
+    align: u64,
+) -> Option<&'a Damage> {
+    let extents = selection.numbers.iter().filter_map(|&field| dataset.extent(sample, field));
     extents.filter(|extent| extent.len > 0).find_map(|extent| {
         let begin = extent.offset / align * align;
         let end = (extent.offset + extent.len).next_multiple_of(align);

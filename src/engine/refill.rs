@@ -117,7 +117,8 @@ impl Engine {
             }
         };
         self.plan(&mut body);
-        Some((body, failure))
+        // Looking samples up may have met a damaged index; then the plan lacks some.
+        Some((body, failure.or_else(|| self.dataset.check().err())))
     }
 
     fn plan(&self, body: &mut Body) {
@@ -135,8 +136,7 @@ impl Engine {
             if pieces.are_there() {
                 plan.build(pieces.extents.iter().copied(), shard_bytes, &limits);
             } else {
-                let field = |f| samples.iter().map(move |&sample| dataset.extent(sample, f));
-                plan.build((0..dataset.fields().len()).flat_map(field), shard_bytes, &limits);
+                plan.build(self.selection.extents(dataset, samples), shard_bytes, &limits);
             }
             // Reading gaps along saves reads and costs room; where there is no room, do without.
             if limits.gap_bytes == 0 || plan.region_bytes() <= self.regions.bytes() as u64 {
@@ -187,7 +187,7 @@ impl Engine {
             }
             self.bad.leave_out(&mut body);
             self.plan(&mut body);
-            let failure = failure.filter(|error| !self.bad.forgives(error));
+            let failure = failure.filter(|error| !self.bad.forgives(error)).or_else(|| self.dataset.check().err());
             self.state.planned.push_front((body, failure));
         }
     }

@@ -1,7 +1,8 @@
-//! How bytes get from a file into host memory: rings, and the queue that owns memory while a ring writes to it.
+//! How bytes get from a file into host memory and back: rings, and the queues that own memory while a ring uses it.
 //!
-//! A [`Ring`] is a narrow unsafe seam: it starts reads and tells when they ended, nothing more. [`ReadQueue`] is the
-//! one safe owner above it: it holds the memory in flight, continues short reads, retries, and drains by counting.
+//! A [`Ring`] is a narrow unsafe seam: it starts reads and writes and tells when they ended, nothing more. [`ReadQueue`]
+//! and [`WriteQueue`] are the safe owners above it: they hold the memory in flight, continue what ended short, retry,
+//! and drain by counting.
 
 mod files;
 mod pread;
@@ -9,6 +10,7 @@ mod probe;
 mod queue;
 mod sim;
 mod uring;
+mod writes;
 
 pub use files::{Opening, ShardFile};
 pub use pread::Pread;
@@ -16,13 +18,14 @@ pub use probe::{Mode, Probed, Prober, Way, buffered, dio_align};
 pub use queue::{Accepted, Damage, Landed, LandingId, Memory, Options, ReadQueue, Want};
 pub use sim::{Faults, SimRing};
 pub use uring::Uring;
+pub use writes::{Put, WriteFile, WriteQueue, Written};
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// One read, as a ring sees it.
 #[derive(Debug, Clone, Copy)]
@@ -47,12 +50,30 @@ pub struct RawRead {
 // target valid and unshared until its completion (contract of `Ring::submit`), on whatever thread that happens.
 unsafe impl Send for RawRead {}
 
-/// The end of one read.
+/// One write, as a ring sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct RawWrite {
+    /// The open file. It stays open until the completion.
+    pub fd: RawFd,
+    /// Where the first byte goes, from the start of the file.
+    pub offset: u64,
+    /// Bytes to write.
+    pub len: u32,
+    /// Where the bytes are.
+    pub source: NonNull<u8>,
+    /// Comes back in the [`Completion`].
+    pub token: u64,
+}
+
+// SAFETY: as for RawRead; the source is valid and nobody writes to it until the completion.
+unsafe impl Send for RawWrite {}
+
+/// The end of one read or write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Completion {
-    /// The token of the read.
+    /// The token of the read or write.
     pub token: u64,
-    /// Bytes read (0: at or past the end of the file), or `-errno`.
+    /// Bytes read (0: at or past the end of the file) or written, or `-errno`.
     pub result: i32,
 }
 
@@ -71,20 +92,20 @@ pub enum Registered {
 pub(crate) const REGISTER_FORBIDDEN: &str =
     "allow io_uring_register in the container's seccomp profile; costs CPU per read, not correctness";
 
-/// A storage backend: starts reads, reports their ends.
+/// A storage backend: starts reads and writes, reports their ends.
 ///
 /// # Safety
-/// An implementation promises: every token accepted by [`submit`](Ring::submit) comes out of [`poll`](Ring::poll)
-/// exactly once, and nothing writes to that read's target after that. Closing or dropping a ring is *not* a
-/// completion: reads may still land in memory afterwards.
+/// An implementation promises: every token accepted by [`submit`](Ring::submit) or [`submit_write`](Ring::submit_write)
+/// comes out of [`poll`](Ring::poll) exactly once, and nothing writes to that read's target, or reads that write's
+/// source, after that. Closing or dropping a ring is *not* a completion: reads may still land in memory afterwards.
 pub unsafe trait Ring: Send {
     /// The name in stats and messages: `"uring"`, `"pread"`, `"sim"`.
     fn name(&self) -> &'static str;
 
-    /// How many reads may be in flight at once.
+    /// How many reads and writes may be in flight at once.
     fn capacity(&self) -> usize;
 
-    /// Announces memory that later reads will target, for rings that register it. At most once per range.
+    /// Announces memory that later reads and writes will use, for rings that register it. At most once per range.
     ///
     /// # Safety
     /// The memory stays mapped until the ring is dropped.
@@ -104,7 +125,16 @@ pub unsafe trait Ring: Send {
     /// else reads or writes it, and `read.fd` stays open.
     unsafe fn submit(&mut self, read: RawRead) -> Result<()>;
 
-    /// Starts what was accepted, waits until `want` reads have ended or `timeout` has passed, and appends the ends to
+    /// Accepts one write, as [`submit`](Ring::submit) accepts a read. A ring that can only read refuses all.
+    ///
+    /// # Safety
+    /// Until the completion comes out of `poll`, `write.source` is valid for reads of `write.len` bytes and nothing
+    /// writes to it, and `write.fd` stays open.
+    unsafe fn submit_write(&mut self, _write: RawWrite) -> Result<()> {
+        Err(Error::Ring { ring: self.name(), problem: "this ring only reads".into(), errno: libc::EOPNOTSUPP })
+    }
+
+    /// Starts what was accepted, waits until `want` of it have ended or `timeout` has passed, and appends the ends to
     /// `out`. `want` 0 does not wait. Returning nothing after the timeout is not an error; an error means that the
     /// ring is broken and that reads in flight may never be reported.
     fn poll(&mut self, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> Result<()>;

@@ -1,4 +1,4 @@
-//! The pread ring: a few threads that call `preadv2`, where io_uring is refused or no better.
+//! The pread ring: a few threads that call `preadv2` and `pwritev2`, where io_uring is refused or no better.
 
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
@@ -7,19 +7,24 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, Sender};
 
-use super::{Completion, Event, RawRead, Ring};
+use super::{Completion, Event, RawRead, RawWrite, Ring};
 use crate::error::{Error, Result};
 
 /// Threads beyond this give no more throughput to one consumer, and cost memory.
 const THREADS_MAX: usize = 8;
 
-/// A bounded pool of reading threads.
+/// A bounded pool of threads.
 pub struct Pread {
     depth: usize,
     in_flight: usize,
-    reads: Option<Sender<RawRead>>,
+    work: Option<Sender<Work>>,
     done: Arc<Done>,
     threads: Vec<JoinHandle<()>>,
+}
+
+enum Work {
+    Read(RawRead),
+    Write(RawWrite),
 }
 
 /// Where threads leave completions. The event counter is readable while there are some.
@@ -29,7 +34,7 @@ struct Done {
 }
 
 impl Pread {
-    /// A pool for `depth` reads in flight, on at most eight threads.
+    /// A pool for `depth` reads and writes in flight, on at most eight threads.
     pub fn new(depth: usize) -> Result<Pread> {
         let depth = depth.max(1);
         let refused = |problem: &str, e: std::io::Error| Error::Ring {
@@ -39,30 +44,54 @@ impl Pread {
         };
         let event = Event::new().map_err(|e| refused("eventfd", e))?;
         let done = Arc::new(Done { completions: Mutex::new(Vec::with_capacity(depth)), event });
-        let (sender, reads) = channel::bounded(depth);
-        let mut pool = Pread { depth, in_flight: 0, reads: Some(sender), done, threads: Vec::new() };
+        let (sender, work) = channel::bounded(depth);
+        let mut pool = Pread { depth, in_flight: 0, work: Some(sender), done, threads: Vec::new() };
         for i in 0..depth.min(THREADS_MAX) {
-            let (reads, done) = (reads.clone(), pool.done.clone());
+            let (work, done) = (work.clone(), pool.done.clone());
             let thread = thread::Builder::new().name(format!("strait-pread-{i}"));
-            let thread = thread.spawn(move || serve(&reads, &done)).map_err(|e| refused("cannot start a thread", e))?;
+            let thread = thread.spawn(move || serve(&work, &done)).map_err(|e| refused("cannot start a thread", e))?;
             pool.threads.push(thread);
         }
         Ok(pool)
     }
 }
 
-fn serve(reads: &Receiver<RawRead>, done: &Done) {
-    for read in reads {
-        let vector = libc::iovec { iov_base: read.target.as_ptr().cast(), iov_len: read.len as usize };
-        // SAFETY: by the contract of `Ring::submit` target and file stay valid, and the target is ours alone, until
-        // the completion is pushed below.
-        let got = unsafe { libc::preadv2(read.fd, &raw const vector, 1, read.offset as i64, read.rw_flags) };
+impl Pread {
+    fn send(&mut self, work: Work) -> Result<()> {
+        let full = || Error::Ring { ring: "pread", problem: "submit".into(), errno: libc::EBUSY };
+        if self.in_flight == self.depth {
+            return Err(full());
+        }
+        self.work.as_ref().expect("open until drop").try_send(work).map_err(|_| full())?;
+        self.in_flight += 1;
+        Ok(())
+    }
+}
+
+fn serve(work: &Receiver<Work>, done: &Done) {
+    for work in work {
+        let (token, got) = match work {
+            Work::Read(read) => {
+                let vector = libc::iovec { iov_base: read.target.as_ptr().cast(), iov_len: read.len as usize };
+                // SAFETY: by the contract of `Ring::submit` target and file stay valid, and the target is ours alone,
+                // until the completion is pushed below.
+                let got = unsafe { libc::preadv2(read.fd, &raw const vector, 1, read.offset as i64, read.rw_flags) };
+                (read.token, got)
+            }
+            Work::Write(write) => {
+                let vector = libc::iovec { iov_base: write.source.as_ptr().cast(), iov_len: write.len as usize };
+                // SAFETY: by the contract of `Ring::submit_write` source and file stay valid, and nobody writes to the
+                // source, until the completion is pushed below.
+                let put = unsafe { libc::pwritev2(write.fd, &raw const vector, 1, write.offset as i64, 0) };
+                (write.token, put)
+            }
+        };
         let result = match got {
             -1 => -std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
             got => got as i32,
         };
         let mut completions = done.completions.lock().unwrap_or_else(|e| e.into_inner());
-        completions.push(Completion { token: read.token, result });
+        completions.push(Completion { token, result });
         if completions.len() == 1 {
             done.event.set();
         }
@@ -82,8 +111,8 @@ impl Done {
     }
 }
 
-// SAFETY: a read goes through the channel to one thread, which pushes its completion once, after the system call
-// that writes to the target has returned. Dropping with reads in flight leaves the threads to finish them.
+// SAFETY: a read or write goes through the channel to one thread, which pushes its completion once, after the system
+// call that uses the memory has returned. Dropping with some in flight leaves the threads to finish them.
 unsafe impl Ring for Pread {
     fn name(&self) -> &'static str {
         "pread"
@@ -94,13 +123,11 @@ unsafe impl Ring for Pread {
     }
 
     unsafe fn submit(&mut self, read: RawRead) -> Result<()> {
-        let full = || Error::Ring { ring: "pread", problem: "submit".into(), errno: libc::EBUSY };
-        if self.in_flight == self.depth {
-            return Err(full());
-        }
-        self.reads.as_ref().expect("open until drop").try_send(read).map_err(|_| full())?;
-        self.in_flight += 1;
-        Ok(())
+        self.send(Work::Read(read))
+    }
+
+    unsafe fn submit_write(&mut self, write: RawWrite) -> Result<()> {
+        self.send(Work::Write(write))
     }
 
     fn poll(&mut self, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> Result<()> {
@@ -126,7 +153,7 @@ unsafe impl Ring for Pread {
 
 impl Drop for Pread {
     fn drop(&mut self) {
-        self.reads = None; // threads end after the reads already accepted
+        self.work = None; // threads end after what they have accepted
         if self.in_flight == 0 {
             for thread in self.threads.drain(..) {
                 let _ = thread.join();

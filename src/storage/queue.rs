@@ -123,36 +123,36 @@ struct Landing<L> {
 }
 
 /// A fixed set of places, handed out by number.
-struct Places<T> {
+pub(super) struct Places<T> {
     places: Vec<Option<T>>,
     free: Vec<u32>,
 }
 
 impl<T> Places<T> {
-    fn new(count: usize) -> Places<T> {
+    pub(super) fn new(count: usize) -> Places<T> {
         Places { places: (0..count).map(|_| None).collect(), free: (0..count as u32).rev().collect() }
     }
 
-    fn put(&mut self, value: T) -> Option<u32> {
+    pub(super) fn put(&mut self, value: T) -> Option<u32> {
         let place = self.free.pop()?;
         self.places[place as usize] = Some(value);
         Some(place)
     }
 
-    fn get(&mut self, place: u32) -> &mut T {
+    pub(super) fn get(&mut self, place: u32) -> &mut T {
         self.places[place as usize].as_mut().expect("a place in use")
     }
 
-    fn take(&mut self, place: u32) -> T {
+    pub(super) fn take(&mut self, place: u32) -> T {
         self.free.push(place);
         self.places[place as usize].take().expect("a place in use")
     }
 
-    fn used(&self) -> usize {
+    pub(super) fn used(&self) -> usize {
         self.places.len() - self.free.len()
     }
 
-    fn iter(&self) -> impl Iterator<Item = &T> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.places.iter().flatten()
     }
 }
@@ -179,8 +179,8 @@ pub struct ReadQueue<L: Memory> {
 
 /// How long a wait for two rings lasts if the end of a read on one of them wakes nobody.
 const BLIND_WAIT: Duration = Duration::from_millis(1);
-/// A read that is answered EAGAIN or EINTR more often than this has failed.
-const RETRIES_MAX: u32 = 8;
+/// A read or write that is answered EAGAIN or EINTR more often than this has failed.
+pub(super) const RETRIES_MAX: u32 = 8;
 
 impl<L: Memory> ReadQueue<L> {
     /// A queue over one ring; threads join it by themselves when a file needs them.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{Builder, IoUring, opcode, squeue};
 
-use super::{Completion, Event, RawRead, Registered, Ring};
+use super::{Completion, Event, RawRead, RawWrite, Registered, Ring};
 use crate::error::{Error, Result};
 
 /// io_uring on the thread that made it: the kernel binds the fastest set-up to one thread.
@@ -53,7 +53,7 @@ const LADDER: [Rung; 4] = [
 ];
 
 impl Uring {
-    /// A ring for `depth` reads in flight over `files` open files, to be used by the calling thread only.
+    /// A ring for `depth` reads and writes in flight over `files` open files, to be used by the calling thread only.
     ///
     /// Fails with [`Error::Ring`] where io_uring is refused (EPERM, ENOSYS), where locked memory is short (ENOMEM),
     /// or where the kernel is older than 5.11 and cannot wait with a timeout (ENOSYS).
@@ -95,10 +95,36 @@ impl Uring {
         Uring { ring, depth, in_flight: 0, buffers: Vec::new(), file_slots, flags, min_wait, event: None }
     }
 
+    /// The registered buffer that holds this memory.
+    fn buffer(&self, base: NonNull<u8>, len: u32) -> Option<usize> {
+        let start = base.as_ptr() as usize;
+        let end = start + len as usize;
+        self.buffers.iter().position(|b| b.start <= start && end <= b.end)
+    }
+
+    fn write_entry(&self, write: &RawWrite) -> squeue::Entry {
+        let RawWrite { fd, offset, len, source, token } = *write;
+        let entry = match self.buffer(source, len) {
+            Some(index) => opcode::WriteFixed::new(Fd(fd), source.as_ptr(), len, index as u16).offset(offset).build(),
+            None => opcode::Write::new(Fd(fd), source.as_ptr(), len).offset(offset).build(),
+        };
+        entry.user_data(token)
+    }
+
+    fn push(&mut self, entry: squeue::Entry) -> Result<()> {
+        let full = || Error::Ring { ring: "uring", problem: "submit".into(), errno: libc::EBUSY };
+        if self.in_flight == self.depth {
+            return Err(full());
+        }
+        // SAFETY: the caller of `submit` or `submit_write` keeps memory and file alive until the completion; the entry
+        // holds no other pointer.
+        unsafe { self.ring.submission().push(&entry) }.map_err(|_| full())?;
+        self.in_flight += 1;
+        Ok(())
+    }
+
     fn entry(&self, read: &RawRead) -> squeue::Entry {
-        let start = read.target.as_ptr() as usize;
-        let end = start + read.len as usize;
-        let buffer = self.buffers.iter().position(|b| b.start <= start && end <= b.end);
+        let buffer = self.buffer(read.target, read.len);
         let slot = read.file_slot.filter(|&slot| self.file_slots.is_ok_and(|slots| slot < slots));
         let (target, offset, flags) = (read.target.as_ptr(), read.offset, read.rw_flags);
         macro_rules! read {
@@ -128,8 +154,7 @@ impl Uring {
 }
 
 // SAFETY: a token is pushed to the submission queue once and the kernel answers each entry with exactly one
-// completion, after its last write to the target; the completion queue is never smaller than twice the reads that
-// `submit` accepts, so none is lost. Dropping closes the ring without waiting, as the contract allows.
+// completion, after its last use of the memory; the completion queue is never smaller than twice what is accepted, so none is lost. Dropping closes the ring without waiting, as the contract allows.
 unsafe impl Ring for Uring {
     fn name(&self) -> &'static str {
         "uring"
@@ -178,15 +203,11 @@ unsafe impl Ring for Uring {
     }
 
     unsafe fn submit(&mut self, read: RawRead) -> Result<()> {
-        let full = || Error::Ring { ring: "uring", problem: "submit".into(), errno: libc::EBUSY };
-        if self.in_flight == self.depth {
-            return Err(full());
-        }
-        let entry = self.entry(&read);
-        // SAFETY: the caller keeps target and file alive until the completion; the entry holds no other pointer.
-        unsafe { self.ring.submission().push(&entry) }.map_err(|_| full())?;
-        self.in_flight += 1;
-        Ok(())
+        self.push(self.entry(&read))
+    }
+
+    unsafe fn submit_write(&mut self, write: RawWrite) -> Result<()> {
+        self.push(self.write_entry(&write))
     }
 
     fn poll(&mut self, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> Result<()> {

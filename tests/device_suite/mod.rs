@@ -3,8 +3,10 @@
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 mod faults;
+mod gather;
 mod memory;
 mod order;
+mod out;
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use strait::Device;
-use strait::device::{CopyQueue, DevicePtr, RawCopy, RawMemory, RawStream, Seq};
+use strait::device::{CopyQueue, DevicePtr, RawCopy, RawCopyOut, RawMemory, RawStream, Seq};
 
 /// Long enough for any copy here, on a busy machine.
 pub(crate) const WAIT: Duration = Duration::from_secs(20);
@@ -35,8 +37,12 @@ pub(crate) struct Bed {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fault {
     None,
-    /// The next call that starts a copy fails.
+    /// The next call that starts a copy to the device fails.
     CopyFails,
+    /// The next call that gathers fails.
+    GatherFails,
+    /// The next call that starts a copy from the device fails.
+    CopyOutFails,
     /// The next call that sets a mark fails.
     MarkFails,
     /// Nothing ends any more.
@@ -56,7 +62,7 @@ type Test = (&'static str, fn(&Bed));
 
 /// Runs every test that this bed allows.
 pub(crate) fn run(make: &dyn Fn() -> Bed) {
-    let tests: [Test; 15] = [
+    let tests: [Test; 21] = [
         ("memory: allocated, aligned, freed", memory::allocated_aligned_and_freed),
         ("memory: pinned once, and again after unpin", memory::pinned_once),
         ("memory: read back", memory::read_back),
@@ -67,6 +73,12 @@ pub(crate) fn run(make: &dyn Fn() -> Bed) {
         ("order: a fence holds the refill back", order::a_fence_holds_the_refill_back),
         ("order: a consumer's stream waits for a seq", order::a_consumer_waits_for_a_seq),
         ("order: another thread waits for a seq", order::another_thread_waits_for_a_seq),
+        ("gather: between the copies before and behind it", gather::between_the_copies_before_and_behind_it),
+        ("gather: a consumer's stream waits for its seq", gather::a_consumer_waits_for_its_seq),
+        ("gather: one that fails gives its lease back", gather::one_that_fails_gives_its_lease_back),
+        ("out: behind the copies in, at any offset", out::behind_the_copies_in),
+        ("out: late, and the lease is inside until then", out::late_and_inside_until_then),
+        ("out: a copy that fails gives its lease back", out::a_copy_that_fails),
         ("faults: a wait ends at its timeout", faults::a_wait_ends_at_its_timeout),
         ("faults: a copy that fails gives its lease back", faults::a_copy_that_fails),
         ("faults: a mark that fails gives its lease back", faults::a_mark_that_fails),
@@ -144,6 +156,24 @@ impl Lease {
         unsafe { self.slabs.address(self.index).write_bytes(value, self.slabs.slab_bytes) };
     }
 
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.slabs.slab_bytes);
+        // SAFETY: as in `fill`.
+        unsafe { self.slabs.address(self.index).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: as for `fill`: whoever has the lease has its memory alone.
+        unsafe { std::slice::from_raw_parts(self.slabs.address(self.index).as_ptr(), self.slabs.slab_bytes) }
+    }
+
+    /// A copy of `bytes` from `source` to byte `at` of the slab.
+    pub(crate) fn from(&self, source: DevicePtr, at: usize, bytes: usize) -> RawCopyOut {
+        assert!(at + bytes <= self.slabs.slab_bytes);
+        // SAFETY: inside the slab, by the check above.
+        RawCopyOut { source, target: unsafe { self.slabs.address(self.index).add(at) }, bytes }
+    }
+
     /// The copy of the whole slab.
     pub(crate) fn to(&self, target: DevicePtr) -> RawCopy {
         RawCopy { source: self.slabs.address(self.index), target, bytes: self.slabs.slab_bytes }
@@ -203,6 +233,16 @@ pub(crate) fn copy(queue: &mut CopyQueue<Lease>, lease: Lease, target: DevicePtr
     // SAFETY: the slabs stay allocated and pinned while a lease lives, and only its owner writes to one. Tests keep
     // the target's region until the queue is empty, or leak it.
     unsafe { queue.copy(lease, copy) }
+}
+
+/// Copies pieces of device memory into a slab.
+pub(crate) fn copy_out(
+    queue: &mut CopyQueue<Lease>,
+    lease: Lease,
+    pieces: impl IntoIterator<Item = RawCopyOut>,
+) -> strait::Result<Seq> {
+    // SAFETY: as for `copy`: only its owner touches a slab, and the source's region outlives the queue, or is leaked.
+    unsafe { queue.copy_out_all(lease, pieces) }
 }
 
 pub(crate) fn all(bytes: &[u8], value: u8) -> bool {

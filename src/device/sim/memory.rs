@@ -85,6 +85,25 @@ impl Memory {
         true
     }
 
+    /// False if either side is not live: then nothing is copied.
+    pub(super) fn copy_within(&self, source: DevicePtr, target: DevicePtr, bytes: usize) -> bool {
+        let (Some(source), Some(target)) = (self.locate(source, bytes), self.locate(target, bytes)) else {
+            return false;
+        };
+        // SAFETY: `locate` says that both are live for this length; they may overlap where a caller breaks his promise.
+        unsafe { std::ptr::copy(source.as_ptr(), target.as_ptr(), bytes) };
+        true
+    }
+
+    /// The other way. False if the source is not live or the target not pinned: then nothing is copied.
+    pub(super) fn copy_out(&self, source: DevicePtr, target: usize, bytes: usize) -> bool {
+        let (Some(source), true) = (self.locate(source, bytes), self.is_pinned(target, bytes)) else { return false };
+        // SAFETY: the target is pinned now, which keeps it mapped, and by the contract of `Stream::copy_out` nobody else
+        // touches it; `locate` says that the source is live; device and host memory do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target as *mut u8, bytes) };
+        true
+    }
+
     pub(super) fn pin(&mut self, base: usize, bytes: usize) -> Result<()> {
         let neighbour = self.pinned.range(..base.saturating_add(bytes)).next_back();
         if neighbour.is_some_and(|(other, other_bytes)| other + other_bytes > base) {
@@ -105,11 +124,11 @@ impl Memory {
     }
 
     /// What pinned memory holds now; nothing if it is not pinned.
-    pub(super) fn source(&self, source: usize, bytes: usize) -> Option<&[u8]> {
+    pub(super) fn pinned(&self, source: usize, bytes: usize) -> Option<&[u8]> {
         if !self.is_pinned(source, bytes) {
             return None;
         }
-        // SAFETY: the memory is pinned, which keeps it mapped, and by the contract of `Stream::copy` nobody writes
+        // SAFETY: the memory is pinned, which keeps it mapped, and by the contracts of `Stream` nobody writes
         // to it. The slice does not outlive this call on the device's state.
         Some(unsafe { std::slice::from_raw_parts(source as *const u8, bytes) })
     }

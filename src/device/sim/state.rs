@@ -7,6 +7,7 @@ use super::super::{DevicePtr, Fence, RawStream, Seq};
 use super::memory::Memory;
 use super::{SimFaults, SimRead, failure};
 use crate::error::{Error, Result};
+use crate::plan::Move;
 use crate::sim::Rng;
 
 #[derive(Debug)]
@@ -45,12 +46,40 @@ struct FenceState {
 
 #[derive(Debug)]
 pub(super) enum Op {
-    Copy { source: usize, target: DevicePtr, bytes: usize, done: usize, started_with: Vec<u8> },
-    Read { source: DevicePtr, bytes: usize, read: SimRead },
+    Copy {
+        source: usize,
+        target: DevicePtr,
+        bytes: usize,
+        done: usize,
+        started_with: Vec<u8>,
+    },
+    CopyOut {
+        source: DevicePtr,
+        target: usize,
+        bytes: usize,
+        done: usize,
+        found: Vec<u8>,
+    },
+    /// What is left of the moves, the last one first, as addresses.
+    Gather {
+        moves: Vec<Move>,
+    },
+    Read {
+        source: DevicePtr,
+        bytes: usize,
+        read: SimRead,
+    },
     Mark(Seq),
-    Record { record: usize },
-    WaitFence { record: usize },
-    WaitSeq { queue: usize, seq: Seq },
+    Record {
+        record: usize,
+    },
+    WaitFence {
+        record: usize,
+    },
+    WaitSeq {
+        queue: usize,
+        seq: Seq,
+    },
 }
 
 impl State {
@@ -177,9 +206,8 @@ impl State {
             self.violation("unpin", "this memory is not pinned".into());
             return;
         };
-        let reads = |op: &Op| matches!(op, Op::Copy { source, .. } if (base..base + bytes).contains(source));
-        if self.ops().any(reads) {
-            self.violation("unpin", "memory is unpinned while a copy still reads it".into());
+        if self.ops().any(|op| op.host_address().is_some_and(|at| (base..base + bytes).contains(&at))) {
+            self.violation("unpin", "memory is unpinned while a copy still uses it".into());
         }
     }
 
@@ -197,19 +225,54 @@ impl State {
         target: DevicePtr,
         bytes: usize,
     ) -> Result<()> {
-        let Some(started_with) = self.memory.source(source, bytes).map(<[u8]>::to_vec) else {
+        let Some(started_with) = self.memory.pinned(source, bytes).map(<[u8]>::to_vec) else {
             return Err(self.violation("copy", format!("the source of {bytes} bytes is not pinned")));
         };
         if self.memory.locate(target, bytes).is_none() {
             return Err(self.violation("copy", format!("{bytes} bytes at {target:#x} are outside live memory")));
         }
+        self.start(queue, now, Op::Copy { source, target, bytes, done: 0, started_with })
+    }
+
+    pub(super) fn start_copy_out(
+        &mut self,
+        queue: usize,
+        now: Duration,
+        source: DevicePtr,
+        target: usize,
+        bytes: usize,
+    ) -> Result<()> {
+        let Some(found) = self.memory.pinned(target, bytes).map(<[u8]>::to_vec) else {
+            return Err(self.violation("copy", format!("the target of {bytes} bytes is not pinned")));
+        };
+        if self.memory.locate(source, bytes).is_none() {
+            return Err(self.violation("copy", format!("{bytes} bytes at {source:#x} are outside live memory")));
+        }
+        self.start(queue, now, Op::CopyOut { source, target, bytes, done: 0, found })
+    }
+
+    /// Counts as one copy.
+    pub(super) fn start_gather(&mut self, queue: usize, now: Duration, base: DevicePtr, moves: &[Move]) -> Result<()> {
+        let addresses = |at: &Move| Move { source: base + at.source, target: base + at.target, bytes: at.bytes };
+        let moves: Vec<Move> = moves.iter().rev().map(addresses).collect();
+        let inside = |at: DevicePtr, bytes: u64| self.memory.locate(at, bytes as usize).is_some();
+        if !moves.iter().all(|at| at.bytes > 0 && inside(at.source, at.bytes) && inside(at.target, at.bytes)) {
+            return Err(self.violation("gather", "a move of nothing, or from or to what is not live memory".into()));
+        }
+        if overlap(&moves) {
+            return Err(self.violation("gather", "a target overlaps a source or another target".into()));
+        }
+        self.start(queue, now, Op::Gather { moves })
+    }
+
+    fn start(&mut self, queue: usize, now: Duration, copy: Op) -> Result<()> {
         self.copies_started += 1;
         let fails = self.faults.copy_fails == Some(self.copies_started);
         if self.faults.mark_fails == Some(self.copies_started) {
             self.queues[queue].mark_fails = true;
         }
         if !fails || self.rng.one_in(2) {
-            self.push(queue, now, Op::Copy { source, target, bytes, done: 0, started_with });
+            self.push(queue, now, copy);
         }
         self.check("copy")?;
         if fails { Err(failure("copy", "simulated failure")) } else { Ok(()) }
@@ -241,11 +304,11 @@ impl State {
         let stalled = self.faults.stalls.is_some_and(|n| self.copies_ended + 1 >= n);
         let Some((at, op)) = self.queues[queue].ops.front() else { return false };
         match *op {
-            Op::Copy { .. } if stalled => {
+            Op::Copy { .. } | Op::CopyOut { .. } | Op::Gather { .. } if stalled => {
                 self.queues[queue].due = None;
                 return false;
             }
-            Op::Copy { .. } | Op::Read { .. } => {
+            Op::Copy { .. } | Op::CopyOut { .. } | Op::Gather { .. } | Op::Read { .. } => {
                 if self.queues[queue].due.is_none() {
                     let start = self.queues[queue].idle_since.max(*at);
                     self.queues[queue].due = Some(start + delay(&mut self.rng));
@@ -262,14 +325,25 @@ impl State {
         true
     }
 
-    /// One step of an op that takes time: a piece of a copy, or a whole read.
+    /// How much of `left` bytes a step copies.
+    fn piece(&mut self, left: usize) -> usize {
+        if left == 0 { 0 } else { 1 + self.rng.below(left as u64) as usize }
+    }
+
+    fn gather(&mut self, Move { source, target, bytes }: Move) {
+        if !self.memory.copy_within(source, target, bytes as usize) {
+            self.violation("gather", "its memory was freed while it was in flight".into());
+        }
+    }
+
+    /// One step of an op that takes time: a piece of a copy or gather, or a whole read.
     fn step(&mut self, queue: usize, now: Duration) {
         self.queues[queue].due = None;
         self.queues[queue].idle_since = now;
         let Some((at, op)) = self.queues[queue].ops.pop_front() else { return };
         match op {
             Op::Copy { source, target, bytes, done, started_with } => {
-                let piece = if bytes == done { 0 } else { 1 + self.rng.below((bytes - done) as u64) as usize };
+                let piece = self.piece(bytes - done);
                 if !self.memory.copy(source + done, target + done as u64, piece) {
                     self.violation("copy", "its memory was freed or unpinned while it was in flight".into());
                 }
@@ -280,9 +354,45 @@ impl State {
                     return;
                 }
                 self.copies_ended += 1;
-                if self.memory.source(source, bytes).is_some_and(|now| now != started_with) {
+                if self.memory.pinned(source, bytes).is_some_and(|now| now != started_with) {
                     self.violation("copy", "its source changed while it was in flight".into());
                 }
+            }
+            Op::CopyOut { source, target, bytes, done, found } => {
+                // What is not copied yet must be as it was found: the memory is the copy's alone.
+                if self.memory.pinned(target + done, bytes - done).is_some_and(|now| now != &found[done..]) {
+                    self.violation("copy", "its target was written to while it was in flight".into());
+                }
+                let piece = self.piece(bytes - done);
+                if !self.memory.copy_out(source + done as u64, target + done, piece) {
+                    self.violation("copy", "its memory was freed or unpinned while it was in flight".into());
+                }
+                let done = done + piece;
+                if done < bytes {
+                    let rest = Op::CopyOut { source, target, bytes, done, found };
+                    self.queues[queue].ops.push_front((at, rest));
+                    return;
+                }
+                self.copies_ended += 1;
+            }
+            Op::Gather { mut moves } => {
+                // Some moves and a piece of one more.
+                for _ in 0..self.rng.below(moves.len() as u64 + 1) {
+                    let Some(whole) = moves.pop() else { break };
+                    self.gather(whole);
+                }
+                if let Some(Move { source, target, bytes }) = moves.pop() {
+                    let piece = self.piece(bytes as usize) as u64;
+                    self.gather(Move { source, target, bytes: piece });
+                    if piece < bytes {
+                        moves.push(Move { source: source + piece, target: target + piece, bytes: bytes - piece });
+                    }
+                }
+                if !moves.is_empty() {
+                    self.queues[queue].ops.push_front((at, Op::Gather { moves }));
+                    return;
+                }
+                self.copies_ended += 1;
             }
             Op::Read { source, bytes, read } => {
                 let mut target = vec![0; bytes];
@@ -296,11 +406,33 @@ impl State {
     }
 }
 
+/// Whether a target meets a source or another target.
+fn overlap(moves: &[Move]) -> bool {
+    let ends = |at: u64, bytes: u64| (at, at + bytes);
+    let mut targets: Vec<(u64, u64)> = moves.iter().map(|one| ends(one.target, one.bytes)).collect();
+    targets.sort_unstable();
+    let meets = |(start, end): (u64, u64)| {
+        let next = targets.partition_point(|&(_, target_end)| target_end <= start);
+        targets.get(next).is_some_and(|&(target, _)| target < end)
+    };
+    targets.windows(2).any(|pair| pair[1].0 < pair[0].1) || moves.iter().any(|one| meets(ends(one.source, one.bytes)))
+}
+
 impl Op {
     fn device_address(&self) -> Option<DevicePtr> {
         match self {
             Op::Copy { target, .. } => Some(*target),
-            Op::Read { source, .. } => Some(*source),
+            Op::CopyOut { source, .. } | Op::Read { source, .. } => Some(*source),
+            // All of them lie in one allocation.
+            Op::Gather { moves } => moves.last().map(|last| last.target),
+            _ => None,
+        }
+    }
+
+    fn host_address(&self) -> Option<usize> {
+        match self {
+            Op::Copy { source, .. } => Some(*source),
+            Op::CopyOut { target, .. } => Some(*target),
             _ => None,
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::super::{DevicePtr, Fence, RawStream, Seq, Stream, Timeline};
 use super::{Op, Shared, failure};
 use crate::error::Result;
+use crate::plan::Move;
 
 pub(super) struct SimStream(SimTimeline);
 
@@ -31,6 +32,12 @@ unsafe impl Stream for SimStream {
         shared.current().start_copy(*queue, now, source.as_ptr() as usize, target, bytes)
     }
 
+    unsafe fn copy_out(&mut self, source: DevicePtr, target: NonNull<u8>, bytes: usize) -> Result<()> {
+        let SimTimeline { shared, queue } = &self.0;
+        let now = shared.clock.now();
+        shared.current().start_copy_out(*queue, now, source, target.as_ptr() as usize, bytes)
+    }
+
     fn mark(&mut self) -> Result<Seq> {
         let SimTimeline { shared, queue } = &self.0;
         let now = shared.clock.now();
@@ -52,6 +59,12 @@ unsafe impl Stream for SimStream {
         let SimTimeline { shared, queue } = &self.0;
         let now = shared.clock.now();
         shared.current().wait_fence(*queue, fence, now)
+    }
+
+    unsafe fn gather(&mut self, base: DevicePtr, moves: &[Move]) -> Result<()> {
+        let SimTimeline { shared, queue } = &self.0;
+        let now = shared.clock.now();
+        shared.current().start_gather(*queue, now, base, moves)
     }
 
     fn timeline(&self) -> Arc<dyn Timeline> {

@@ -33,7 +33,7 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(target: *mut c_void, source: u64, 
             return machine.refuse(INVALID_VALUE, "a copy from what is not allocated");
         }
         pageable = !machine.is_registered(target as usize, bytes);
-        push(machine, stream, Op::ToHost { source, target: target as usize, bytes })
+        push(machine, stream, Op::ToHost { source, target: target as usize, bytes, pageable })
     });
     if code == 0 && pageable {
         wait_for_all(stream);

@@ -63,7 +63,7 @@ pub(crate) struct Event {
 
 pub(crate) enum Op {
     ToDevice { source: Source, target: u64, bytes: usize },
-    ToHost { source: u64, target: usize, bytes: usize },
+    ToHost { source: u64, target: usize, bytes: usize, pageable: bool },
     OnDevice { source: u64, target: u64, bytes: usize },
     Record { event: usize, generation: u64 },
     Wait { event: usize, generation: u64 },

@@ -92,6 +92,9 @@ fn perform(machine: &mut Machine, op: &mut Op, done: usize, piece: usize) {
                 None => machine.misuse.push("a copy's target was freed".into()),
             }
         }
+        Op::ToHost { target, pageable: false, .. } if !machine.is_registered(*target + done, piece) => {
+            machine.misuse.push("a copy's target was unregistered".into());
+        }
         Op::ToHost { source, target, .. } => match machine.device_bytes(*source + done as u64, piece) {
             // SAFETY: the program keeps the target valid until the copy has ended: it either waits in the call
             // (pageable) or for the stream (registered).

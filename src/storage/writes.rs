@@ -1,0 +1,302 @@
+//! The one owner of memory that a ring stores in files.
+//!
+//! ```text
+//!   write(lease) ---> [ lease, file ] ---> every byte stored, or a failure ---> Written { lease, result }
+//! ```
+//!
+//! Writes that end short are continued here, once for all rings, at the last aligned byte; so are retries and the fall
+//! from direct to buffered writes. Memory whose writes do not end is leaked with its file, never freed.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::queue::{Memory, Places, RETRIES_MAX};
+use super::{Completion, RawWrite, Ring};
+use crate::error::{Error, Result, errno_text};
+use crate::memory::Slab;
+use crate::sim::Clock;
+
+// SAFETY: a slab is the only right to its bytes, stays where it is when moved, and keeps its arena when forgotten.
+unsafe impl Memory for Slab {
+    fn base(&self) -> std::ptr::NonNull<u8> {
+        Slab::base(self)
+    }
+
+    fn bytes(&self) -> usize {
+        Slab::bytes(self)
+    }
+}
+
+/// A file that is written. It stays open until its last write has ended.
+#[derive(Debug)]
+pub struct WriteFile {
+    /// What messages call it: the name that it is to have.
+    pub path: Arc<Path>,
+    file: File,
+    align: u64,
+    direct: AtomicBool,
+}
+
+impl WriteFile {
+    /// An open file; offsets, lengths and addresses of its writes are multiples of `align` as long as it is `direct`.
+    pub fn new(path: Arc<Path>, file: File, align: u64, direct: bool) -> WriteFile {
+        WriteFile { path, file, align: align.max(1), direct: AtomicBool::new(direct) }
+    }
+
+    /// The file itself.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether the page cache is bypassed.
+    pub fn is_direct(&self) -> bool {
+        self.direct.load(Ordering::Relaxed)
+    }
+
+    /// A failure to do something with it.
+    pub fn failure(&self, doing: impl Into<String>, offset: u64, errno: i32) -> Error {
+        Error::Write { path: self.path.clone(), offset, doing: doing.into(), errno }
+    }
+
+    /// Through the page cache from here on. Writes in flight end either way.
+    fn demote(&self) -> bool {
+        // SAFETY: takes and gives flags of an open file; no memory is involved.
+        let flags = unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_GETFL) };
+        // SAFETY: as above.
+        let set =
+            flags >= 0 && unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_SETFL, flags & !libc::O_DIRECT) } == 0;
+        self.direct.store(!set, Ordering::Relaxed);
+        set
+    }
+}
+
+/// One write out of a lease.
+#[derive(Debug, Clone, Copy)]
+pub struct Put {
+    /// Where the first byte goes, from the start of the file, aligned.
+    pub offset: u64,
+    /// Bytes to write, aligned.
+    pub len: u32,
+    /// Where in the lease the first byte is, aligned.
+    pub at: usize,
+}
+
+/// A write that has ended.
+#[derive(Debug)]
+pub struct Written<L> {
+    /// The memory, as it was.
+    pub lease: L,
+    /// Whether every byte was stored.
+    pub result: Result<()>,
+    /// How many bytes that was to be.
+    pub bytes: u32,
+}
+
+struct Writing<L> {
+    lease: L,
+    file: Arc<WriteFile>,
+    put: Put,
+    /// Where the attempt in flight started, counted from the start of the write.
+    from: u32,
+    /// Bytes that have been stored, counted from the start of the write.
+    done: u32,
+    retries: u32,
+    started: Duration,
+}
+
+/// Writes in flight, the memory they read, the files they write to.
+pub struct WriteQueue<L: Memory> {
+    /// Taken out when it is leaked.
+    ring: Option<Box<dyn Ring>>,
+    writes: Places<Writing<L>>,
+    ended: Vec<Written<L>>,
+    completions: Vec<Completion>,
+    /// Writes to start again: their ring had no room when they were to be continued.
+    again: Vec<u32>,
+    clock: Clock,
+    depth: usize,
+    deadline: Duration,
+    /// A direct write that was refused, in words.
+    pub(crate) demoted: Option<(Arc<Path>, i32)>,
+}
+
+impl<L: Memory> WriteQueue<L> {
+    /// A queue of at most `depth` writes over one ring. After `deadline` a write counts as stalled.
+    pub fn new(ring: Box<dyn Ring>, depth: usize, deadline: Duration, clock: Clock) -> WriteQueue<L> {
+        let depth = depth.min(ring.capacity()).max(1);
+        WriteQueue {
+            ring: Some(ring),
+            depth,
+            writes: Places::new(depth),
+            ended: Vec::with_capacity(depth),
+            completions: Vec::with_capacity(2 * depth),
+            again: Vec::with_capacity(depth),
+            clock,
+            deadline,
+            demoted: None,
+        }
+    }
+
+    /// The ring below.
+    pub fn ring(&mut self) -> &mut dyn Ring {
+        &mut **self.ring.as_mut().expect("there until drop")
+    }
+
+    /// Writes in flight.
+    pub fn in_flight(&self) -> usize {
+        self.writes.used()
+    }
+
+    /// Starts a write out of `lease`, which moves in. It comes back if as many writes are in flight as there may be.
+    ///
+    /// # Panics
+    /// If the write leaves the lease.
+    pub fn write(&mut self, lease: L, file: &Arc<WriteFile>, put: Put) -> Result<(), L> {
+        let end = put.at.checked_add(put.len as usize);
+        assert!(end.is_some_and(|end| end <= lease.bytes()), "a write outside its lease");
+        if self.in_flight() == self.depth {
+            return Err(lease);
+        }
+        let started = self.clock.now();
+        let writing = Writing { lease, file: file.clone(), put, from: 0, done: 0, retries: 0, started };
+        let token = self.writes.put(writing).expect("checked");
+        self.start(token);
+        Ok(())
+    }
+
+    /// How many writes may be in flight.
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Starts what was accepted and waits until `want` writes have ended or `timeout` has passed.
+    ///
+    /// [`Error::Timeout`] names the write that has been in flight for longer than the deadline; it may still end.
+    pub fn wait(&mut self, want: usize, timeout: Duration) -> Result<()> {
+        for _ in 0..self.again.len() {
+            let token = self.again.swap_remove(0);
+            self.start(token);
+        }
+        let mut ended = std::mem::take(&mut self.completions);
+        let polled = self.ring().poll(want, timeout, &mut ended);
+        let none = ended.is_empty();
+        for completion in ended.drain(..) {
+            self.end(completion);
+        }
+        self.completions = ended;
+        polled?;
+        if none { self.check_deadline() } else { Ok(()) }
+    }
+
+    /// A write that has ended, if there is one.
+    pub fn reap(&mut self) -> Option<Written<L>> {
+        self.ended.pop()
+    }
+
+    /// Waits until no write is in flight; false if that did not happen in `timeout`, or if the ring broke.
+    pub fn drain(&mut self, timeout: Duration) -> bool {
+        let end = self.clock.now() + timeout;
+        while self.in_flight() > 0 {
+            let left = end.saturating_sub(self.clock.now());
+            match self.wait(1, left.min(Duration::from_millis(100))) {
+                Ok(()) | Err(Error::Timeout { .. }) if !left.is_zero() => {}
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    fn start(&mut self, token: u32) {
+        let Writing { lease, file, put, from, .. } = self.writes.get(token);
+        let fd: RawFd = file.file.as_raw_fd();
+        let raw = RawWrite {
+            fd,
+            offset: put.offset + u64::from(*from),
+            len: put.len - *from,
+            // SAFETY: `write` checked that the whole write lies inside the lease; `from` <= `len`.
+            source: unsafe { lease.base().add(put.at + *from as usize) },
+            token: u64::from(token),
+        };
+        // SAFETY: the place holds lease and file until this write's completion has come out of `poll`, and nobody can
+        // name the lease meanwhile. On Drop both are leaked if it does not come.
+        if unsafe { self.ring().submit_write(raw) }.is_err() {
+            self.again.push(token);
+        }
+    }
+
+    fn end(&mut self, completion: Completion) {
+        let token = completion.token as u32;
+        let result = match self.judge(token, completion.result) {
+            Some(result) => result,
+            None => return self.start(token),
+        };
+        let Writing { lease, put, .. } = self.writes.take(token);
+        self.ended.push(Written { lease, result, bytes: put.len });
+    }
+
+    /// What a completion means for its write; nothing if it goes on.
+    fn judge(&mut self, token: u32, result: i32) -> Option<Result<()>> {
+        let Writing { file, put, from, done, retries, .. } = self.writes.get(token);
+        let (bytes, offset) = (put.len - *from, put.offset + u64::from(*from));
+        let failure =
+            |errno| Some(Err(file.failure(format!("write of {bytes} bytes at byte {offset}"), offset, errno)));
+        match -result {
+            errno @ (libc::EAGAIN | libc::EINTR) => {
+                *retries += 1;
+                if *retries > RETRIES_MAX { failure(errno) } else { None }
+            }
+            errno @ (libc::EINVAL | libc::EOPNOTSUPP) if file.is_direct() && file.demote() => {
+                tracing::debug!(path = %file.path.display(), "direct write: {}", errno_text(errno));
+                self.demoted.get_or_insert((file.path.clone(), errno));
+                None
+            }
+            // EINVAL for a write that was in flight when its file was demoted.
+            libc::EINVAL if !file.is_direct() && *retries < RETRIES_MAX => {
+                *retries += 1;
+                None
+            }
+            errno if errno > 0 => failure(errno),
+            _ => {
+                let stored = *from + result as u32;
+                if stored >= put.len {
+                    return Some(Ok(()));
+                }
+                *retries += u32::from(stored <= *done);
+                *done = stored.max(*done);
+                let align = if file.is_direct() { file.align as u32 } else { 1 };
+                *from = *done / align * align;
+                // A storage that takes no more and gives no reason has none left.
+                if *retries > RETRIES_MAX { failure(libc::ENOSPC) } else { None }
+            }
+        }
+    }
+
+    fn check_deadline(&self) -> Result<()> {
+        let Some(oldest) = self.writes.iter().min_by_key(|writing| writing.started) else { return Ok(()) };
+        let waited = self.clock.now().saturating_sub(oldest.started);
+        if waited < self.deadline {
+            return Ok(());
+        }
+        let (Put { offset, len, .. }, path) = (oldest.put, oldest.file.path.display());
+        let what =
+            format!("a write of {len} bytes at byte {offset} of {path}: the storage does not answer; see `dmesg`");
+        Err(Error::Timeout { what, waited })
+    }
+}
+
+impl<L: Memory> Drop for WriteQueue<L> {
+    fn drop(&mut self) {
+        if self.drain(self.deadline) {
+            return;
+        }
+        let writes = self.writes.used();
+        tracing::warn!("{writes} writes did not end in time: their memory and files stay reserved for them");
+        // The storage may read the memory at any time from now on.
+        std::mem::forget(std::mem::replace(&mut self.writes, Places::new(0)));
+        std::mem::forget(self.ring.take());
+    }
+}
