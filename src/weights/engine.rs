@@ -104,7 +104,7 @@ pub(super) struct Shard {
 impl Engine {
     /// Turns until everything is handed over, or fails, or nobody wants it any more.
     pub(super) fn run(mut self) {
-        while !self.shared.stop.load(Ordering::Relaxed) && self.turn() {}
+        while self.turn() && !self.shared.stop.load(Ordering::Relaxed) {}
     }
 
     /// One turn; false once there is nothing more to do.
