@@ -151,7 +151,7 @@ pub extern "C" fn strait_batch_field_name(
 /// One field of all samples: sample `i` has `lengths[i]` bytes at `strait_batch_device_ptr` plus `offsets[i]`, or lacks the
 /// field if `lengths[i]` is `STRAIT_UNKNOWN`. There are as many as samples.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_batch_field(
+pub unsafe extern "C" fn strait_batch_field(
     batch: *const strait_batch,
     field: *const c_char,
     offsets: Option<&mut *const u64>,
@@ -269,7 +269,7 @@ pub extern "C" fn strait_batch_wait(
 /// Makes `stream` wait until the bytes are there, without blocking the host. `stream` is a live stream of the loader's
 /// device, as a number (see Tensors).
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_batch_wait_on(
+pub unsafe extern "C" fn strait_batch_wait_on(
     batch: *const strait_batch,
     stream: i64,
     error: Option<&mut *mut strait_error>,
@@ -286,7 +286,7 @@ pub extern "C" fn strait_batch_wait_on(
 /// given back too, and the last one to go decides. On success, and if the driver fails, the handle is not live any more; in
 /// the latter case the memory is leaked rather than filled again under its reader.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_batch_release_on(
+pub unsafe extern "C" fn strait_batch_release_on(
     batch: *mut strait_batch,
     stream: i64,
     error: Option<&mut *mut strait_error>,
@@ -306,7 +306,7 @@ pub extern "C" fn strait_batch_release_on(
 /// lives. Waits until they are there. `STRAIT_STATUS_ABSENT` if the sample lacks the field, `STRAIT_STATUS_CONFIG` if the
 /// memory is not the host's.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_batch_host_bytes(
+pub unsafe extern "C" fn strait_batch_host_bytes(
     batch: *const strait_batch,
     field: *const c_char,
     sample: usize,
@@ -330,7 +330,7 @@ pub extern "C" fn strait_batch_host_bytes(
 /// for the data path. `capacity` bytes may be written there, and `len` says how many were. `STRAIT_STATUS_ABSENT` if the
 /// sample lacks the field, `STRAIT_STATUS_OUT_OF_RANGE` if it is longer than `capacity`.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_batch_read_back(
+pub unsafe extern "C" fn strait_batch_read_back(
     batch: *const strait_batch,
     field: *const c_char,
     sample: usize,

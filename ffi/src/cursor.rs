@@ -37,7 +37,7 @@ impl Taken {
 /// Reads a cursor from the `len` bytes that `strait_cursor_json` gave: `STRAIT_STATUS_CONFIG` for anything else. Give it
 /// back with `strait_cursor_free`.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_cursor_parse(
+pub unsafe extern "C" fn strait_cursor_parse(
     json: *const c_char,
     len: usize,
     cursor: Option<&mut *mut strait_cursor>,

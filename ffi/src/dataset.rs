@@ -103,7 +103,7 @@ pub extern "C" fn strait_dataset_builder_free(builder: *mut strait_dataset_build
 /// that begin with a dot. Nothing is looked at before `strait_dataset_builder_build`. The path is copied; it is bytes, and
 /// need not be UTF-8.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_dataset_builder_add_path(
+pub unsafe extern "C" fn strait_dataset_builder_add_path(
     builder: *mut strait_dataset_builder,
     path: *const c_char,
     error: Option<&mut *mut strait_error>,
@@ -135,7 +135,7 @@ pub extern "C" fn strait_dataset_builder_record_bytes(
 /// Reads the files as this format, whatever they look like: `"records"`, `"webdataset"` and others;
 /// `STRAIT_STATUS_NOT_FOUND` lists them.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_dataset_builder_format(
+pub unsafe extern "C" fn strait_dataset_builder_format(
     builder: *mut strait_dataset_builder,
     format: *const c_char,
     error: Option<&mut *mut strait_error>,
@@ -153,7 +153,7 @@ pub extern "C" fn strait_dataset_builder_format(
 
 /// The type of the elements, in files that do not say it (headerless tokens): `"u16"`, `"i32"`, `"bf16"` ..
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_dataset_builder_dtype(
+pub unsafe extern "C" fn strait_dataset_builder_dtype(
     builder: *mut strait_dataset_builder,
     dtype: *const c_char,
     error: Option<&mut *mut strait_error>,
@@ -171,7 +171,7 @@ pub extern "C" fn strait_dataset_builder_dtype(
 
 /// The directory that sidecar indexes are in, if they are not beside their shards.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_dataset_builder_index_dir(
+pub unsafe extern "C" fn strait_dataset_builder_index_dir(
     builder: *mut strait_dataset_builder,
     index_dir: *const c_char,
     error: Option<&mut *mut strait_error>,
@@ -206,7 +206,7 @@ pub extern "C" fn strait_dataset_builder_build(
 /// Joins `count` datasets to one, whose sample ids count through them in the order given: what
 /// `strait_loader_builder_mixture` mixes. Fields are united by name. The datasets stay as they are, and stay the caller's.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_dataset_concat(
+pub unsafe extern "C" fn strait_dataset_concat(
     datasets: *const *const strait_dataset,
     count: usize,
     dataset: Option<&mut *mut strait_dataset>,

@@ -39,6 +39,11 @@ impl Named {
         };
         Named { name: c_string(device.name()), device, dl: DLDevice { device_type, device_id } }
     }
+
+    /// The same, where DLPack has another name for it.
+    pub(crate) fn called(self, dl: DLDevice) -> Named {
+        Named { dl, ..self }
+    }
 }
 
 /// Host memory: the storage writes into batches directly, and nothing is copied.

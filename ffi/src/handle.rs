@@ -201,3 +201,91 @@ fn not_live<T: Kind>(number: usize, argument: &str) -> Failure {
     };
     Failure::new(strait_status::BadHandle, format!("{argument} is not a live {}: {why}", T::NAME))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::{call, free};
+    use crate::error::{strait_error, strait_error_free, strait_error_message};
+
+    struct Thing(u64);
+    struct strait_thing(());
+
+    impl Kind for Thing {
+        type Handle = strait_thing;
+        const NAME: &'static str = "thing";
+        const NUMBER: u8 = 100;
+    }
+
+    struct Other;
+    struct strait_other(());
+
+    impl Kind for Other {
+        type Handle = strait_other;
+        const NAME: &'static str = "other";
+        const NUMBER: u8 = 101;
+    }
+
+    fn read(handle: *const strait_thing, panics: bool) -> (strait_status, String) {
+        let mut error: *mut strait_error = ptr::null_mut();
+        let status = call(Some(&mut error), || {
+            let thing = live::<Thing>(handle, "thing")?;
+            assert!(!panics || thing.0 == 0, "the test's own panic");
+            Ok(())
+        });
+        // SAFETY: the message of a live error, or the empty text.
+        let message = unsafe { std::ffi::CStr::from_ptr(strait_error_message(error)) }.to_str().unwrap().to_owned();
+        assert_eq!(strait_error_free(error), strait_status::Ok);
+        (status, message)
+    }
+
+    /// Mutant that this catches: a call that does not ask whether the value is poisoned.
+    #[test]
+    fn a_panic_is_a_status_and_the_handle_says_so_from_then_on() {
+        let handle = register(Thing(7)).unwrap();
+        assert_eq!(read(handle, false).0, strait_status::Ok);
+        let (status, message) = read(handle, true);
+        assert_eq!(status, strait_status::Panic);
+        assert!(message.contains("the test's own panic"), "{message}");
+        for _ in 0..2 {
+            let (status, message) = read(handle, false);
+            assert!(status == strait_status::Poisoned && message.contains("thing panicked"), "{status:?} {message}");
+        }
+        assert_eq!(free::<Thing>(handle), strait_status::Ok);
+        assert_eq!(read(handle, false).0, strait_status::BadHandle);
+    }
+
+    /// Mutants that this catches: places that are used again at once and without a new generation; kinds not compared.
+    #[test]
+    fn what_is_no_live_handle_is_told_from_what_is() {
+        let first = register(Thing(0)).unwrap();
+        assert_eq!(free::<Thing>(first), strait_status::Ok);
+        assert_eq!(free::<Thing>(first), strait_status::BadHandle, "twice");
+        for _ in 0..1000 {
+            let next = register(Thing(1)).unwrap();
+            assert_ne!(next, first);
+            let (status, message) = read(first, false);
+            assert!(status == strait_status::BadHandle && message.contains("freed"), "{message}");
+            assert_eq!(free::<Thing>(next), strait_status::Ok);
+        }
+        let other = register(Other).unwrap();
+        let (status, message) = read(other.cast(), false);
+        assert!(status == strait_status::BadHandle && message.contains("another kind"), "{message}");
+        assert_eq!(free::<Other>(other), strait_status::Ok);
+        for number in [1, 0x1234_5678, usize::MAX, (&raw const other).addr()] {
+            assert_eq!(read(ptr::without_provenance(number), false).0, strait_status::BadHandle, "{number:#x}");
+        }
+        assert_eq!(read(ptr::null(), false), (strait_status::NullArgument, "thing is NULL".into()));
+    }
+
+    #[test]
+    fn a_value_that_is_freed_in_use_ends_with_its_last_call() {
+        let handle = register(Thing(3)).unwrap();
+        let thing = live::<Thing>(handle, "thing").unwrap();
+        std::thread::scope(|scope| {
+            let number = handle.addr();
+            scope.spawn(move || assert_eq!(free::<Thing>(ptr::without_provenance_mut(number)), strait_status::Ok));
+        });
+        assert_eq!((thing.0, read(handle, false).0), (3, strait_status::BadHandle));
+    }
+}

@@ -13,32 +13,43 @@
 //! Since a handle is looked up and not followed, no misuse of one reaches memory, and one that is freed while another
 //! thread uses it ends when that thread is through.
 #![allow(non_camel_case_types, reason = "the names that C sees")]
+#![allow(clippy::missing_safety_doc, reason = "the header's conventions are the contract, the same for all")]
 
-mod batch;
-mod call;
-mod cursor;
-mod dataset;
-mod device;
-mod dlpack;
+// The sections of the header, in its order. Calls:
 mod error;
+mod status;
+mod version;
+// devices,
+mod device;
+mod pinned;
+mod plugin;
+// what is read,
+mod dataset;
+// how, and by whom,
+mod builder;
+mod loader;
+// what comes of it,
+mod batch;
+mod tensor;
+// and how far it is.
+mod cursor;
+mod stats;
+
+// What they rest on.
+mod call;
+mod dlpack;
 mod handle;
 mod held;
-mod loader;
-mod loader_builder;
-mod plugin;
-mod stats;
-mod status;
-mod tensor;
-mod version;
 
 pub use batch::*;
+pub use builder::*;
 pub use cursor::*;
 pub use dataset::*;
 pub use device::*;
 pub use dlpack::*;
 pub use error::*;
 pub use loader::*;
-pub use loader_builder::*;
+pub use pinned::*;
 pub use plugin::*;
 pub use stats::*;
 pub use status::*;

@@ -78,7 +78,7 @@ pub extern "C" fn strait_stats_name(index: usize) -> *const c_char {
 /// `"bytes_read"` (asked of the storage), `"reads"`, `"bytes_copied"`, `"pinned_bytes_max"` and others;
 /// `strait_stats_name` lists all.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_stats_number(
+pub unsafe extern "C" fn strait_stats_number(
     stats: *const strait_stats,
     name: *const c_char,
     number: Option<&mut u64>,
@@ -98,7 +98,7 @@ pub extern "C" fn strait_stats_number(
 /// A text: `"path"` (`"direct"` or `"staged"`), `"path_reason"`, `"ring"` (`"uring"`, `"pread"`), `"device"`, `"pages"`
 /// (what the memory that the storage writes to is made of).
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_stats_text(
+pub unsafe extern "C" fn strait_stats_text(
     stats: *const strait_stats,
     name: *const c_char,
     value: Option<&mut *const c_char>,

@@ -39,7 +39,7 @@ pub const STRAIT_TENSOR_BYTES: u32 = 2;
 /// type needs it, since samples lie in memory as they lie in the file: take bytes then. `flags` is a sum of
 /// `STRAIT_TENSOR_`.. or 0.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_batch_sample_tensor(
+pub unsafe extern "C" fn strait_batch_sample_tensor(
     batch: *const strait_batch,
     field: *const c_char,
     sample: usize,
@@ -55,7 +55,7 @@ pub extern "C" fn strait_batch_sample_tensor(
 
 /// The same as a tensor of DLPack before 1.0, which cannot be read-only.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_batch_sample_tensor_legacy(
+pub unsafe extern "C" fn strait_batch_sample_tensor_legacy(
     batch: *const strait_batch,
     field: *const c_char,
     sample: usize,
@@ -72,7 +72,7 @@ pub extern "C" fn strait_batch_sample_tensor_legacy(
 /// All of a batch's memory as one dimension of bytes (`u8`): what the offsets and lengths of `strait_batch_field` and
 /// `strait_batch_window` cut. `flags` is `STRAIT_TENSOR_READ_ONLY` or 0.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_batch_region_tensor(
+pub unsafe extern "C" fn strait_batch_region_tensor(
     batch: *const strait_batch,
     stream: i64,
     flags: u32,
@@ -84,7 +84,7 @@ pub extern "C" fn strait_batch_region_tensor(
 
 /// The same as a tensor of DLPack before 1.0, which cannot be read-only.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_batch_region_tensor_legacy(
+pub unsafe extern "C" fn strait_batch_region_tensor_legacy(
     batch: *const strait_batch,
     stream: i64,
     flags: u32,

@@ -234,7 +234,7 @@ pub extern "C" fn strait_loader_builder_deadline_ms(
 /// The order of samples, anew in every epoch: `"sequential"` (default), `"full"`, or `"block:64x16"` (blocks of 64 neighbours,
 /// mixed inside windows of 16 blocks).
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_loader_builder_shuffle(
+pub unsafe extern "C" fn strait_loader_builder_shuffle(
     builder: *mut strait_loader_builder,
     shuffle: *const c_char,
     error: Option<&mut *mut strait_error>,
@@ -254,7 +254,7 @@ pub extern "C" fn strait_loader_builder_shuffle(
 /// What happens behind the last whole global batch: `"drop"` (default of several ranks), `"pad"`, `"wrap"`, `"short"` (default of a
 /// single one).
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_loader_builder_policy(
+pub unsafe extern "C" fn strait_loader_builder_policy(
     builder: *mut strait_loader_builder,
     policy: *const c_char,
     error: Option<&mut *mut strait_error>,
@@ -273,7 +273,7 @@ pub extern "C" fn strait_loader_builder_policy(
 
 /// The storage backend: `"auto"` (default: decided by a probe), `"uring"`, `"pread"`.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_loader_builder_ring(
+pub unsafe extern "C" fn strait_loader_builder_ring(
     builder: *mut strait_loader_builder,
     ring: *const c_char,
     error: Option<&mut *mut strait_error>,
@@ -296,7 +296,7 @@ pub extern "C" fn strait_loader_builder_ring(
 
 /// Which way bytes take: `"auto"` (default: direct where possible), `"staged"` (through slabs and a copy stream).
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_loader_builder_path(
+pub unsafe extern "C" fn strait_loader_builder_path(
     builder: *mut strait_loader_builder,
     path: *const c_char,
     error: Option<&mut *mut strait_error>,
@@ -367,7 +367,7 @@ pub extern "C" fn strait_loader_builder_bad_samples_replace(
 /// Mixes the `count` datasets that `strait_dataset_concat` joined by weight, without drift. The epoch ends where a dataset
 /// would have to start over, if `repeat_positions` is 0; else that dataset starts over, and an epoch has so many positions.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_loader_builder_mixture(
+pub unsafe extern "C" fn strait_loader_builder_mixture(
     builder: *mut strait_loader_builder,
     weights: *const u32,
     count: usize,
@@ -392,7 +392,7 @@ pub extern "C" fn strait_loader_builder_mixture(
 
 /// Reads only these `count` fields of each sample. Default: all.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_loader_builder_fields(
+pub unsafe extern "C" fn strait_loader_builder_fields(
     builder: *mut strait_loader_builder,
     names: *const *const c_char,
     count: usize,
@@ -412,7 +412,7 @@ pub extern "C" fn strait_loader_builder_fields(
 
 /// Measures samples in tokens: items of `item_bytes` bytes in `field`.
 #[unsafe(no_mangle)]
-pub extern "C" fn strait_loader_builder_tokens(
+pub unsafe extern "C" fn strait_loader_builder_tokens(
     builder: *mut strait_loader_builder,
     field: *const c_char,
     item_bytes: u64,

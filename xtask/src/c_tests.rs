@@ -1,0 +1,4 @@
+//! later
+pub(crate) fn run(_quick: bool) -> crate::Result {
+    Ok(())
+}
