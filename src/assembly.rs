@@ -231,7 +231,7 @@ impl Parts {
     }
 }
 
-fn no_uring(errno: i32) -> Fallback {
+pub(crate) fn no_uring(errno: i32) -> Fallback {
     let (reason, remedy) = match errno {
         libc::EPERM | libc::EACCES => (
             "io_uring is forbidden here, by sysctl kernel.io_uring_disabled or by the container's seccomp profile",

@@ -7,10 +7,12 @@ mod choose;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod host;
+mod pinned;
 mod queue;
 mod sim;
 
 pub use host::HostDevice;
+pub(crate) use pinned::Pinned;
 pub use queue::{CopyQueue, RawCopy, RawCopyOut};
 pub use sim::{SimDevice, SimFaults, SimRead};
 

@@ -27,6 +27,28 @@ impl Slab {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// The byte at `offset`.
+    ///
+    /// # Panics
+    /// If it is outside.
+    pub fn at(&self, offset: usize) -> NonNull<u8> {
+        assert!(offset <= self.bytes, "outside the slab");
+        // SAFETY: inside the slab, or one past its end.
+        unsafe { self.base.add(offset) }
+    }
+
+    /// What is in it. Whoever holds a slab has it alone: one that hardware uses is inside a queue.
+    pub fn contents(&self) -> &[u8] {
+        // SAFETY: the arena is mapped, and was written to when it was populated; nobody writes meanwhile, see above.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.bytes) }
+    }
+
+    /// The same, to be written to.
+    pub fn contents_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `self` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.bytes) }
+    }
 }
 
 /// Equal slabs of one arena. `free + leased == count` at all times.

@@ -2,6 +2,8 @@
 
 mod digest;
 mod manifest;
+mod save;
 
 pub use digest::{Algorithm, Digest, Hasher};
 pub use manifest::{FileDigests, Manifest, TensorDigest};
+pub use save::{Per, Save, SaveTensor, Saved, save};
