@@ -19,8 +19,12 @@ fn file_names(dataset: &Dataset) -> Vec<&str> {
     dataset.shards().iter().map(|shard| shard.path.file_name().unwrap().to_str().unwrap()).collect()
 }
 
+fn open<P: AsRef<Path>>(paths: &[P], record_bytes: Option<u64>) -> strait::Result<Dataset> {
+    record_bytes.map_or_else(Dataset::options, |bytes| Dataset::options().record_bytes(bytes)).open(paths)
+}
+
 fn problem(paths: &[&Path], record_bytes: Option<u64>) -> String {
-    Dataset::open(paths, record_bytes).unwrap_err().to_string()
+    open(paths, record_bytes).unwrap_err().to_string()
 }
 
 #[test]
@@ -32,7 +36,7 @@ fn a_directory_stands_for_its_files_by_name() {
     std::fs::create_dir(dir.path().join("below")).unwrap();
     write(&dir.path().join("below"), "0", &[0; 8]);
     std::os::unix::fs::symlink(dir.path().join("1"), dir.path().join("3")).unwrap();
-    let dataset = Dataset::open(&[dir.path()], Some(4)).unwrap();
+    let dataset = open(&[dir.path()], Some(4)).unwrap();
     assert_eq!((dataset.format(), dataset.len()), ("records", 8));
     assert_eq!(file_names(&dataset), ["1", "10", "2", "3"]);
     let empty = tempfile::tempdir().unwrap();
@@ -49,7 +53,7 @@ fn tar_files_are_told_by_content_or_name_and_from_what_lies_beside_them() {
         write(dir.path(), beside, b"{}");
     }
     for record_bytes in [None, Some(2)] {
-        let dataset = Dataset::open(&[dir.path()], record_bytes).unwrap();
+        let dataset = open(&[dir.path()], record_bytes).unwrap();
         assert_eq!((dataset.format(), dataset.len()), ("webdataset", 3));
         assert_eq!(file_names(&dataset), ["a", "b.tar"]);
     }
@@ -57,8 +61,8 @@ fn tar_files_are_told_by_content_or_name_and_from_what_lies_beside_them() {
     assert_eq!(Dataset::records(&[&a], 512).unwrap().len(), 20, "forced");
     let no_tar = write(dir.path(), "c.tar", b"by name alone");
     assert!(problem(&[&no_tar], Some(1)).contains("tar header"));
-    let text = problem(&[&a, &dir.path().join("a.parquet")], None);
-    assert!(text.contains("one format") && text.contains("a.parquet"), "{text}");
+    let text = problem(&[&a, &dir.path().join("b_stats.json")], Some(2));
+    assert!(text.contains("one format") && text.contains("b_stats.json"), "{text}");
 }
 
 #[test]
@@ -69,10 +73,10 @@ fn what_has_no_format_says_what_can_be_read() {
     for word in ["tokens.bin", "WebDataset tar", "record size", "record_bytes"] {
         assert!(text.contains(word), "{text}");
     }
-    assert_eq!(Dataset::open(&[&plain], Some(100)).unwrap().len(), 6);
+    assert_eq!(open(&[&plain], Some(100)).unwrap().len(), 6);
     let zipped = write(dir.path(), "shards.gz", b"\x1f\x8b\x08\0 and so on");
     assert!(problem(&[&zipped], None).contains("decompress"));
-    assert_eq!(Dataset::open(&[&zipped], Some(1)).unwrap().format(), "records");
+    assert_eq!(open(&[&zipped], Some(1)).unwrap().format(), "records");
     assert!(problem(&[&write(dir.path(), "a.TGZ", b"\x1f\x8b\x08\0 and so on")], Some(1)).contains("decompress"));
     assert!(problem(&[], None).contains("no file was named"));
     assert!(problem(&[Path::new("/nowhere/at/all")], None).contains("/nowhere/at/all"));
@@ -82,7 +86,7 @@ fn what_has_no_format_says_what_can_be_read() {
 fn a_fingerprint_tells_datasets_apart_and_stays() {
     let make = |dir: &Path, name: &str, bytes: &[u8]| -> PathBuf { write(dir, name, bytes) };
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let fingerprint = |paths: &[PathBuf]| Dataset::open(paths, Some(4)).unwrap().fingerprint();
+    let fingerprint = |paths: &[PathBuf]| open(paths, Some(4)).unwrap().fingerprint();
     let base = [make(one.path(), "a.tar", &tar(&["0.jpg"])), make(one.path(), "b.tar", &tar(&["1.jpg"]))];
     let moved = [make(two.path(), "a.tar", &tar(&["0.jpg"])), make(two.path(), "b.tar", &tar(&["1.jpg"]))];
     // Golden: saved cursors hold it.
@@ -102,5 +106,41 @@ fn a_fingerprint_tells_datasets_apart_and_stays() {
     let all: Vec<_> = others.into_iter().chain([fingerprint(&base)]).collect();
     for (i, one) in all.iter().enumerate() {
         assert!(!all[..i].contains(one), "{i}: {one:?}");
+    }
+}
+
+#[test]
+fn what_is_known_and_not_read_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases: [(&str, &[u8], &[&str]); 14] = [
+        ("a", b"PAR1....", &["Parquet", "Megatron"]),
+        ("a.parquet", b"", &["Parquet"]),
+        ("b", b"ARROW1\0\0", &["Arrow", "numpy.save"]),
+        ("c.lance", b"", &["Lance"]),
+        ("d.beton", b"\x02\0", &["FFCV"]),
+        ("e", b"\x83\xaf\x70\xd1\x0d\x88\x4a\x3f", &["ArrayRecord", "TFRecord"]),
+        ("f", b"\x89HDF\r\n\x1a\n", &["HDF5"]),
+        ("g.npz", b"PK\x03\x04", &["zip", ".npy"]),
+        ("h.pt", b"PK\x03\x04", &["PyTorch", "pickle", "never", "safetensors"]),
+        ("i.bin", b"PK\x03\x04", &["PyTorch"]),
+        ("j", b"\x80\x04\x95\0", &["pickle", "program", "never"]),
+        ("k.pkl", b"", &["pickle"]),
+        ("l", b"\x28\xb5\x2f\xfd", &["zstd", "`unzstd`"]),
+        ("m.ckpt", b"\x80\x02\x8a\x0a", &["PyTorch", "safetensors"]),
+    ];
+    for (name, start, words) in cases {
+        let path = write(dir.path(), name, start);
+        let text = problem(&[&path], None);
+        assert!(
+            words.iter().all(|word| text.contains(word)) && text.contains(path.to_str().unwrap()),
+            "{name}: {text}"
+        );
+        if !start.is_empty() {
+            assert_eq!(
+                open(&[&path], Some(1)).unwrap().format(),
+                "records",
+                "{name}: raw bytes, if that is what is asked"
+            );
+        }
     }
 }

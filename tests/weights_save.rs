@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use strait::device::RawMemory;
-use strait::weights::{Algorithm, Digest, Manifest, Per, Save, SaveTensor, save};
+use strait::weights::{Algorithm, Checkpoint, Digest, Manifest, Per, Save, SaveTensor, save};
 use strait::{DType, Device, Error, RingChoice};
 
 #[derive(Debug, Clone)]
@@ -152,11 +152,25 @@ fn digests_are_those_of_what_lies_in_the_file() {
         assert_eq!(file.digest, Some(Digest::of(algorithm, &fs::read(&path).unwrap())));
         assert_eq!(file.tensor("big").unwrap().digest, Digest::of(algorithm, &big.bytes));
         assert_eq!(file.tensor("small").unwrap().digest, Digest::of(algorithm, &small.bytes));
-        let whole = save.clone().digests(algorithm, Per::File).save(&path, &views(&[small.clone()])).unwrap();
+        let whole =
+            save.clone().digests(algorithm, Per::File).save(&path, &views(std::slice::from_ref(&small))).unwrap();
         assert!(whole.manifest.unwrap().files()[0].tensors.is_empty());
-        let parts = save.digests(algorithm, Per::Tensor).save(&path, &views(&[small.clone()])).unwrap();
+        let parts = save.digests(algorithm, Per::Tensor).save(&path, &views(std::slice::from_ref(&small))).unwrap();
         assert_eq!(parts.manifest.unwrap().files()[0].digest, None);
     }
+}
+
+#[test]
+fn what_was_loaded_is_saved_again() {
+    let directory = disk_directory();
+    let (path, copy) = (directory.path().join("m.safetensors"), directory.path().join("copy.safetensors"));
+    let tensors = [tensor("a", DType::F32, &[3, 70_001], 1), tensor("b", DType::I8, &[5], 2)];
+    save(&path, &views(&tensors)).unwrap();
+    let loaded = Checkpoint::open(&path).unwrap().load().device(Device::host()).load_all().unwrap();
+    let views: Vec<SaveTensor<'_>> = loaded.iter().map(|t| SaveTensor::loaded(t).unwrap()).collect();
+    save(&copy, &views).unwrap();
+    assert_same(&copy, &tensors);
+    assert!(fs::read(&copy).unwrap() == fs::read(&path).unwrap());
 }
 
 fn names(directory: &Path) -> Vec<String> {

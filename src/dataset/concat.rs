@@ -1,6 +1,6 @@
 //! Several datasets as one, their fields united by name.
 
-use super::{Dataset, Field, Layout};
+use super::{Dataset, Field};
 use crate::error::{Error, Result};
 
 /// More fields than this do not occur; tables number them with 16 bits.
@@ -21,10 +21,7 @@ pub(super) fn concat(datasets: Vec<Dataset>) -> Result<Dataset> {
         let number = |field: &Field| fields.iter().position(|other| other.name == field.name).unwrap_or(0) as u16;
         let numbers: Vec<u16> = dataset.fields.iter().map(number).collect();
         shards.extend(dataset.shards.into_iter().map(|mut shard| {
-            match &mut shard.layout {
-                Layout::Records { field, .. } => *field = usize::from(numbers[*field]),
-                Layout::Table(table) => table.renumber_fields(&numbers, fields.len()),
-            }
+            shard.table.renumber_fields(&numbers, fields.len());
             shard
         }));
     }

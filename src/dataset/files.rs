@@ -41,27 +41,20 @@ pub(super) fn read_at(file: &File, path: &Path, offset: u64, buffer: &mut [u8]) 
     Ok(got)
 }
 
-/// How many shards are indexed at a time: indexing waits for storage more than it computes, so this is not the number
-/// of processors, and it bounds the open files.
-const INDEX_THREADS_MAX: usize = 16;
+/// How many shards are looked at at a time: it waits for storage more than it computes, so this is not the number of
+/// processors, and it bounds the open files.
+const THREADS_MAX: usize = 16;
 
-/// Indexes shards side by side. The first shard that fails, in the order of `paths`, is the error.
-pub(super) fn index_shards<P: AsRef<Path>, T: Send>(
-    paths: &[P],
-    index: impl Fn(&Path) -> Result<T> + Sync,
-) -> Result<Vec<T>> {
-    if paths.is_empty() {
-        return Err(Error::config("paths", "no file was named"));
-    }
-    let paths: Vec<&Path> = paths.iter().map(AsRef::as_ref).collect();
+/// Does the same for each of `all`, side by side. The first that fails, in their order, is the error.
+pub(super) fn side_by_side<S: Sync, T: Send>(all: &[S], each: impl Fn(&S) -> Result<T> + Sync) -> Result<Vec<T>> {
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-    // Shards are begun in order and always finished, so nothing before the first failure is left undone.
+    // They are begun in order and always finished, so nothing before the first failure is left undone.
     let work = || {
         let mut done = Vec::new();
         while !failed.load(Ordering::Relaxed) {
             let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some(path) = paths.get(i) else { break };
-            let result = index(path);
+            let Some(one) = all.get(i) else { break };
+            let result = each(one);
             failed.fetch_or(result.is_err(), Ordering::Relaxed);
             done.push((i, result));
         }
@@ -70,7 +63,7 @@ pub(super) fn index_shards<P: AsRef<Path>, T: Send>(
     let mut results = std::thread::scope(|scope| {
         let spawn = |_| std::thread::Builder::new().name("strait-index".into()).spawn_scoped(scope, work);
         // This thread works too, so a machine that gives no more threads only takes longer.
-        let others: Vec<_> = (1..paths.len().min(INDEX_THREADS_MAX)).map_while(|i| spawn(i).ok()).collect();
+        let others: Vec<_> = (1..all.len().min(THREADS_MAX)).map_while(|i| spawn(i).ok()).collect();
         let mut results = work();
         for other in others {
             results.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));

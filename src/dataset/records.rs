@@ -2,18 +2,26 @@
 
 use std::path::Path;
 
-use super::{Dataset, Field, Layout, Shard};
+use super::Field;
+use super::format::{Format, Indexed, Reader, Source, Verdict};
+use super::options::Options;
+use super::table::Table;
 use crate::error::{Error, Result};
 
-pub(super) fn open<P: AsRef<Path>>(paths: &[P], record_bytes: u64) -> Result<Dataset> {
+/// Never recognised: raw bytes look like anything.
+pub(super) const READER: Reader = Reader {
+    format: Format::Records,
+    recognise: |_| Verdict::No,
+    sources: |path, _| Ok(vec![Source::file(path, index)]),
+};
+
+fn index(path: &Path, options: &Options) -> Result<Indexed> {
+    let Some(record_bytes) = options.record_bytes else {
+        return Err(Error::config("record_bytes", "raw files of records need it: the size of one, in bytes"));
+    };
     if record_bytes == 0 {
         return Err(Error::config("record_bytes", "must be at least 1"));
     }
-    let shards = super::files::index_shards(paths, |path| shard(path, record_bytes))?;
-    Ok(Dataset::new("records", shards, vec![Field::of_bytes("record", Some(record_bytes))]))
-}
-
-fn shard(path: &Path, record_bytes: u64) -> Result<Shard> {
     let (_, bytes) = super::files::open_file(path)?;
     let rest = bytes % record_bytes;
     if rest != 0 {
@@ -26,9 +34,11 @@ fn shard(path: &Path, record_bytes: u64) -> Result<Shard> {
             ),
         ));
     }
-    Ok(Shard {
+    Ok(Indexed {
         path: path.into(),
         bytes,
-        layout: Layout::Records { first: 0, record_bytes, count: bytes / record_bytes, field: 0 },
+        fields: vec![Field::of_bytes("record", Some(record_bytes))],
+        met_at: Vec::new(),
+        table: Table::even(bytes / record_bytes, &[(0, record_bytes, record_bytes)]),
     })
 }

@@ -1,4 +1,15 @@
-//! Where each field of each sample of a shard lies, eight bytes an entry where that suffices.
+//! Where each field of each sample of a shard lies: columns of numbers, which may be in memory or in an index file.
+//!
+//! ```text
+//!   Even      offset = first + row * stride, len                     records, rows of an array: nothing per sample
+//!   Between   edges  e0 | e1 | e2 | ..   row i lies in e[i]..e[i+1]  4 or 8 bytes per sample
+//!   Pairs     offset, len  of each row                               8 (tar), 12 or 16 bytes per sample and field
+//! ```
+
+use std::sync::Arc;
+
+use super::body::Body;
+use crate::error::Result;
 
 /// A part of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,39 +24,202 @@ pub(super) struct Entry {
 #[derive(Debug, Clone)]
 pub(super) struct Table {
     rows: u64,
-    columns: usize,
-    /// The dataset's field number -> the column here, or [`NO_COLUMN`].
-    column_of: Box<[u16]>,
-    cells: Cells,
+    columns: Arc<[Cells]>,
+    /// CRC32C of each row of each column, where an index has them.
+    crcs: Option<Arc<[Numbers]>>,
+    body: Arc<Body>,
+    /// The dataset's field number -> the column here, or [`NO_COLUMN`]. Shards alike share it.
+    column_of: Arc<[u16]>,
 }
 
 const NO_COLUMN: u16 = u16::MAX;
 
-#[derive(Debug, Clone)]
-enum Cells {
-    /// Block of 512 bytes and length: enough for every tar file below 2 TiB with members below 4 GiB.
-    Narrow(Box<[(u32, u32)]>),
-    Wide(Box<[(u64, u64)]>),
+/// How a column's entries are worked out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cells {
+    /// Row `i` at `first + i * stride`, each of `len` bytes.
+    Even { first: u64, stride: u64, len: u64 },
+    /// Row `i` between edge `i` and edge `i + 1`, of which there is one more than rows.
+    Between { edges: Numbers, start: Bound, end: Bound },
+    /// An offset and a length of its own. Rows that lack the field have all bits of the stored offset set.
+    Pairs { offset: Numbers, len: Numbers },
 }
 
-/// The block, or offset, in a cell of a field that a sample does not have.
-const ABSENT_BLOCK: u32 = u32::MAX;
-const ABSENT: u64 = u64::MAX;
-const BLOCK: u64 = 512;
+/// A place relative to a row's edges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// So many bytes behind the row's own edge.
+    AfterFirst(u64),
+    /// So many bytes before the next row's.
+    BeforeLast(u64),
+}
+
+/// A number per row, in a [`Body`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Numbers {
+    /// Where the first one is, in bytes from the start of the body.
+    pub(super) at: u64,
+    /// From one to the next, in bytes.
+    pub(super) stride: u64,
+    /// 8 bytes each, or 4.
+    pub(super) wide: bool,
+    /// What they are multiplied by: an element's size, a block.
+    pub(super) unit: u64,
+}
+
+impl Numbers {
+    /// The number of a row; `None` where all its bits are set.
+    #[inline]
+    fn get(&self, body: &Body, row: u64) -> Result<Option<u64>> {
+        let at = self.place(row);
+        let (number, absent) = match self.wide {
+            true => (body.u64(at)?, u64::MAX),
+            false => (u64::from(body.u32(at)?), u64::from(u32::MAX)),
+        };
+        match number.checked_mul(self.unit) {
+            _ if number == absent => Ok(None),
+            Some(number) => Ok(Some(number)),
+            None => Err(body.damaged(at, format!("{number} times {} is no offset", self.unit))),
+        }
+    }
+
+    fn place(&self, row: u64) -> u64 {
+        self.at.saturating_add(row.saturating_mul(self.stride))
+    }
+
+    /// That all rows' numbers lie inside the body.
+    fn fit(&self, body: &Body, rows: u64) -> bool {
+        let bytes = if self.wide { 8 } else { 4 };
+        let last = |row: u64| row.checked_mul(self.stride)?.checked_add(self.at)?.checked_add(bytes);
+        rows == 0 || last(rows - 1).is_some_and(|end| end <= body.len() as u64)
+    }
+}
 
 impl Table {
+    /// A table over numbers that exist already, in an index file. Entries are compared with the shard when looked up.
+    ///
+    /// # Errors
+    /// [`Error::Format`](crate::Error::Format) if the body is too short for so many rows.
+    pub(super) fn over(body: Arc<Body>, rows: u64, columns: Vec<Cells>) -> Result<Table> {
+        let fit = |cells: &Cells| match cells {
+            Cells::Even { .. } => true,
+            Cells::Between { edges, .. } => rows < u64::MAX && edges.fit(&body, rows + 1),
+            Cells::Pairs { offset, len } => offset.fit(&body, rows) && len.fit(&body, rows),
+        };
+        if !columns.iter().all(fit) || columns.len() >= usize::from(NO_COLUMN) {
+            return Err(body.damaged(0, format!("{} bytes do not hold {rows} samples", body.len())));
+        }
+        Ok(Table { rows, columns: columns.into(), crcs: None, body, column_of: Arc::new([]) })
+    }
+
+    /// A table that is arithmetic alone: a column each of `(first, stride, len)`, in bytes.
+    pub(super) fn even(rows: u64, columns: &[(u64, u64, u64)]) -> Table {
+        let column = |&(first, stride, len): &(u64, u64, u64)| Cells::Even { first, stride, len };
+        let columns = columns.iter().map(column).collect();
+        Table { rows, columns, crcs: None, body: Body::owned(Vec::new()), column_of: Arc::new([]) }
+    }
+
     /// The number of samples.
     pub(super) fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Where the dataset's field number `field` of sample `row` lies, if the sample has it.
+    /// How many columns there are.
+    pub(super) fn columns(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// How many bytes its numbers take.
+    #[cfg(test)]
+    pub(super) fn body_bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Whether all samples are of one size: nothing needs to be looked up.
+    pub(super) fn is_even(&self) -> bool {
+        self.columns.iter().all(|cells| matches!(cells, Cells::Even { .. }))
+    }
+
+    /// Where the dataset's field number `field` of sample `row` lies in a shard of `shard_bytes`, if the sample has it.
+    ///
+    /// # Errors
+    /// [`Error::Format`](crate::Error::Format) where the index is damaged or leads out of the shard.
     ///
     /// # Panics
     /// If `row` or `field` is out of range.
-    pub(super) fn get(&self, row: u64, field: usize) -> Option<Entry> {
+    #[inline]
+    pub(super) fn get(&self, row: u64, field: usize, shard_bytes: u64) -> Result<Option<Entry>> {
+        match self.column(field) {
+            Some(column) => self.cell(row, column, shard_bytes),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`get`](Self::get), by column.
+    #[inline]
+    pub(super) fn cell(&self, row: u64, column: usize, shard_bytes: u64) -> Result<Option<Entry>> {
         assert!(row < self.rows, "sample {row} of {}", self.rows);
-        self.cells.get(row as usize * self.columns + self.column(field)?)
+        let Some((offset, end)) = self.range(row, &self.columns[column])? else { return Ok(None) };
+        match (offset, end) {
+            (Some(offset), Some(end)) if offset <= end && end <= shard_bytes => {
+                Ok(Some(Entry { offset, len: end - offset }))
+            }
+            _ => Err(self.outside(row, column, offset, end, shard_bytes)),
+        }
+    }
+
+    /// First byte, and the one behind the last; each `None` if it is no number.
+    #[inline]
+    #[allow(clippy::type_complexity, reason = "lives between two functions")]
+    fn range(&self, row: u64, cells: &Cells) -> Result<Option<(Option<u64>, Option<u64>)>> {
+        let body = &self.body;
+        Ok(Some(match cells {
+            Cells::Even { first, stride, len } => {
+                let offset = row.checked_mul(*stride).and_then(|at| at.checked_add(*first));
+                (offset, offset.and_then(|offset| offset.checked_add(*len)))
+            }
+            Cells::Pairs { offset, len } => {
+                let Some(offset) = offset.get(body, row)? else { return Ok(None) };
+                (Some(offset), len.get(body, row)?.and_then(|len| offset.checked_add(len)))
+            }
+            Cells::Between { edges, start, end } => {
+                let (first, last) = (edges.get(body, row)?, edges.get(body, row + 1)?);
+                let bound = |bound: &Bound| match *bound {
+                    Bound::AfterFirst(bytes) => first?.checked_add(bytes),
+                    Bound::BeforeLast(bytes) => last?.checked_sub(bytes),
+                };
+                let end = bound(end).filter(|_| first <= last && last.is_some());
+                (bound(start), end.filter(|&end| Some(end) <= last))
+            }
+        }))
+    }
+
+    #[cold]
+    fn outside(
+        &self,
+        row: u64,
+        column: usize,
+        offset: Option<u64>,
+        end: Option<u64>,
+        shard_bytes: u64,
+    ) -> crate::Error {
+        let at = match &self.columns[column] {
+            Cells::Even { .. } => 0,
+            Cells::Between { edges: numbers, .. } | Cells::Pairs { offset: numbers, .. } => numbers.place(row),
+        };
+        let shown = |place: Option<u64>| place.map_or("beyond 2^64".to_owned(), |place| place.to_string());
+        let (offset, end) = (shown(offset), shown(end));
+        self.body.damaged(at, format!("sample {row} would lie at {offset}..{end} of a shard of {shard_bytes} bytes"))
+    }
+
+    /// The CRC32C of a field of a sample; `None` without checksums, or where the sample lacks the field.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(super) fn crc(&self, row: u64, field: usize) -> Result<Option<u32>> {
+        assert!(row < self.rows, "sample {row} of {}", self.rows);
+        let (Some(crcs), Some(column)) = (&self.crcs, self.column(field)) else { return Ok(None) };
+        self.body.u32(crcs[column].place(row)).map(Some)
     }
 
     /// The column of the dataset's field number `field`, if the shard has one.
@@ -54,13 +228,9 @@ impl Table {
         (column != NO_COLUMN).then_some(usize::from(column))
     }
 
-    /// Says which of the dataset's `fields` fields each column is.
-    pub(super) fn number_fields(&mut self, field_of: &[u16], fields: usize) {
-        let mut column_of = vec![NO_COLUMN; fields];
-        for (column, &field) in field_of.iter().enumerate() {
-            column_of[usize::from(field)] = column as u16;
-        }
-        self.column_of = column_of.into();
+    /// Says which column each of the dataset's fields is, as [`numbering`] has it.
+    pub(super) fn number_fields(&mut self, column_of: Arc<[u16]>) {
+        self.column_of = column_of;
     }
 
     /// Says which of the `fields` fields of a larger dataset each of this one's is.
@@ -73,132 +243,11 @@ impl Table {
     }
 }
 
-impl Cells {
-    fn get(&self, cell: usize) -> Option<Entry> {
-        match self {
-            Cells::Narrow(cells) => {
-                let (block, len) = cells[cell];
-                (block != ABSENT_BLOCK).then(|| Entry { offset: u64::from(block) * BLOCK, len: u64::from(len) })
-            }
-            Cells::Wide(cells) => {
-                let (offset, len) = cells[cell];
-                (offset != ABSENT).then_some(Entry { offset, len })
-            }
-        }
+/// The column of each of `fields` fields, where column `i` is the field `field_of[i]`.
+pub(super) fn numbering(field_of: &[u16], fields: usize) -> Arc<[u16]> {
+    let mut column_of = vec![NO_COLUMN; fields];
+    for (column, &field) in field_of.iter().enumerate() {
+        column_of[usize::from(field)] = column as u16;
     }
-}
-
-/// Takes a shard's entries in file order, before it is known which fields there are.
-#[derive(Default)]
-pub(super) struct Builder {
-    entries: Vec<Entry>,
-    columns: Vec<u16>,
-    /// The first entry of each sample.
-    first: Vec<usize>,
-    /// Per column: how many samples have it, and its size where they agree.
-    seen: Vec<(u64, Option<u64>)>,
-}
-
-impl Builder {
-    pub(super) fn begin_sample(&mut self) {
-        self.first.push(self.entries.len());
-    }
-
-    pub(super) fn samples(&self) -> u64 {
-        self.first.len() as u64
-    }
-
-    /// Adds an entry to the last sample, which must not have that column yet. A new column is the next number.
-    pub(super) fn push(&mut self, column: u16, entry: Entry) {
-        match self.seen.get_mut(usize::from(column)) {
-            Some((count, fixed)) => {
-                *count += 1;
-                *fixed = fixed.filter(|&len| len == entry.len);
-            }
-            None => self.seen.push((1, Some(entry.len))),
-        }
-        self.entries.push(entry);
-        self.columns.push(column);
-    }
-
-    /// The bytes that the table will take, if that is a number.
-    pub(super) fn table_bytes(&self) -> Option<u64> {
-        let cell = if self.narrow() { size_of::<(u32, u32)>() } else { size_of::<(u64, u64)>() };
-        self.samples().checked_mul(self.seen.len() as u64)?.checked_mul(cell as u64)
-    }
-
-    /// The size of a column's entries where every sample has it and all agree.
-    pub(super) fn fixed_bytes(&self, column: usize) -> Option<u64> {
-        let (count, fixed) = self.seen[column];
-        fixed.filter(|_| count == self.samples())
-    }
-
-    pub(super) fn build(self) -> Table {
-        let cells = if self.narrow() {
-            let cell = |e: Entry| ((e.offset / BLOCK) as u32, e.len as u32);
-            Cells::Narrow(self.lay_out((ABSENT_BLOCK, 0), cell))
-        } else {
-            Cells::Wide(self.lay_out((ABSENT, 0), |e| (e.offset, e.len)))
-        };
-        Table { rows: self.samples(), columns: self.seen.len(), column_of: Box::default(), cells }
-    }
-
-    fn narrow(&self) -> bool {
-        let limit = u64::from(ABSENT_BLOCK) * BLOCK;
-        self.entries.iter().all(|e| e.offset % BLOCK == 0 && e.offset < limit && e.len <= u64::from(u32::MAX))
-    }
-
-    fn lay_out<T: Copy>(&self, absent: T, cell: impl Fn(Entry) -> T) -> Box<[T]> {
-        let width = self.seen.len();
-        let mut cells = vec![absent; self.first.len() * width];
-        for (row, &begin) in self.first.iter().enumerate() {
-            let end = self.first.get(row + 1).copied().unwrap_or(self.entries.len());
-            for i in begin..end {
-                cells[row * width + usize::from(self.columns[i])] = cell(self.entries[i]);
-            }
-        }
-        cells.into()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn table(entries: &[(u16, u64, u64)]) -> Table {
-        let mut builder = Builder::default();
-        for &(column, offset, len) in entries {
-            if column == 0 {
-                builder.begin_sample();
-            }
-            builder.push(column, Entry { offset, len });
-        }
-        let mut table = builder.build();
-        table.number_fields(&[2, 0], 4);
-        table
-    }
-
-    #[test]
-    fn a_table_gives_back_what_it_was_given_narrow_or_wide() {
-        for (far, len, narrow) in [
-            (u64::from(u32::MAX - 1) * 512, u64::from(u32::MAX), true),
-            (u64::from(u32::MAX) * 512, 1, false),
-            (1024, 1 << 32, false),
-            (1025, 1, false),
-        ] {
-            let table = table(&[(0, 512, 3), (0, far, len), (1, 2048, 0)]);
-            assert_eq!(matches!(table.cells, Cells::Narrow(_)), narrow, "{far} {len}");
-            assert_eq!(table.rows(), 2);
-            assert_eq!(table.get(0, 2), Some(Entry { offset: 512, len: 3 }));
-            assert_eq!(table.get(1, 2), Some(Entry { offset: far, len }));
-            assert_eq!((table.get(0, 0), table.get(1, 0)), (None, Some(Entry { offset: 2048, len: 0 })));
-            assert_eq!((table.get(0, 1), table.get(1, 3)), (None, None));
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "sample 1 of 1")]
-    fn a_row_out_of_range_is_not_the_next_column() {
-        table(&[(0, 512, 3)]).get(1, 0);
-    }
+    column_of.into()
 }

@@ -12,13 +12,14 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::table::{Builder, Entry, Table};
+use super::Field;
+use super::builder::Builder;
+use super::format::{Format, Indexed, Look, Reader, Source, Verdict};
+use super::merge::{FIELDS_MAX, too_many_fields};
+use super::options::Options;
+use super::table::Entry;
 use super::tar::{Members, shown};
-use super::{Dataset, Field, Layout, Shard};
 use crate::error::{Error, Result};
-
-/// The most fields a dataset may have. More come of names with stray dots, not of data.
-const FIELDS_MAX: usize = 1024;
 
 /// What a shard's table may take beyond the shard's own size, in bytes: keeps many fields that few samples have from
 /// growing the index out of bounds, and never meets a small shard.
@@ -27,89 +28,42 @@ const TABLE_SLACK_BYTES: u64 = 512 << 10;
 /// Names that WebDataset puts into every sample itself.
 const RESERVED: [&str; 2] = ["__key__", "__url__"];
 
-pub(super) fn open<P: AsRef<Path>>(paths: &[P]) -> Result<Dataset> {
-    merge(super::files::index_shards(paths, index)?)
-}
+/// Names of tar files, compressed ones too; `.tar.idx` and its like are other programs' indexes.
+const ENDINGS: [&str; 8] = [".tar", ".tgz", ".tzst", ".tar.gz", ".tar.zst", ".tar.xz", ".tar.bz2", ".tar.lz4"];
 
-/// A shard's table, and what its columns are.
-struct Indexed {
-    path: Arc<Path>,
-    bytes: u64,
-    columns: Vec<Column>,
-    table: Table,
+pub(super) const READER: Reader =
+    Reader { format: Format::WebDataset, recognise, sources: |path, _| Ok(vec![Source::file(path, index)]) };
+
+fn recognise(look: &Look) -> Verdict {
+    (look.ends(&ENDINGS) || look.start.get(257..262) == Some(b"ustar")).into()
 }
 
 struct Column {
     name: Arc<str>,
     /// The header of the first member of that name.
     header: u64,
-    fixed_bytes: Option<u64>,
 }
 
-/// Numbers the fields of all shards in order of first appearance.
-fn merge(mut indexed: Vec<Indexed>) -> Result<Dataset> {
-    let mut fields: Vec<Field> = Vec::new();
-    let mut number = HashMap::new();
-    let mut numbers = Vec::with_capacity(indexed.len());
-    for shard in &indexed {
-        let mut field_of = Vec::with_capacity(shard.columns.len());
-        for column in &shard.columns {
-            let next = fields.len();
-            let field = *number.entry(column.name.clone()).or_insert(next as u16);
-            if usize::from(field) == next {
-                if next == FIELDS_MAX {
-                    return Err(too_many_fields(&shard.path, column.header, &column.name));
-                }
-                fields.push(Field::of_bytes(column.name.clone(), None));
-            }
-            field_of.push(field);
-        }
-        numbers.push(field_of);
-    }
-    for (shard, field_of) in indexed.iter_mut().zip(&numbers) {
-        shard.table.number_fields(field_of, fields.len());
-    }
-    for (i, field) in fields.iter_mut().enumerate() {
-        let with_samples = indexed.iter().filter(|shard| shard.table.rows() > 0);
-        let mut sizes = with_samples.map(|shard| shard.columns[shard.table.column(i)?].fixed_bytes);
-        let first = sizes.next().flatten();
-        field.fixed_bytes = first.filter(|_| sizes.all(|size| size == first));
-    }
-    let shard = |one: Indexed| Shard { path: one.path, bytes: one.bytes, layout: Layout::Table(one.table) };
-    Ok(Dataset::new("webdataset", indexed.into_iter().map(shard).collect(), fields))
-}
-
-fn index(path: &Path) -> Result<Indexed> {
+fn index(path: &Path, _: &Options) -> Result<Indexed> {
     let mut members = Members::open(path)?;
     let bytes = members.bytes();
     let mut grouping = Grouping::default();
     while let Some(member) = members.next()? {
         let entry = Entry { offset: member.offset, len: member.len };
         grouping.add(member.name, member.header, entry).map_err(|problem| match problem {
-            Problem::TooManyFields(name) => too_many_fields(path, member.header, &name),
+            Problem::TooManyFields(name) => Error::format(path, member.header, too_many_fields(&name)),
             Problem::Name(problem) => Error::format(path, member.header, problem),
         })?;
     }
     let Grouping { columns, builder, .. } = grouping;
     if builder.table_bytes().is_none_or(|table| table > bytes + TABLE_SLACK_BYTES) {
         let last = columns.last().expect("a table of some size has a column");
-        return Err(too_many_fields(path, last.header, &last.name));
+        return Err(Error::format(path, last.header, too_many_fields(&last.name)));
     }
-    let fixed = |(i, column)| Column { fixed_bytes: builder.fixed_bytes(i), ..column };
-    let columns = columns.into_iter().enumerate().map(fixed).collect();
-    Ok(Indexed { path: path.into(), bytes, columns, table: builder.build() })
-}
-
-fn too_many_fields(path: &Path, header: u64, name: &str) -> Error {
-    Error::format(
-        path,
-        header,
-        format!(
-            "one field too many, {}: its samples have too many different ones for an index. A field's name is all that \
-             follows the first dot of a member's name; put no other dots before it",
-            shown(name.as_bytes())
-        ),
-    )
+    let field = |(i, column): (usize, &Column)| Field::of_bytes(column.name.clone(), builder.fixed_bytes(i));
+    let fields = columns.iter().enumerate().map(field).collect();
+    let met_at = columns.iter().map(|column| column.header).collect();
+    Ok(Indexed { path: path.into(), bytes, fields, met_at, table: builder.build() })
 }
 
 /// Puts consecutive members together.
@@ -169,7 +123,7 @@ impl Grouping {
         let column = self.columns.len() as u16;
         let name: Arc<str> = name.into();
         self.column.insert(name.clone(), column);
-        self.columns.push(Column { name, header, fixed_bytes: None });
+        self.columns.push(Column { name, header });
         self.met.push(0);
         Ok(column)
     }

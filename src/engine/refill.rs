@@ -117,7 +117,8 @@ impl Engine {
             }
         };
         self.plan(&mut body);
-        Some((body, failure))
+        // Looking samples up may have met a damaged index; then the plan lacks some.
+        Some((body, failure.or_else(|| self.dataset.check().err())))
     }
 
     fn plan(&self, body: &mut Body) {
@@ -186,7 +187,7 @@ impl Engine {
             }
             self.bad.leave_out(&mut body);
             self.plan(&mut body);
-            let failure = failure.filter(|error| !self.bad.forgives(error));
+            let failure = failure.filter(|error| !self.bad.forgives(error)).or_else(|| self.dataset.check().err());
             self.state.planned.push_front((body, failure));
         }
     }

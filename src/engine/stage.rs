@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::batch::Body;
-use crate::device::{CopyQueue, Device, Pinned, RawCopy, Seq};
+use crate::device::{CopyQueue, Device, RawCopy, Seq};
 use crate::error::Result;
-use crate::memory::{Slab, SlabPool};
+use crate::memory::{Arena, Slab, SlabPool};
 use crate::region::{DeviceMemory, Region};
 use crate::storage::Memory;
 
@@ -51,20 +51,47 @@ pub(crate) struct Stage {
     _pinned: Pinned,
 }
 
+/// The arena of slabs, pinned with a device.
+pub(crate) struct Pinned {
+    device: Device,
+    arena: Arc<Arena>,
+}
+
 impl Stage {
     /// Maps and pins slabs, and opens a copy stream for them.
     pub(crate) fn new(device: &Device, slabs: usize, slab_bytes: usize, deadline: Duration) -> Result<Stage> {
         // First, so that nothing is pinned when it fails.
         let stream = device.raw().stream()?;
         let pool = SlabPool::new(slabs, slab_bytes)?;
-        let arena = pool.arena().clone();
-        let pinned = Pinned::new(device, arena)?;
+        let pinned = Pinned::new(device, pool.arena())?;
         Ok(Stage {
             copies: CopyQueue::new(stream, slabs).drop_wait(deadline),
             slabs: pool,
             moved: Duration::ZERO,
             _pinned: pinned,
         })
+    }
+}
+
+impl Pinned {
+    pub(crate) fn new(device: &Device, arena: &Arc<Arena>) -> Result<Pinned> {
+        // SAFETY: this value keeps the mapping until it has unpinned it, or for ever.
+        unsafe { device.raw().pin(arena.base(), arena.bytes()) }?;
+        Ok(Pinned { device: device.clone(), arena: arena.clone() })
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // Slabs that reads or copies never gave back hold the arena: it stays mapped then, and pinned.
+        if Arc::strong_count(&self.arena) == 1 {
+            // SAFETY: pinned in `new`; every slab is gone, so no copy reads the arena any more.
+            if let Err(error) = unsafe { self.device.raw().unpin(self.arena.base()) } {
+                let bytes = self.arena.bytes();
+                tracing::warn!(%error, bytes, "pinned memory could not be taken back; it is leaked, not freed");
+                std::mem::forget(self.arena.clone());
+            }
+        }
     }
 }
 

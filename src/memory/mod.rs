@@ -1,7 +1,10 @@
-//! Host memory that hardware writes to: the arena it is cut from, and the slabs of the staged path.
+//! Host memory that hardware writes to: the arena it is cut from, and the slabs of the staged path. And the mapping
+//! through which indexes are read.
 
 mod arena;
+mod map;
 mod slab;
 
 pub use arena::{Arena, Pages};
+pub use map::Mapping;
 pub use slab::{Slab, SlabPool};

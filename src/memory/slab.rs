@@ -16,6 +16,8 @@ pub struct Slab {
 
 // SAFETY: the lease is the only right to its bytes, wherever it is; the arena behind it is Send.
 unsafe impl Send for Slab {}
+// SAFETY: a shared lease gives out addresses and shared views of bytes that nobody writes as long as it is shared.
+unsafe impl Sync for Slab {}
 
 impl Slab {
     /// First byte.

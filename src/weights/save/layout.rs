@@ -46,7 +46,7 @@ impl<'t, 'a> Layout<'t, 'a> {
         mut tensors: Vec<&'t SaveTensor<'a>>,
         metadata: &BTreeMap<String, String>,
     ) -> Result<Layout<'t, 'a>> {
-        tensors.sort_by(|a, b| rank(b.dtype).cmp(&rank(a.dtype)).then_with(|| a.name.cmp(&b.name)));
+        tensors.sort_by(|a, b| rank(b.dtype).cmp(&rank(a.dtype)).then_with(|| a.name.cmp(b.name)));
         let mut json = String::from("{");
         if !metadata.is_empty() {
             json.push_str(&format!("{}:{}", text(METADATA), serde_json::to_string(metadata).expect("strings only")));

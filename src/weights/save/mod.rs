@@ -26,7 +26,7 @@ use std::time::Duration;
 use self::layout::Layout;
 use self::pipeline::Pipeline;
 use self::shards::Shards;
-use super::{Algorithm, FileDigests, Manifest};
+use super::{Algorithm, FileDigests, Manifest, Tensor};
 use crate::config::RingChoice;
 use crate::device::{Device, DevicePtr, RawStream};
 use crate::dtype::DType;
@@ -86,6 +86,14 @@ impl<'a> SaveTensor<'a> {
     pub unsafe fn on_device(name: &'a str, dtype: DType, shape: &'a [u64], base: DevicePtr) -> SaveTensor<'a> {
         let (array_bytes, source) = (dtype.array_bytes(shape), Source::Device(base, PhantomData));
         SaveTensor { name, dtype, shape, array_bytes, bytes: array_bytes.unwrap_or(0), source }
+    }
+
+    /// A tensor as it was loaded, under its own name; waits until it is there. It has to live on the device that is given
+    /// to [`Save::new`].
+    pub fn loaded(tensor: &'a Tensor) -> Result<SaveTensor<'a>> {
+        tensor.wait()?;
+        // SAFETY: the tensor holds its memory as long as it is borrowed, its copies have ended, and nothing writes to it.
+        Ok(unsafe { SaveTensor::on_device(tensor.name(), tensor.dtype(), tensor.shape(), tensor.device_ptr()) })
     }
 
     fn check(&self) -> Result<()> {

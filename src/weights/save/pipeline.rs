@@ -12,7 +12,8 @@ use super::layout::Layout;
 use super::sums::Sums;
 use super::{MakeRing, Per, Save, Source};
 use crate::config::RingChoice;
-use crate::device::{CopyQueue, Device, Fence, Pinned, RawCopyOut};
+use crate::device::{CopyQueue, Device, Fence, RawCopyOut};
+use crate::engine::Pinned;
 use crate::error::{Error, Result};
 use crate::memory::{Slab, SlabPool};
 use crate::sim::Clock;
@@ -38,7 +39,7 @@ pub(super) struct Pipeline {
     /// Windows that are filled and wait for their turn to be written.
     ready: VecDeque<Filled>,
     slabs: SlabPool,
-    pinned: Pinned,
+    _pinned: Pinned,
     /// Recorded on the stream that the tensors come from.
     fence: Option<(Device, Fence)>,
     block_bytes: usize,
@@ -65,24 +66,19 @@ impl Pipeline {
         let stream = save.device.raw().stream()?;
         let pool = SlabPool::new(slabs, save.block_bytes)?;
         let arena = pool.arena().clone();
-        let pinned = Pinned::new(&save.device, arena.clone())?;
+        let pinned = Pinned::new(&save.device, &arena)?;
         let ring_name = ring.name();
         let mut writes = WriteQueue::new(ring, depth, save.deadline, save.clock.clone());
         // SAFETY: the arena is dropped after the queue (field order), or leaked with it.
         if let Registered::No(errno) = unsafe { writes.ring().register_memory(arena.base(), arena.bytes()) } {
-            fallbacks.push(Fallback {
-                instead: "memory pinned at each write instead of registered".into(),
-                reason: format!("{} bytes with io_uring_register", arena.bytes()),
-                errno: Some(errno),
-                remedy: "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per write, not correctness",
-            });
+            fallbacks.push(crate::assembly::not_registered(arena.bytes(), errno));
         }
         let mut pipeline = Pipeline {
             copies: CopyQueue::new(stream, slabs).drop_wait(save.deadline),
             writes,
             ready: VecDeque::with_capacity(slabs),
             slabs: pool,
-            pinned,
+            _pinned: pinned,
             fence: None,
             block_bytes: save.block_bytes,
             deadline: save.deadline,
@@ -105,7 +101,7 @@ impl Pipeline {
     }
 
     pub(super) fn pinned_bytes(&self) -> u64 {
-        self.pinned.bytes() as u64
+        self.slabs.arena().bytes() as u64
     }
 
     /// What could not be had.

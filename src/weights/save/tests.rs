@@ -175,7 +175,7 @@ fn a_fault_at_every_write() {
                 let text = error.to_string();
                 assert!(text.contains("bytes too few") && text.contains("model.safetensors"), "{text}");
                 assert_eq!(std::fs::read(&path).unwrap(), b"what was there");
-                assert_eq!(listing(directory.path()), [path.clone()]);
+                assert_eq!(listing(directory.path()), [&*path]);
             }
         }
     }

@@ -7,7 +7,6 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use strait::Dataset;
 use strait::order::{AtEnd, Audit, Order, Part, Policy, Progress, Rank, Schedule, Stretch, audit_while};
 
 use crate::Answer;
@@ -35,10 +34,11 @@ pub(crate) fn run(options: &Options) -> Result<Answer> {
 }
 
 fn order(options: &Options) -> Result<Order> {
+    let open = options.dataset.options();
     let lens = match options.samples.as_slice() {
-        [] if options.weights.is_empty() => vec![Dataset::open(&options.paths, options.record_bytes)?.len()],
+        [] if options.weights.is_empty() => vec![open.open(&options.paths)?.len()],
         [] => {
-            let len = |path| Dataset::open(&[path], options.record_bytes).map(|dataset| dataset.len());
+            let len = |path| open.open(&[path]).map(|dataset| dataset.len());
             options.paths.iter().map(len).collect::<strait::Result<Vec<u64>>>()?
         }
         samples => samples.to_vec(),

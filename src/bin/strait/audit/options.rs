@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use strait::order::{Policy, Shuffle};
 
+use crate::dataset::DatasetOptions;
 use crate::failure::{Failure, Result};
-use crate::size;
 
 const HELP_END: &str = "\
 Examples:
@@ -43,9 +43,8 @@ pub(crate) struct Options {
     /// No dataset, but so many samples (with --weights: of each dataset, separated by commas)
     #[arg(long, value_name = "N,..", value_delimiter = ',')]
     pub(super) samples: Vec<u64>,
-    /// Size of one sample in raw files
-    #[arg(long, value_name = "SIZE", value_parser = size::parse_nonzero)]
-    pub(super) record_bytes: Option<u64>,
+    #[command(flatten)]
+    pub(super) dataset: DatasetOptions,
     /// Number of ranks
     #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(super) world: u32,

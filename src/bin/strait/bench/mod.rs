@@ -46,9 +46,9 @@ pub(crate) fn run(options: &Options) -> Result<Answer> {
 /// The mean size of a sample. Opening the dataset here finds bad input before anything long begins.
 fn sample_bytes(options: &Options, paths: &[PathBuf]) -> Result<u64> {
     if options.references_only {
-        return Ok(options.record_bytes);
+        return Ok(options.record_bytes());
     }
-    let dataset = run_strait::open(paths, options.record_bytes)?;
+    let dataset = options.dataset().open(paths)?;
     let payload: u64 = dataset.shards().iter().map(|shard| shard.bytes).sum();
     Ok((payload / dataset.len().max(1)).max(1))
 }

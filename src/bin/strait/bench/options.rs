@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use crate::dataset::DatasetOptions;
 use crate::failure::{Failure, Result};
 use crate::linux::pages::ALIGN;
 use crate::size;
@@ -18,6 +19,8 @@ Examples:
   strait bench shard-0.bin --shuffle --record-bytes 100KiB --depth 64
   # small samples, into host memory
   strait bench --shuffle --record-bytes 4KiB --depth 64 --device host
+  # all GPUs of this machine at once, each its share
+  torchrun --nproc-per-node 8 --no-python strait bench /data/*.bin --rank-from-env
   # at most 10 s per run; one JSON object for a program
   strait bench shard-*.bin --seconds 10 --rounds 5 --json
 
@@ -55,9 +58,8 @@ pub(crate) struct Options {
     /// Samples per batch [default: as many as fill 32 MiB, at most 1024]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) batch: Option<u32>,
-    /// Size of one sample in raw files
-    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size::parse_nonzero)]
-    pub(super) record_bytes: u64,
+    #[command(flatten)]
+    pub(super) dataset: DatasetOptions,
     /// Deliver samples in a random order (full shuffle) instead of the order on disk
     #[arg(long)]
     pub(super) shuffle: bool,
@@ -67,6 +69,10 @@ pub(crate) struct Options {
     /// Where batches are delivered: auto, host, cuda:N
     #[arg(long, default_value = "auto", value_parser = parse_device)]
     pub(super) device: DeviceOption,
+    /// Take rank and world from the launcher (torchrun, Slurm, Open MPI, PMI): strait reads this rank's share of every
+    /// global batch, and --device auto is this rank's GPU; the references read everything
+    #[arg(long)]
+    pub(super) rank_from_env: bool,
     /// Size of the sample dataset [default: 2GiB, at most a quarter of the free space]
     #[arg(long, value_name = "SIZE", value_parser = size::parse_nonzero, conflicts_with = "paths")]
     pub(super) size: Option<u64>,
@@ -88,6 +94,18 @@ pub(crate) struct Options {
     /// Measure limit and fio alone: what this disk can do
     #[arg(long, conflicts_with = "verify")]
     pub(super) references_only: bool,
+}
+
+impl Options {
+    /// Of raw files, if nothing else is said 1 MiB.
+    pub(super) fn record_bytes(&self) -> u64 {
+        self.dataset.record_bytes.unwrap_or(1 << 20)
+    }
+
+    /// How the files are opened.
+    pub(super) fn dataset(&self) -> strait::dataset::Options {
+        self.dataset.options().record_bytes(self.record_bytes())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -131,7 +149,7 @@ pub(super) fn check(options: &Options) -> Result<()> {
             format!("take --block-bytes {}", block.clamp(1, 1 << 30).next_multiple_of(ALIGN as u64)),
         ));
     }
-    let read = if options.shuffle { options.record_bytes.min(block) } else { block };
+    let read = if options.shuffle { options.record_bytes().min(block) } else { block };
     let in_flight = read.saturating_mul(options.depth.into());
     if in_flight > 4 << 30 {
         return Err(Failure::usage(

@@ -1,10 +1,9 @@
 //! One run of strait itself: the only file of the bench that knows the loader.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use strait::order::Shuffle;
-use strait::{Dataset, Device, FieldView, Loader, RingChoice};
+use strait::{Device, FieldView, Loader, RingChoice};
 
 use super::measure::{Clock, Measure};
 use super::options::{DeviceOption, RingOption};
@@ -31,11 +30,6 @@ pub(crate) struct RunResult {
     pub(crate) path_reason: String,
     /// What could not be had, in words.
     pub(crate) fallbacks: Vec<String>,
-}
-
-/// Raw files of records, or tar shards.
-pub(crate) fn open(paths: &[PathBuf], record_bytes: u64) -> Result<Dataset> {
-    Ok(Dataset::open(paths, Some(record_bytes))?)
 }
 
 /// Reads one epoch, or as much of it as `watch` gives time for.
@@ -71,7 +65,7 @@ pub(crate) fn run(request: &Request, watch: &mut Watch) -> Result<RunResult> {
 
 /// Reads one epoch and compares every sample with its file; gives the bytes compared.
 pub(crate) fn verify(request: &Request, watch: &mut Watch) -> Result<u64> {
-    let mut oracle = Oracle::new(open(&request.paths, request.record_bytes)?)?;
+    let mut oracle = Oracle::new(request.dataset.open(&request.paths)?)?;
     let mut loader = loader(request)?;
     let mut got = Vec::new();
     watch.start();
@@ -94,7 +88,7 @@ pub(crate) fn verify(request: &Request, watch: &mut Watch) -> Result<u64> {
 
 fn loader(request: &Request) -> Result<Loader> {
     let device = match request.device {
-        DeviceOption::Auto => Device::auto(),
+        DeviceOption::Auto => Device::for_rank(request.rank)?,
         DeviceOption::Host => Device::host(),
         DeviceOption::Cuda(ordinal) => Device::cuda(ordinal)?,
     };
@@ -103,9 +97,10 @@ fn loader(request: &Request) -> Result<Loader> {
         RingOption::Uring => RingChoice::Uring,
         RingOption::Pread => RingChoice::Pread,
     };
-    Ok(Loader::builder(open(&request.paths, request.record_bytes)?)
+    Ok(Loader::builder(request.dataset.open(&request.paths)?)
         .device(device)
         .batch_size(request.batch)
+        .rank(request.rank)
         .shuffle(if request.shuffle { Shuffle::Full } else { Shuffle::Sequential })
         .seed(request.seed)
         .block_bytes(request.block_bytes)

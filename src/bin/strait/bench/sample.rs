@@ -55,10 +55,10 @@ fn sample_bytes(options: &Options, parent: &Path) -> Result<u64> {
             format!("take --size {}MiB or less, or another place with --dir", (free / 4) >> 20),
         ));
     }
-    let bytes = wanted - wanted % options.record_bytes;
+    let bytes = wanted - wanted % options.record_bytes();
     if bytes == 0 {
         return Err(Failure::usage(
-            format!("a sample of {} holds no record of {}", size::show(wanted), size::show(options.record_bytes)),
+            format!("a sample of {} holds no record of {}", size::show(wanted), size::show(options.record_bytes())),
             "the sample consists of whole records",
             "raise --size or lower --record-bytes",
         ));

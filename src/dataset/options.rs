@@ -1,0 +1,54 @@
+//! What a dataset's files do not say of themselves.
+
+use std::path::{Path, PathBuf};
+
+use super::{Dataset, Format, open};
+use crate::dtype::DType;
+use crate::error::Result;
+
+/// How a dataset is opened. Made by [`Dataset::options`].
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    pub(super) format: Option<Format>,
+    pub(super) dtype: Option<DType>,
+    pub(super) record_bytes: Option<u64>,
+    pub(super) index_dir: Option<PathBuf>,
+}
+
+impl Options {
+    /// Reads the files as this format, whatever they look like.
+    #[must_use]
+    pub fn format(mut self, format: Format) -> Self {
+        self.format = Some(format);
+        self
+    }
+
+    /// The type of the elements, in files that do not say it: headerless tokens.
+    #[must_use]
+    pub fn dtype(mut self, dtype: DType) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// The size of a sample, in bytes, in files whose format does not say it: raw records.
+    #[must_use]
+    pub fn record_bytes(mut self, bytes: u64) -> Self {
+        self.record_bytes = Some(bytes);
+        self
+    }
+
+    /// Where sidecar indexes are, if not beside their shards.
+    #[must_use]
+    pub fn index_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.index_dir = Some(directory.into());
+        self
+    }
+
+    /// Opens the dataset.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`].
+    pub fn open<P: AsRef<Path>>(&self, paths: &[P]) -> Result<Dataset> {
+        open::open(paths, self)
+    }
+}
