@@ -34,7 +34,7 @@ use crate::storage::{Damage, Landed, LandingId, ReadQueue};
 
 pub(crate) use bad::Bad;
 use stage::copy_window;
-pub(crate) use stage::{Hold, Stage};
+pub(crate) use stage::{Hold, Pinned, Stage};
 
 /// What the consumer tells the engine.
 #[allow(clippy::large_enum_variant, reason = "the queue is allocated once; a box would be allocated in every epoch")]

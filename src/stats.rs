@@ -50,6 +50,8 @@ pub struct Stats {
     pub batches: u64,
     /// Samples in them.
     pub samples: u64,
+    /// Tensors handed to the consumer, each once for every device; 0 where batches are loaded.
+    pub tensors: u64,
     /// Payload bytes in them.
     pub bytes_wanted: u64,
     /// Bytes asked of the storage, alignment and gaps included.
@@ -96,11 +98,23 @@ pub struct Stats {
     pub waits_for_slab: u64,
 }
 
+/// Reads the [`Stats`] of a loader from any thread; see [`Loader::stats_reader`](crate::Loader::stats_reader).
+#[derive(Debug, Clone)]
+pub struct StatsReader(pub(crate) Arc<Counters>);
+
+impl StatsReader {
+    /// What the loader has done so far.
+    pub fn stats(&self) -> Stats {
+        self.0.snapshot()
+    }
+}
+
 /// The engine's side of [`Stats`]: written by one thread, read by any.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) batches: Counter,
     pub(crate) samples: Counter,
+    pub(crate) tensors: Counter,
     pub(crate) bytes_wanted: Counter,
     pub(crate) bytes_read: Counter,
     pub(crate) reads: Counter,
@@ -172,6 +186,7 @@ impl Counters {
             fallbacks: self.fallbacks.lock().unwrap_or_else(|e| e.into_inner()).clone(),
             batches: self.batches.get(),
             samples: self.samples.get(),
+            tensors: self.tensors.get(),
             bytes_wanted: self.bytes_wanted.get(),
             bytes_read: self.bytes_read.get(),
             reads: self.reads.get(),

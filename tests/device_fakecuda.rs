@@ -45,6 +45,7 @@ fn bed(device: Device, seed: u64, works: bool) -> Bed {
                     fake.pace(seed, 300, 1 << 20);
                 }
                 Fault::CopyFails => fake.fail("cuMemcpyHtoDAsync_v2", 1, 1, works),
+                Fault::GatherFails => fake.fail("cuMemcpyDtoDAsync_v2", 2, 1, works),
                 Fault::CopyOutFails => fake.fail("cuMemcpyDtoHAsync_v2", 1, 1, works),
                 Fault::MarkFails => fake.fail("cuEventRecord", 1, 2, works),
                 Fault::Stalls => fake.stall(),
