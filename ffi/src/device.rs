@@ -123,3 +123,8 @@ pub(crate) fn give(
         Ok(())
     })
 }
+
+/// The device behind a handle, for programs in Rust that were given one.
+pub fn device_of(device: *const strait_device) -> Option<Device> {
+    live::<Named>(device, "device").ok().map(|named| named.device.clone())
+}

@@ -52,10 +52,7 @@ impl From<Error> for Failure {
         let path = |path: &Path| c_string(path.as_os_str().as_bytes());
         Failure {
             errno: error.errno().unwrap_or(0),
-            device_code: match error {
-                Error::Device { code, .. } => code,
-                _ => 0,
-            },
+            device_code: device_code(&error),
             path: error.path().map(path),
             offset: error.offset(),
             sample: match error {
@@ -64,6 +61,15 @@ impl From<Error> for Failure {
             },
             ..Failure::new(strait_status::of_error(error.code()), error.to_string())
         }
+    }
+}
+
+/// The driver's code, however deep.
+fn device_code(error: &Error) -> i32 {
+    match error {
+        Error::Device { code, .. } => *code,
+        Error::BadSample { cause: Some(cause), .. } | Error::Tensor { cause, .. } => device_code(cause),
+        _ => 0,
     }
 }
 

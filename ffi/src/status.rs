@@ -39,6 +39,10 @@ pub enum strait_status {
     BadSample = 14,
     /// Bytes that were read are not those that their checksum was made of.
     Corrupt = 15,
+    /// A file could not be written. What was there before under its name is still there.
+    Write = 16,
+    /// A tensor cannot be read.
+    Tensor = 17,
     /// The end of the epoch. Not an error; no output is written.
     End = 100,
     /// Not yet: ask again. Not an error; no output is written.
@@ -69,7 +73,7 @@ impl strait_status {
     /// The status of an error of strait's, by its number.
     pub(crate) fn of_error(code: u32) -> strait_status {
         use strait_status::*;
-        const ERRORS: [strait_status; 15] = [
+        const ERRORS: [strait_status; 17] = [
             Config,
             Open,
             Format,
@@ -85,6 +89,8 @@ impl strait_status {
             Stopped,
             BadSample,
             Corrupt,
+            Write,
+            Tensor,
         ];
         ERRORS.into_iter().find(|status| *status as u32 == code).unwrap_or(Other)
     }
@@ -114,6 +120,8 @@ mod tests {
             (13, Stopped),
             (14, BadSample),
             (15, Corrupt),
+            (16, Write),
+            (17, Tensor),
             (100, End),
             (101, Pending),
             (102, Absent),

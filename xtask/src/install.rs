@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::{Result, build, root, run};
 
 /// What a program that links the static library needs besides; `rustc --print native-static-libs` says the same.
-const STATIC_LIBS: &str = "-lgcc_s -lutil -lrt -lpthread -lm -ldl -lc";
+pub(crate) const STATIC_LIBS: &str = "-lgcc_s -lutil -lrt -lpthread -lm -ldl -lc";
 
 /// Installs; the prefix, absolute.
 pub(crate) fn install(prefix: &Path, release: bool) -> Result<PathBuf> {

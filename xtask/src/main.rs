@@ -3,6 +3,7 @@
 mod c_tests;
 mod header;
 mod install;
+mod misuse;
 mod symbols;
 
 use std::path::{Path, PathBuf};
@@ -26,8 +27,8 @@ fn main() -> ExitCode {
         ["symbols", "--check"] => symbols::check(),
         ["install", "--prefix", prefix] => install::install(Path::new(prefix), false).map(drop),
         ["install", "--prefix", prefix, "--release"] => install::install(Path::new(prefix), true).map(drop),
-        ["c-tests"] => c_tests::run(false),
-        ["c-tests", "--quick"] => c_tests::run(true),
+        ["c-tests"] => c_tests::all(false),
+        ["c-tests", "--quick"] => c_tests::all(true),
         _ => Err(USAGE.into()),
     };
     match done {
