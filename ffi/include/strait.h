@@ -122,6 +122,14 @@ enum strait_status
      */
     STRAIT_STATUS_CORRUPT = 15,
     /**
+     * A file could not be written. What was there before under its name is still there.
+     */
+    STRAIT_STATUS_WRITE = 16,
+    /**
+     * A tensor cannot be read.
+     */
+    STRAIT_STATUS_TENSOR = 17,
+    /**
      * The end of the epoch. Not an error; no output is written.
      */
     STRAIT_STATUS_END = 100,

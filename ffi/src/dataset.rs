@@ -88,7 +88,8 @@ pub extern "C" fn strait_dataset_builder_new(
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
     call(error, || {
-        *out(builder, "builder")? = register(Builder::default())?;
+        let builder = out(builder, "builder")?;
+        *builder = register(Builder::default())?;
         Ok(())
     })
 }

@@ -29,7 +29,8 @@ struct Bed {
 pub(crate) fn all(quick: bool) -> Result {
     let out = root().join("target/c-tests");
     let _ = fs::remove_dir_all(&out);
-    fs::create_dir_all(out.join("data"))?;
+    fs::create_dir_all(out.join("work"))?;
+    shards(&out.join("shards"))?;
     let bed = Bed { prefix: install::install(&out.join("prefix"), false)?, out };
     fs::write(bed.out.join("misuse.c"), misuse::program()?)?;
     let mut programs = sources("ffi/examples")?;
@@ -71,22 +72,18 @@ impl Bed {
         }
         let program = self.out.join(&name);
         run(&mut self.compile(compiler, source, check, &program))?;
-        let mut command = match check {
-            Check::Valgrind => {
-                let mut valgrind = Command::new("valgrind");
-                valgrind.args([
-                    "--quiet",
-                    "--error-exitcode=9",
-                    "--leak-check=full",
-                    "--errors-for-leak-kinds=definite",
-                ]);
-                valgrind.arg(&program);
-                valgrind
-            }
-            _ => Command::new(&program),
-        };
-        let lib = self.prefix.join("lib");
-        command.arg(self.out.join("data")).env("LD_LIBRARY_PATH", lib).env("STRAIT_TEST_SLOW", slow(check));
+        // What hangs is a failure, not a CI that never ends.
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after=5", "120"]);
+        if check == Check::Valgrind {
+            command.args(["valgrind", "--quiet", "--error-exitcode=9"]);
+            command.args(["--leak-check=full", "--errors-for-leak-kinds=definite"]);
+        }
+        command.arg(&program);
+        // Examples read a directory of shards; tests write their own.
+        let example = source.parent().is_some_and(|directory| directory.ends_with("examples"));
+        command.arg(self.out.join(if example { "shards" } else { "work" }));
+        command.env("LD_LIBRARY_PATH", self.prefix.join("lib")).env("STRAIT_TEST_SLOW", slow(check));
         let output = run(&mut command)?;
         let how = match check {
             Check::Plain => "",
@@ -118,6 +115,16 @@ impl Bed {
         };
         command
     }
+}
+
+/// Two shards of records of 4096 bytes.
+fn shards(directory: &Path) -> Result {
+    fs::create_dir_all(directory)?;
+    for (name, records) in [("a.bin", 60), ("b.bin", 75)] {
+        let bytes: Vec<u8> = (0..records * 4096u32).map(|i| (i / 4096 + i) as u8).collect();
+        fs::write(directory.join(name), bytes)?;
+    }
+    Ok(())
 }
 
 /// Under valgrind programs do less.

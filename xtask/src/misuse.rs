@@ -39,7 +39,8 @@ impl Parameter {
     /// The kind of handle that it is, if it is one.
     fn handle(&self) -> Option<&str> {
         let kind = self.kind.strip_suffix(" *")?.trim_start_matches("const ");
-        (kind.starts_with("strait_") && !kind.ends_with("_vtable") && !kind.ends_with("_place")).then_some(kind)
+        (kind.starts_with("strait_") && !kind.contains('*') && !kind.ends_with("_vtable") && !kind.ends_with("_place"))
+            .then_some(kind)
     }
 
     fn is_error(&self) -> bool {
