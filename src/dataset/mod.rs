@@ -8,25 +8,32 @@ mod beneath;
 mod body;
 #[allow(dead_code, reason = "formats follow")]
 mod builder;
+mod checksums;
 mod concat;
 mod files;
 mod fingerprint;
 #[allow(dead_code, reason = "formats follow")]
 mod format;
+mod indexing;
 mod merge;
 mod open;
 mod options;
+mod reading;
 mod records;
 mod refused;
+mod sidecar;
 #[allow(dead_code, reason = "formats follow")]
 mod table;
 mod tar;
 mod webdataset;
+mod whole;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 pub use format::Format;
+pub use indexing::{IndexOutcome, IndexProgress, Indexing, ShardIndex};
+pub use open::IndexState;
 pub use options::Options;
 
 use crate::dtype::DType;
@@ -93,6 +100,7 @@ pub struct Dataset {
     first: Vec<u64>,
     /// The samples of each dataset that was joined.
     parts: Vec<u64>,
+    index: IndexState,
     /// The first damage that a look-up met.
     damage: Arc<OnceLock<Error>>,
 }
@@ -162,6 +170,11 @@ impl Dataset {
     /// The format's name: `"records"`, `"webdataset"`; `"mixed"` where datasets of different formats are joined.
     pub fn format(&self) -> &'static str {
         self.format
+    }
+
+    /// Which shards' indexes came from sidecars.
+    pub fn index_state(&self) -> &IndexState {
+        &self.index
     }
 
     /// The files.
@@ -266,6 +279,14 @@ impl Dataset {
             total = u64::saturating_add(total, shard.samples());
         }
         first.push(total);
-        Dataset { format, shards, fields, first, parts: vec![total], damage: Arc::default() }
+        Dataset {
+            format,
+            shards,
+            fields,
+            first,
+            parts: vec![total],
+            index: IndexState::default(),
+            damage: Arc::default(),
+        }
     }
 }

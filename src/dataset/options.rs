@@ -1,5 +1,6 @@
 //! What a dataset's files do not say of themselves.
 
+use std::hash::Hasher;
 use std::path::{Path, PathBuf};
 
 use super::{Dataset, Format, open};
@@ -42,6 +43,14 @@ impl Options {
     pub fn index_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.index_dir = Some(directory.into());
         self
+    }
+
+    /// What of these decides where samples of that format lie.
+    pub(super) fn hash(&self, format: Format, hash: &mut impl Hasher) {
+        if matches!(format, Format::Records | Format::Tokens | Format::Npy) {
+            hash.write_u64(self.record_bytes.unwrap_or(0));
+            hash.write(self.dtype.map_or("", DType::name).as_bytes());
+        }
     }
 
     /// Opens the dataset.
