@@ -19,7 +19,7 @@ use crate::selection::Selection;
 use crate::sim::Clock;
 use crate::sizes::Sizes;
 use crate::source::Supply;
-use crate::stats::{Fallback, Setup};
+use crate::stats::{Counters, Fallback, Setup};
 use crate::storage::{
     Opening, Options, Pread, Prober, REGISTER_FORBIDDEN, ReadQueue, Registered, Ring, ShardFile, Uring,
 };
@@ -134,22 +134,8 @@ impl Parts {
     }
 
     fn ring(&self) -> Result<(Box<dyn Ring>, Opening)> {
-        let (depth, align) = (self.config.reads_in_flight, self.config.align_bytes);
-        let threads = || -> Result<(Box<dyn Ring>, Opening)> {
-            Ok((Box::new(Pread::new(depth)?), Opening::Probed(Prober::new(false, align))))
-        };
-        if self.config.ring == RingChoice::Pread {
-            return threads();
-        }
-        match (self.config.ring, Uring::new(depth, self.config.open_files_max)) {
-            (RingChoice::Auto, Ok(ring)) => Ok((Box::new(ring), Opening::Probed(Prober::new(true, align)))),
-            (_, Ok(ring)) => Ok((Box::new(ring), Opening::Ring { direct: true })),
-            (RingChoice::Auto, Err(Error::Ring { errno, .. })) => {
-                self.shared.counters.fall_back(no_uring(errno));
-                threads()
-            }
-            (_, Err(error)) => Err(error),
-        }
+        let Config { ring, reads_in_flight, open_files_max, align_bytes, .. } = self.config;
+        choose_ring(ring, reads_in_flight, open_files_max, align_bytes, &self.shared.counters)
     }
 
     fn queue<L: crate::storage::Memory>(&self, ring: Box<dyn Ring>, opening: Opening) -> ReadQueue<L> {
@@ -183,15 +169,7 @@ impl Parts {
         };
         // SAFETY: slabs and regions are dropped after the queue (field order of `Engine`), or leaked with it.
         if let Registered::No(errno) = unsafe { queue.register_memory(base, bytes) } {
-            self.shared.counters.fall_back(Fallback {
-                instead: "memory pinned at each read instead of registered".into(),
-                reason: format!("{bytes} bytes with io_uring_register"),
-                errno: Some(errno),
-                remedy: match errno {
-                    libc::EPERM | libc::EACCES => REGISTER_FORBIDDEN,
-                    _ => "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
-                },
-            });
+            self.shared.counters.fall_back(not_registered(bytes, errno));
         }
         let (path, path_reason) = match (stage.is_some(), self.config.path) {
             (false, _) => ("direct", "the ring writes into the batch's own memory"),
@@ -228,6 +206,44 @@ impl Parts {
             fenced: false,
         };
         (0..self.sizes.batches_max).map(batch).collect()
+    }
+}
+
+/// The ring of that choice for `depth` reads in flight over `files` open files, and how files are opened for it.
+pub(crate) fn choose_ring(
+    choice: RingChoice,
+    depth: usize,
+    files: usize,
+    align: u64,
+    counters: &Counters,
+) -> Result<(Box<dyn Ring>, Opening)> {
+    let threads = || -> Result<(Box<dyn Ring>, Opening)> {
+        Ok((Box::new(Pread::new(depth)?), Opening::Probed(Prober::new(false, align))))
+    };
+    if choice == RingChoice::Pread {
+        return threads();
+    }
+    match (choice, Uring::new(depth, files)) {
+        (RingChoice::Auto, Ok(ring)) => Ok((Box::new(ring), Opening::Probed(Prober::new(true, align)))),
+        (_, Ok(ring)) => Ok((Box::new(ring), Opening::Ring { direct: true })),
+        (RingChoice::Auto, Err(Error::Ring { errno, .. })) => {
+            counters.fall_back(no_uring(errno));
+            threads()
+        }
+        (_, Err(error)) => Err(error),
+    }
+}
+
+/// Memory for reads could not be registered with the ring.
+pub(crate) fn not_registered(bytes: usize, errno: i32) -> Fallback {
+    Fallback {
+        instead: "memory pinned at each read instead of registered".into(),
+        reason: format!("{bytes} bytes with io_uring_register"),
+        errno: Some(errno),
+        remedy: match errno {
+            libc::EPERM | libc::EACCES => REGISTER_FORBIDDEN,
+            _ => "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
+        },
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Builder {
     dataset: Dataset,
     device: Option<Device>,
     config: Config,
+    rank: Option<Rank>,
+    rank_from_env: bool,
     make_ring: Option<MakeRing>,
 }
 
@@ -35,7 +37,8 @@ macro_rules! options {
 
 impl Builder {
     pub(crate) fn new(dataset: Dataset) -> Builder {
-        Builder { dataset, device: None, config: Config::default(), make_ring: None }
+        let config = Config::default();
+        Builder { dataset, device: None, config, rank: None, rank_from_env: false, make_ring: None }
     }
 
     options! {
@@ -43,8 +46,6 @@ impl Builder {
         batch_size: usize => batch_size = batch_size;
         /// The order of samples, anew in every epoch. Default: sequential.
         shuffle: Shuffle => shuffle = shuffle;
-        /// Which slice of every global batch is this process's. Default: all of it.
-        rank: Rank => rank = rank;
         /// What happens behind the last whole global batch. Default: [`Policy::default_for`] the world.
         policy: Policy => policy = Some(policy);
         /// What decides the random order. Default 0.
@@ -97,6 +98,21 @@ impl Builder {
         self
     }
 
+    /// Which slice of every global batch is this process's. Default: all of it.
+    pub fn rank(mut self, rank: Rank) -> Builder {
+        (self.config.rank, self.rank) = (rank, Some(rank));
+        self
+    }
+
+    /// Takes the [rank](Self::rank) from the launcher's environment variables ([`Rank::from_env`]): torchrun, Slurm,
+    /// Open MPI, PMI. Without a launcher this is the only process. Launchers that contradict each other, or a rank that was
+    /// given, are an error of [`build`](Self::build). The local rank then chooses the [device](Device::for_rank), unless
+    /// one is given.
+    pub fn rank_from_env(mut self) -> Builder {
+        self.rank_from_env = true;
+        self
+    }
+
     /// Mixes the datasets that [`Dataset::concat`] joined: each gives its weight's share of the positions of an epoch,
     /// without drift, and is shuffled by itself. Default: the samples of all of them are one dataset's.
     pub fn mixture(mut self, weights: &[u32], at_end: AtEnd) -> Builder {
@@ -145,7 +161,7 @@ impl Builder {
         self
     }
 
-    /// Where batches live. Default: [`Device::auto`].
+    /// Where batches live. Default: [`Device::auto`], or that of the [launcher's](Self::rank_from_env) local rank.
     pub fn device(mut self, device: Device) -> Builder {
         self.device = Some(device);
         self
@@ -159,8 +175,17 @@ impl Builder {
 
     /// Allocates all memory, starts the engine's thread, and returns once it is ready to read.
     pub fn build(self) -> Result<Loader> {
-        let Builder { dataset, device, config, make_ring } = self;
-        let device = device.unwrap_or_else(Device::auto);
+        let Builder { dataset, device, mut config, rank, rank_from_env, make_ring } = self;
+        let environment = |name: &str| std::env::var(name).ok();
+        if rank_from_env {
+            config.rank = Rank::given_or_from_env(rank, environment)?;
+        } else if let (None, Ok(Some(said))) = (rank, Rank::from_env(environment))
+            && said.world() > 1
+        {
+            let (rank, world) = (said.rank(), said.world());
+            tracing::warn!("this is rank {rank} of {world}, and reads what every other rank reads: see rank_from_env");
+        }
+        let device = device.map_or_else(|| Device::for_rank(config.rank), Ok)?;
         let frame = assembly::frame(dataset, device, config, Clock::real())?;
         Loader::launch(frame, make_ring)
     }

@@ -46,6 +46,11 @@ impl Documents {
         Ok(documents)
     }
 
+    /// The field that tokens are in, and the bytes of one.
+    pub(crate) fn token(&self) -> (usize, u64) {
+        (self.field, self.item_bytes)
+    }
+
     pub(crate) fn len(&self) -> u64 {
         self.first_token.len() as u64 - 1
     }

@@ -23,7 +23,7 @@ use crate::batch::Body;
 use crate::dataset::{Dataset, Field};
 use crate::device::{Device, Fence, Timeline};
 use crate::error::{Error, Result};
-use crate::order::{Cursor, Order, Standing};
+use crate::order::{Counts, Cursor, Order, Standing};
 use crate::region::RegionPool;
 use crate::selection::Selection;
 use crate::sim::Clock;
@@ -34,7 +34,7 @@ use crate::storage::{Damage, Landed, LandingId, ReadQueue};
 
 pub(crate) use bad::Bad;
 use stage::copy_window;
-pub(crate) use stage::{Hold, Stage};
+pub(crate) use stage::{Hold, Pinned, Stage};
 
 /// What the consumer tells the engine.
 #[allow(clippy::large_enum_variant, reason = "the queue is allocated once; a box would be allocated in every epoch")]
@@ -289,18 +289,31 @@ impl Engine {
                 Err(error) => return self.fail(error),
             }
             let filling = self.state.filling.pop_front().expect("looked at above");
+            self.over(); // whoever holds an epoch's last batch finds its end counted
             let counters = &self.shared.counters;
             counters.batches.add(1);
             counters.samples.add(filling.body.samples.len() as u64);
             counters.bytes_wanted.add(filling.body.plan.wanted_bytes());
             let _ = self.output.try_send(Output::Batch(filling.body));
         }
+        if self.state.running && self.over() && self.output.try_send(Output::End(self.state.generation)).is_ok() {
+            self.state.running = false;
+        }
+    }
+
+    /// Whether every batch of this generation has been handed over; then what the policy did to its end is counted.
+    fn over(&mut self) -> bool {
         let state = &mut self.state;
         let all = state.source.as_ref().is_none_or(Source::is_over);
         let over = all && state.planned.is_empty() && state.filling.is_empty();
-        if state.running && over && self.output.try_send(Output::End(state.generation)).is_ok() {
-            state.running = false;
+        if let Some(source) = state.source.as_mut().filter(|_| over) {
+            let Counts { dropped, padded, wrapped } = source.take_counts();
+            let counters = &self.shared.counters;
+            counters.samples_dropped.add(dropped);
+            counters.samples_padded.add(padded);
+            counters.samples_wrapped.add(wrapped);
         }
+        over
     }
 
     /// Ends this generation with an error, once.

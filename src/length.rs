@@ -36,6 +36,13 @@ impl Length {
         self.in_tokens.then(|| (self.fields[0], self.item_bytes))
     }
 
+    /// The fields that are measured in bytes, where they are not all of the dataset's.
+    pub(crate) fn fields<'a>(&self, dataset: &'a Dataset) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
+        let some = !self.in_tokens && self.fields.len() < dataset.fields().len();
+        let fields = self.fields.clone();
+        some.then(|| (0..fields.len()).map(move |i| &*dataset.fields()[fields[i]].name))
+    }
+
     /// The length of a sample; 0 if it lacks the field.
     pub(crate) fn of(&self, dataset: &Dataset, sample: u64) -> u64 {
         let bytes = |&field: &usize| dataset.extent(sample, field).map_or(0, |extent| extent.len);

@@ -37,5 +37,5 @@ pub use dataset::Dataset;
 pub use device::Device;
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use loader::{Epoch, Loader};
-pub use stats::{Fallback, Stats};
+pub use loader::{Epoch, Loader, Next};
+pub use stats::{Fallback, Stats, StatsReader};

@@ -29,6 +29,19 @@ pub struct Read {
     pub at: u64,
 }
 
+/// Bytes that go from one place of a region to another: a row of the table that a gather works through. Offsets count from
+/// the region's first byte.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    /// Where they are.
+    pub source: u64,
+    /// Where they go.
+    pub target: u64,
+    /// How many; not 0.
+    pub bytes: u64,
+}
+
 /// The numbers that shape a plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {

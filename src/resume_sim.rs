@@ -269,6 +269,27 @@ impl Bed<'_> {
         Delivered { epoch: batch.epoch(), samples: batch.samples().to_vec(), padded: batch.padded() }
     }
 
+    /// What the policy does to the ends of epochs that a stretch comes to, counted from world and batch size alone.
+    fn promised(&self, stretch: Stretch, mut at: Progress, epochs: u64) -> [u64; 3] {
+        let (mut counts, mut steps_left) = ([0; 3], stretch.steps_max);
+        let global = u64::from(stretch.world) * stretch.batch_size;
+        while at.epoch < epochs && steps_left > 0 {
+            let rest = self.order.len() - at.consumed;
+            let (steps, filled) = match self.policy {
+                Policy::Drop => (rest / global, rest % global),
+                _ => (rest.div_ceil(global), (global - rest % global) % global),
+            };
+            if steps_left < steps {
+                break;
+            }
+            let which = [Policy::Drop, Policy::Pad, Policy::Wrap].iter().position(|&policy| policy == self.policy);
+            counts[which.unwrap()] += filled;
+            steps_left -= steps;
+            at = Progress { epoch: at.epoch + 1, consumed: 0 };
+        }
+        counts
+    }
+
     /// What a rank should deliver of a stretch, by the order and `bad` alone; and the places that bad samples had.
     fn expected(&self, stretch: Stretch, rank: u32, from: Progress, epochs: u64, bad: &BTreeSet<u64>) -> Expected {
         let rank = Rank::new(rank, stretch.world).unwrap();
@@ -357,11 +378,15 @@ fn every_sample_comes_exactly_once_over_three_worlds() {
                 saved.as_ref().map_or(Progress::default(), |text| Cursor::parse(text.as_bytes()).unwrap().progress);
             let run = |rank| bed.run(rng, stretch, rank, saved.as_deref(), EPOCHS);
             let ranks: Vec<Ranked> = (0..stretch.world).map(run).collect();
-            for (rank, Ranked { batches, cursor, failure, .. }) in (0..).zip(&ranks) {
+            for (rank, Ranked { batches, cursor, failure, stats }) in (0..).zip(&ranks) {
                 assert!(failure.is_none(), "{failure:?}");
                 assert_eq!(*batches, bed.expected(stretch, rank, from, EPOCHS, &BTreeSet::new()).batches);
                 assert_eq!(cursor, &ranks[0].cursor, "ranks disagree");
                 assert_eq!(batches.len(), ranks[0].batches.len(), "unequal steps");
+                let promised = bed.promised(stretch, from, EPOCHS);
+                let counted = [stats.samples_dropped, stats.samples_padded, stats.samples_wrapped];
+                // Where a run stops, an epoch's last batch may be ready and not taken.
+                assert!(counted == promised || (stretch.steps_max < u64::MAX && counted > promised), "{counted:?}");
                 for batch in batches {
                     let real = batch.samples.len() - batch.padded as usize;
                     batch.samples[..real].iter().for_each(|&id| times[batch.epoch as usize][id as usize] += 1);

@@ -14,7 +14,7 @@ use crate::documents::{Documents, Pieces};
 use crate::error::Result;
 use crate::length::Length;
 use crate::order::{
-    BudgetSchedule, BudgetSteps, Cursor, Fingerprint, Order, Packer, PackerState, Packing, Progress, Schedule, Steps,
+    BudgetSchedule, BudgetSteps, Counts, Cursor, Order, Packer, PackerState, Packing, Progress, Schedule, Steps,
     TokenWindows,
 };
 
@@ -42,14 +42,28 @@ impl Supply {
     }
 
     /// The cursor of a run that has not begun.
-    pub(crate) fn start(&self, fingerprint: Fingerprint) -> Cursor {
-        let start = Cursor::new(self.order(), fingerprint, Progress::default());
+    pub(crate) fn start(&self, dataset: &Dataset) -> Cursor {
+        let (fingerprint, at) = (dataset.fingerprint(), Progress::default());
+        let start = |fingerprint| Cursor::new(self.order(), fingerprint, at);
+        let tokens = |(field, bytes): (usize, u64)| (dataset.fields()[field].name.to_string(), bytes);
         match self {
-            Supply::Samples(_) | Supply::Windows(..) => start,
-            Supply::Packed(_, packer, _) => {
-                packer.cursor(start.fingerprint, Progress::default(), PackerState::default())
+            Supply::Samples(_) => start(fingerprint),
+            Supply::Budget(schedule, length) => {
+                let bucketing = schedule.bucketing();
+                // Without bucketing, lengths say where batches end and not what comes next.
+                let tokens = bucketing.and(length.tokens()).map(tokens);
+                let fields = bucketing.and(length.fields(dataset)).map(|names| names.map(String::from).collect());
+                Cursor { bucketing, tokens, fields, ..start(fingerprint) }
             }
-            Supply::Budget(schedule, ..) => Cursor { bucketing: schedule.bucketing(), ..start },
+            Supply::Windows(_, windows, documents) => {
+                let windows = Some((windows.window_tokens(), Some(windows.stride_tokens())));
+                Cursor { tokens: Some(tokens(documents.token())), windows, ..start(fingerprint) }
+            }
+            Supply::Packed(_, packer, documents) => {
+                let windows = Some((packer.window_tokens(), None));
+                let start = packer.cursor(fingerprint, at, PackerState::default());
+                Cursor { tokens: Some(tokens(documents.token())), windows, ..start }
+            }
         }
     }
 
@@ -95,7 +109,7 @@ impl Supply {
             }
             Batches::Budget(..) => from.consumed >= self.order().len(),
         };
-        Ok(Source { batches, epoch: from.epoch, step: 0, over })
+        Ok(Source { batches, epoch: from.epoch, step: 0, over, counted: false })
     }
 }
 
@@ -107,6 +121,8 @@ pub(crate) struct Source {
     /// The next one.
     step: u64,
     over: bool,
+    /// What the policy did has been asked for.
+    counted: bool,
 }
 
 #[derive(Debug)]
@@ -146,6 +162,19 @@ impl Source {
     /// Nothing comes any more.
     pub(crate) fn is_over(&self) -> bool {
         self.over
+    }
+
+    /// What the policy did to the end of the epoch, once, and once nothing comes any more.
+    pub(crate) fn take_counts(&mut self) -> Counts {
+        if !self.over || std::mem::replace(&mut self.counted, true) {
+            return Counts::default();
+        }
+        match &self.batches {
+            Batches::Samples(steps) | Batches::Windows(steps, ..) | Batches::Packed(Packed { steps, .. }) => {
+                steps.counts()
+            }
+            Batches::Budget(steps, _) => steps.counts(),
+        }
     }
 
     /// Replaces `samples` by those of the next step, and `pieces` by theirs where samples are windows; `None` at the end.

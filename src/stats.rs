@@ -50,6 +50,8 @@ pub struct Stats {
     pub batches: u64,
     /// Samples in them.
     pub samples: u64,
+    /// Tensors handed to the consumer, each once for every device; 0 where batches are loaded.
+    pub tensors: u64,
     /// Payload bytes in them.
     pub bytes_wanted: u64,
     /// Bytes asked of the storage, alignment and gaps included.
@@ -78,6 +80,15 @@ pub struct Stats {
     pub samples_replaced: u64,
     /// The samples that cannot be read, ascending; at most [`SKIPPED_MAX`](crate::order::SKIPPED_MAX).
     pub bad_samples: Vec<u64>,
+    /// Samples behind the last whole global batch of an epoch that were not delivered
+    /// ([`Policy::Drop`](crate::order::Policy::Drop)). This and the next two are of all ranks together, the same on each,
+    /// and counted with the last batch of an epoch.
+    pub samples_dropped: u64,
+    /// Places of an epoch's last batches that held padding ([`Policy::Pad`](crate::order::Policy::Pad)).
+    pub samples_padded: u64,
+    /// Places of an epoch's last batches that held samples from its start again
+    /// ([`Policy::Wrap`](crate::order::Policy::Wrap)).
+    pub samples_wrapped: u64,
     /// Times a batch was planned and read anew because of samples that cannot be read.
     pub batches_read_again: u64,
     /// Times the engine had to stop reading because every region was in use or waiting for the consumer.
@@ -86,11 +97,23 @@ pub struct Stats {
     pub waits_for_slab: u64,
 }
 
+/// Reads the [`Stats`] of a loader from any thread; see [`Loader::stats_reader`](crate::Loader::stats_reader).
+#[derive(Debug, Clone)]
+pub struct StatsReader(pub(crate) Arc<Counters>);
+
+impl StatsReader {
+    /// What the loader has done so far.
+    pub fn stats(&self) -> Stats {
+        self.0.snapshot()
+    }
+}
+
 /// The engine's side of [`Stats`]: written by one thread, read by any.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) batches: Counter,
     pub(crate) samples: Counter,
+    pub(crate) tensors: Counter,
     pub(crate) bytes_wanted: Counter,
     pub(crate) bytes_read: Counter,
     pub(crate) reads: Counter,
@@ -103,6 +126,9 @@ pub(crate) struct Counters {
     pub(crate) bytes_copied: Counter,
     pub(crate) samples_skipped: Counter,
     pub(crate) samples_replaced: Counter,
+    pub(crate) samples_dropped: Counter,
+    pub(crate) samples_padded: Counter,
+    pub(crate) samples_wrapped: Counter,
     pub(crate) batches_read_again: Counter,
     pub(crate) waits_for_region: Counter,
     pub(crate) waits_for_slab: Counter,
@@ -159,6 +185,7 @@ impl Counters {
             fallbacks: self.fallbacks.lock().unwrap_or_else(|e| e.into_inner()).clone(),
             batches: self.batches.get(),
             samples: self.samples.get(),
+            tensors: self.tensors.get(),
             bytes_wanted: self.bytes_wanted.get(),
             bytes_read: self.bytes_read.get(),
             reads: self.reads.get(),
@@ -171,6 +198,9 @@ impl Counters {
             samples_skipped: self.samples_skipped.get(),
             samples_replaced: self.samples_replaced.get(),
             bad_samples: self.bad_samples.lock().unwrap_or_else(|e| e.into_inner()).to_vec(),
+            samples_dropped: self.samples_dropped.get(),
+            samples_padded: self.samples_padded.get(),
+            samples_wrapped: self.samples_wrapped.get(),
             batches_read_again: self.batches_read_again.get(),
             waits_for_region: self.waits_for_region.get(),
             waits_for_slab: self.waits_for_slab.get(),

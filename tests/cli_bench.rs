@@ -199,6 +199,24 @@ fn a_tiny_file_is_measured_and_verified() {
     }
 }
 
+/// Under a launcher strait reads its rank's share; the references are what the disk can do.
+#[test]
+fn a_rank_reads_its_share() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("records.bin");
+    std::fs::write(&path, vec![7u8; 4 << 20]).unwrap();
+    let fixed = ["--record-bytes", "64KiB", "--batch", "8", "--device", "host", "--rounds", "1", "--no-fio", "--json"];
+    let run = |world: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
+        command.arg("bench").args(fixed).args(["--rank-from-env", path.to_str().unwrap()]);
+        command.env("RANK", "1").env("WORLD_SIZE", world).output().unwrap()
+    };
+    let output = run("2");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(json(&output)["bytes"], 2 << 20);
+    assert!(text(&run("1").stderr).contains("RANK=1 is not below WORLD_SIZE=1"));
+}
+
 #[test]
 fn the_table_names_every_number() {
     let output = bench(&["--size", "16MiB", "--rounds", "1", "--device", "host"]);

@@ -35,6 +35,25 @@ fn a_readable_directory_gives_every_section_and_a_verdict() {
 }
 
 #[test]
+fn the_launcher_s_word_is_shown_and_so_is_a_contradiction() {
+    let dir = tempfile::tempdir().unwrap();
+    let doctor = |variables: &[(&str, &str)]| {
+        let mut command = strait();
+        command.env_clear().envs(variables.iter().copied()).args(["doctor", "--json"]).arg(dir.path());
+        json(&command.output().unwrap())
+    };
+    assert!(doctor(&[])["machine"]["launcher"].is_null());
+    let torchrun = [("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")];
+    let one = doctor(&torchrun);
+    assert_eq!(one["machine"]["launcher"].to_string(), r#"{"rank":5,"world":8,"local_rank":1}"#);
+    assert!(findings(&one).contains("rank 5 of 8, local rank 1"));
+    let two = findings(&doctor(&[&torchrun[..], &[("PMI_RANK", "5"), ("PMI_SIZE", "4")]].concat()));
+    assert!(two.contains("PMI_RANK=5 is not below PMI_SIZE=4"), "{two}");
+    let two = findings(&doctor(&[&torchrun[..], &[("PMI_RANK", "1"), ("PMI_SIZE", "4")]].concat()));
+    assert!(two.contains("WORLD_SIZE=8 (torchrun) contradicts PMI_RANK=1 PMI_SIZE=4 (PMI)"), "{two}");
+}
+
+#[test]
 fn json_has_the_keys_that_programs_rely_on() {
     let dir = tempfile::tempdir().unwrap();
     let json = json(&strait().args(["doctor", "--json"]).arg(dir.path()).output().unwrap());

@@ -74,7 +74,9 @@ fn faults(fault: Fault, sim: &SimDevice) -> SimFaults {
     let next = sim.copies_started() + 1;
     match fault {
         Fault::None => SimFaults::default(),
-        Fault::CopyFails | Fault::CopyOutFails => SimFaults { copy_fails: Some(next), ..SimFaults::default() },
+        Fault::CopyFails | Fault::CopyOutFails | Fault::GatherFails => {
+            SimFaults { copy_fails: Some(next), ..SimFaults::default() }
+        }
         Fault::MarkFails => SimFaults { mark_fails: Some(next), ..SimFaults::default() },
         Fault::Stalls => SimFaults { stalls: Some(next), ..SimFaults::default() },
         Fault::Lost => SimFaults { lost: Some(next), ..SimFaults::default() },

@@ -10,6 +10,7 @@ use std::time::Duration;
 use device_suite::cuda::{CudaConsumer, current_context, symbol};
 use device_suite::{Bed, Fault, Region, Slabs, WAIT, copy, queue};
 use strait::device::{CopyQueue, DeviceKind, RawStream, Seq};
+use strait::order::Rank;
 use strait::{Device, Error};
 
 use stand_in::{Fake, take};
@@ -44,6 +45,7 @@ fn bed(device: Device, seed: u64, works: bool) -> Bed {
                     fake.pace(seed, 300, 1 << 20);
                 }
                 Fault::CopyFails => fake.fail("cuMemcpyHtoDAsync_v2", 1, 1, works),
+                Fault::GatherFails => fake.fail("cuMemcpyDtoDAsync_v2", 2, 1, works),
                 Fault::CopyOutFails => fake.fail("cuMemcpyDtoHAsync_v2", 1, 1, works),
                 Fault::MarkFails => fake.fail("cuEventRecord", 1, 2, works),
                 Fault::Stalls => fake.stall(),
@@ -245,6 +247,22 @@ fn a_forked_child_is_refused() {
     assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "status {status:#x}");
     drop((stream, device));
     assert_eq!(fake.misuse(), "");
+}
+
+/// Each process of a machine has its own device; more processes than devices are an error.
+#[test]
+fn the_local_rank_chooses_the_device() {
+    let (_fake, _alone) = take();
+    let rank = |local: &'static str| {
+        let variables = [("RANK", "6"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", local)];
+        let of = move |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
+        Rank::from_env(of).unwrap().unwrap()
+    };
+    let name = |rank| Device::for_rank(rank).unwrap().kind();
+    assert_eq!((name(rank("0")), name(rank("1"))), (DeviceKind::Cuda(0), DeviceKind::Cuda(1)));
+    assert_eq!(name(Rank::new(3, 8).unwrap()), DeviceKind::Cuda(0));
+    let error = Device::for_rank(rank("2")).err().unwrap().to_string();
+    assert!(error.contains("cuda:2") && error.contains("there are 2 CUDA devices"), "{error}");
 }
 
 /// Tests the bed: what a correct program never does is refused, and noted.

@@ -3,10 +3,11 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use common::{bytes_of, disk_directory, write_shard};
-use strait::order::Shuffle;
-use strait::{Dataset, Device, Loader, PathChoice, RingChoice};
+use strait::order::{Policy, Rank, Shuffle};
+use strait::{Builder, Dataset, Device, Error, Loader, Next, PathChoice, RingChoice};
 
 const RINGS: [RingChoice; 3] = [RingChoice::Auto, RingChoice::Uring, RingChoice::Pread];
 
@@ -61,4 +62,95 @@ fn every_sample_arrives_once_and_whole() {
             }
         }
     }
+}
+
+/// For callers that cannot keep a borrow, and have to look after signals while they wait.
+///
+/// Mutant that this catches: a short patience starts the deadline anew each time.
+#[test]
+fn a_batch_may_be_waited_for_in_slices() {
+    let directory = disk_directory();
+    let paths = [write_shard(directory.path(), 4, 64 * 4096)];
+    let deadline = Duration::from_millis(300);
+    let dataset = Dataset::records(&paths, 4096).unwrap();
+    let builder = Loader::builder(dataset).device(Device::host()).batch_size(16).hold(1).prefetch(1);
+    let mut loader = builder.deadline(deadline).build().unwrap();
+    assert!(matches!(loader.next_within(Duration::MAX).unwrap(), Next::End), "nothing was begun");
+    for epoch in 0..2 {
+        loader.begin(epoch);
+        let mut steps = Vec::new();
+        loop {
+            match loader.next_within(Duration::ZERO).unwrap() {
+                Next::Batch(batch) => steps.push((batch.epoch(), batch.step())),
+                Next::Pending => std::thread::yield_now(),
+                Next::End => break,
+            }
+        }
+        assert_eq!(steps, (0..4).map(|step| (epoch, step)).collect::<Vec<_>>());
+        assert!(matches!(loader.next_within(Duration::ZERO).unwrap(), Next::End));
+    }
+    loader.begin(2);
+    let mut held = Vec::new();
+    let error = loop {
+        match loader.next_within(Duration::from_millis(10)) {
+            Ok(Next::Batch(batch)) => held.push(batch),
+            Ok(Next::Pending) => {}
+            Ok(Next::End) => panic!("more batches than there is room for"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&error, Error::Timeout { what, .. } if what.contains("free region")), "{error}");
+    assert!(matches!(loader.next_within(Duration::MAX).unwrap(), Next::End), "over after an error");
+    let progress = loader.stats_reader();
+    let steps = loader.stats().batches;
+    drop(loader);
+    assert_eq!(progress.stats().batches, steps);
+}
+
+/// A process that a launcher started reads its own slice; what contradicts itself is refused. Environment variables are a
+/// process's, so each case is one.
+#[test]
+fn rank_and_world_come_from_the_launcher() {
+    const ROLE: &str = "STRAIT_TEST_LAUNCHED";
+    if let Some(path) = std::env::var_os(ROLE) {
+        let dataset = Dataset::records(&[path], 100).unwrap();
+        let builder = || Loader::builder(dataset.clone()).device(Device::host()).batch_size(3).policy(Policy::Drop);
+        let samples = |builder: Builder| match builder.build() {
+            Ok(mut loader) => {
+                format!("{:?}", loader.epoch(0).flat_map(|b| b.unwrap().samples().to_vec()).collect::<Vec<_>>())
+            }
+            Err(error) => error.to_string(),
+        };
+        println!("took: {}", samples(builder().rank_from_env()));
+        println!("told: {}", samples(builder().rank(Rank::new(0, 3).unwrap()).rank_from_env()));
+        println!("deaf: {}", samples(builder()));
+        return;
+    }
+    let directory = disk_directory();
+    let path = write_shard(directory.path(), 1, 13 * 100);
+    let launched = |variables: &[(&str, &str)]| {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "rank_and_world_come_from_the_launcher", "--nocapture"]);
+        command.env_clear().env(ROLE, &path).envs(variables.iter().copied());
+        let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        ["took: ", "told: ", "deaf: "].map(|what| {
+            let line = output.lines().find_map(|line| line.split_once(what));
+            line.unwrap_or_else(|| panic!("{output}")).1.to_owned()
+        })
+    };
+    let all = "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]";
+    assert_eq!(launched(&[]), [all, "[0, 1, 2]", all]);
+    for names in [
+        ["RANK", "WORLD_SIZE"],
+        ["SLURM_PROCID", "SLURM_NTASKS"],
+        ["PMI_RANK", "PMI_SIZE"],
+        ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"],
+    ] {
+        let [took, told, deaf] = launched(&[(names[0], "1"), (names[1], "2")]);
+        assert_eq!((took.as_str(), deaf.as_str()), ("[3, 4, 5, 9, 10, 11]", all));
+        let both = ["rank 0 of world 3 was given", &format!("{}=1 {}=2", names[0], names[1])];
+        assert!(both.iter().all(|word| told.contains(word)), "{told}");
+    }
+    let [took, ..] = launched(&[("RANK", "1"), ("WORLD_SIZE", "2"), ("PMI_RANK", "1"), ("PMI_SIZE", "4")]);
+    assert!(took.contains("RANK=1 WORLD_SIZE=2 (torchrun) contradicts PMI_RANK=1 PMI_SIZE=4 (PMI)"), "{took}");
 }

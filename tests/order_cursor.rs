@@ -28,30 +28,35 @@ fn cursors() -> impl Strategy<Value = Cursor> {
     let bucketing = prop::option::of(
         (1u64..1 << 20, 1u64..100).prop_map(|(window, run)| Bucketing { window, run: run.min(window) }),
     );
+    let tokens = prop::option::of(("\\PC{0,12}", any::<u64>()));
+    let fields = prop::option::of(prop::collection::vec("\\PC{0,12}", 0..3));
+    let cut = (bucketing, tokens, fields, prop::option::of(any::<(u64, Option<u64>)>()), packer);
     let skipped = prop::collection::btree_set(0u64..1 << 40, 0..20);
-    (any::<(u64, u64, u64, u64, u32)>(), 0u64..1 << 53, "\\PC{0,12}", shuffle, mixture, (bucketing, packer), skipped)
-        .prop_map(
-            |(
-                (seed, epoch, bytes, layout, consecutive_bad),
-                positions,
-                format,
-                shuffle,
-                mixture,
-                (bucketing, packer),
-                skipped,
-            )| Cursor {
-                seed,
-                shuffle,
-                progress: Progress { epoch, consumed: positions / 2 },
-                positions,
-                fingerprint: Fingerprint { format, shards: bytes % 977, samples: 1 << 40, bytes, layout },
-                mixture,
-                bucketing,
-                packer,
-                skipped: skipped.into_iter().collect(),
-                consecutive_bad,
-            },
-        )
+    (any::<(u64, u64, u64, u64, u32)>(), 0u64..1 << 53, "\\PC{0,12}", shuffle, mixture, cut, skipped).prop_map(
+        |(
+            (seed, epoch, bytes, layout, consecutive_bad),
+            positions,
+            format,
+            shuffle,
+            mixture,
+            (bucketing, tokens, fields, windows, packer),
+            skipped,
+        )| Cursor {
+            seed,
+            shuffle,
+            progress: Progress { epoch, consumed: positions / 2 },
+            positions,
+            fingerprint: Fingerprint { format, shards: bytes % 977, samples: 1 << 40, bytes, layout },
+            mixture,
+            bucketing,
+            tokens,
+            fields,
+            windows,
+            packer,
+            skipped: skipped.into_iter().collect(),
+            consecutive_bad,
+        },
+    )
 }
 
 proptest! {
@@ -97,6 +102,37 @@ fn golden_text_of_version_1() {
     assert!(text.contains(r#""mixture":{"weights":[7,3],"repeat_positions":90}"#), "{text}");
     assert!(text.contains(r#""packer":{"document":5,"token":17}"#), "{text}");
     assert!(text.len() < 400, "{} bytes", text.len());
+}
+
+/// What windows are cut of is in the text, in as little as it takes; texts from before it was are still read, and taken at
+/// their word.
+#[test]
+fn golden_text_of_windows() {
+    let packed = |cut: &str| {
+        format!(
+            concat!(
+                r#"{{"strait_cursor":1,"order_version":1,"seed":7,"shuffle":"full","epoch":2,"consumed":64,"positions":100,"#,
+                r#""dataset":{{"format":"webdataset","shards":2,"samples":100,"bytes":3000,"layout":"d95ff9976b3d8df6"}},"#,
+                r#""mixture":null,"bucketing":null,{}"packer":{{"document":5,"token":17}},"skipped":[3,99],"consecutive_bad":0}}"#,
+            ),
+            cut
+        )
+    };
+    let with = |bytes, window, stride| Cursor {
+        tokens: Some(("txt".into(), bytes)),
+        windows: Some((window, stride)),
+        packer: Some(PackerState { document: 5, token: 17 }),
+        ..cursor()
+    };
+    let text = packed(r#""tokens":{"field":"txt","bytes":4},"windows":{"tokens":2048,"stride":null},"#);
+    assert_eq!(with(4, 2048, None).to_json(), text);
+    assert!(text.len() < 450, "{} bytes", text.len());
+    assert!(with(2, 64, Some(63)).to_json().contains(r#""windows":{"tokens":64,"stride":63}"#));
+    let old = Cursor::parse(packed("").as_bytes()).unwrap();
+    assert_eq!(old, Cursor { tokens: None, windows: None, ..with(4, 2048, None) });
+    for start in [with(4, 2048, None), with(2, 64, None)] {
+        assert_eq!(old.resume(&start, IfChanged::Refuse).unwrap(), old.progress);
+    }
 }
 
 #[test]
@@ -178,6 +214,33 @@ fn another_order_is_never_continued() {
     ] {
         let error = cursor().resume(&start, IfChanged::Allow).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
+    }
+}
+
+/// Mutant that this catches: a cursor that is taken for silent about its windows because it has a packer.
+#[test]
+fn windows_cut_otherwise_are_never_continued() {
+    let cut = |field: &str, bytes, windows, packed: bool| Cursor {
+        tokens: Some((field.into(), bytes)),
+        windows,
+        packer: packed.then(PackerState::default),
+        ..cursor()
+    };
+    let (stored, packed) = (Some((64, Some(63))), Some((64, None)));
+    for (was, is, word) in [
+        (cut("txt", 4, packed, true), cut("text", 4, packed, true), "token field was txt and is text"),
+        (cut("txt", 4, packed, true), cut("txt", 2, packed, true), "token bytes was 4 and is 2"),
+        (cut("txt", 4, packed, true), cut("txt", 4, Some((65, None)), true), "window tokens was 64 and is 65"),
+        (cut("txt", 4, stored, false), cut("txt", 4, Some((64, Some(64))), false), "stride tokens was 63 and is 64"),
+        (cut("txt", 4, stored, false), cut("txt", 4, packed, true), "packing was off and is on"),
+        (cut("txt", 4, stored, false), cursor(), "token field was txt and is none"),
+        (cursor(), cut("txt", 4, stored, false), "token field was none and is txt"),
+    ] {
+        for if_changed in [IfChanged::Refuse, IfChanged::Allow] {
+            let error = was.resume(&is, if_changed).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+            assert_eq!(was.resume(&was, if_changed).unwrap(), was.progress);
+        }
     }
 }
 

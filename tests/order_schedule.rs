@@ -221,7 +221,7 @@ fn launchers_are_understood() {
     assert_eq!(env(&[("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2")]), Ok(Some((1, 2, None))));
     let both =
         [("RANK", "1"), ("WORLD_SIZE", "2"), ("SLURM_PROCID", "1"), ("SLURM_NTASKS", "2"), ("SLURM_LOCALID", "1")];
-    assert_eq!(env(&both), Ok(Some((1, 2, None))));
+    assert_eq!(env(&both), Ok(Some((1, 2, Some(1)))));
     // One torchrun per Slurm task, and mpirun inside a batch script.
     let nested =
         [&torchrun[..], &[("TORCHELASTIC_RUN_ID", "x"), ("SLURM_PROCID", "1"), ("SLURM_NTASKS", "2")]].concat();
@@ -229,6 +229,28 @@ fn launchers_are_understood() {
     let script =
         [("SLURM_JOB_ID", "9"), ("SLURM_PROCID", "0"), ("SLURM_NTASKS", "8"), ("PMI_RANK", "2"), ("PMI_SIZE", "4")];
     assert_eq!(env(&script), Ok(Some((2, 4, None))));
+}
+
+/// What a loader does with the launcher's word and its caller's.
+#[test]
+fn a_given_rank_and_the_launcher_s_must_agree() {
+    let lookup = |name: &str| {
+        let pairs =
+            [("RANK", "5"), ("WORLD_SIZE", "8"), ("SLURM_PROCID", "5"), ("SLURM_NTASKS", "8"), ("SLURM_LOCALID", "1")];
+        pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string())
+    };
+    let nothing = |_: &str| None;
+    let of = |rank, world| Rank::new(rank, world).unwrap();
+    let said = Rank::given_or_from_env(None, lookup).unwrap();
+    assert_eq!((said.rank(), said.world(), said.local_rank()), (5, 8, Some(1)), "each launcher says what it knows");
+    assert_eq!(Rank::given_or_from_env(Some(of(5, 8)), lookup).unwrap(), said);
+    assert_eq!(Rank::given_or_from_env(Some(of(2, 3)), nothing).unwrap(), of(2, 3));
+    assert_eq!(Rank::given_or_from_env(None, nothing).unwrap(), Rank::SINGLE);
+    for given in [of(5, 9), of(4, 8), Rank::SINGLE] {
+        let error = Rank::given_or_from_env(Some(given), lookup).unwrap_err().to_string();
+        let words = [&format!("rank {} of world {}", given.rank(), given.world()), "RANK=5 WORLD_SIZE=8 (torchrun)"];
+        assert!(words.iter().all(|word| error.contains(*word)), "{error}");
+    }
 }
 
 #[test]

@@ -229,6 +229,68 @@ fn a_changed_dataset_goes_on_at_the_same_window() {
     assert!(rest(&mut other).iter().map(|(windows, _)| windows).eq(all[3..].iter().map(|(windows, _)| windows)));
 }
 
+/// The same windows are what a cursor counts: any other ones are refused by the field that differs.
+#[test]
+fn windows_cut_otherwise_are_refused_by_name() {
+    let directory = disk_directory();
+    let path = directory.path().join("two.tar");
+    let mut tar = tar::Builder::new(std::fs::File::create(&path).unwrap());
+    for name in ["0.txt", "0.ids", "1.txt", "1.ids"] {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(4000);
+        tar.append_data(&mut header, name, &[7; 4000][..]).unwrap();
+    }
+    tar.finish().unwrap();
+    let dataset = Dataset::webdataset(&[path]).unwrap();
+    let stored = |field, bytes, window, stride| builder(&dataset).tokens(field, bytes).windows(window, stride);
+    let packed = |field, bytes, window| builder(&dataset).tokens(field, bytes).pack(window);
+    let build = |builder: Builder| builder.batch_size(3).build().unwrap();
+    let by_length = || {
+        let budget = Budget { samples_max: 1, cost_max: 8000, cost: Cost::Sum };
+        builder(&dataset).budget(budget, Bucketing { window: 2, run: 1 })
+    };
+    let bucketed = |field, bytes| by_length().tokens(field, bytes);
+    // As many windows of either kind, so that nothing but what is said of them differs.
+    for (was, others) in [
+        (
+            stored("txt", 4, 250, 250),
+            vec![
+                (stored("ids", 4, 250, 250), "token field was txt and is ids"),
+                (stored("txt", 2, 500, 500), "token bytes was 4 and is 2"),
+                (stored("txt", 4, 247, 247), "window tokens was 250 and is 247"),
+                (stored("txt", 4, 250, 249), "stride tokens was 250 and is 249"),
+                (packed("txt", 4, 250), "packing was off and is on"),
+                (builder(&dataset), "token field was txt and is none"),
+            ],
+        ),
+        (
+            packed("txt", 4, 250),
+            vec![
+                (packed("ids", 4, 250), "token field was txt and is ids"),
+                (packed("txt", 2, 500), "token bytes was 4 and is 2"),
+                (packed("txt", 4, 248), "window tokens was 250 and is 248"),
+                (stored("txt", 4, 250, 250), "packing was on and is off"),
+            ],
+        ),
+        (by_length().fields(&["txt"]), vec![(by_length(), "fields of lengths was txt and is none")]),
+        (
+            bucketed("txt", 4),
+            vec![(bucketed("ids", 4), "token field was txt"), (bucketed("txt", 2), "token bytes was 4")],
+        ),
+    ] {
+        let mut loader = build(was);
+        let text = loader.epoch(0).next().unwrap().unwrap().cursor().to_json();
+        let saved = Cursor::parse(text.as_bytes()).unwrap();
+        for (other, word) in others {
+            let mut other = build(other);
+            for if_changed in [IfChanged::Refuse, IfChanged::Allow] {
+                let error = other.resume(&saved, if_changed).unwrap_err().to_string();
+                assert!(error.contains(word), "{error}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_makes_no_windows_is_an_error() {
     let directory = disk_directory();

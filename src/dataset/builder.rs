@@ -44,12 +44,6 @@ impl Builder {
         self.columns.push(column);
     }
 
-    /// A sample of one field.
-    pub(super) fn push_sample(&mut self, entry: Entry) {
-        self.begin_sample();
-        self.push(0, entry);
-    }
-
     /// The bytes that the table takes at most, if that is a number.
     pub(super) fn table_bytes(&self) -> Option<u64> {
         let cell = if self.unit_of_narrow().is_some() { 8 } else { 16 };

@@ -147,7 +147,7 @@ impl Run<'_> {
                 return Ok(IndexOutcome::Kept);
             }
         }
-        let indexed = (source.index)(&source.path, self.options)?;
+        let indexed = self.read(source, self.how.checksums)?;
         let crcs = match self.how.checksums {
             true => {
                 whole::check(source, &mut |bytes| self.go_on(bytes))?;
@@ -164,6 +164,12 @@ impl Run<'_> {
         sidecar::write(&sidecar, &bytes)?;
         (answer.samples, answer.sidecar) = (indexed.table.rows(), Some(sidecar));
         Ok(IndexOutcome::Written)
+    }
+
+    /// Indexes a shard; where all of it is read anyway, by its format's own checksums, too.
+    fn read(&self, source: &Source, all: bool) -> Result<Indexed> {
+        let options = self.options.clone();
+        (source.index)(&source.path, &if all { options.verify(true) } else { options })
     }
 
     fn check(&self, source: &Source, answer: &mut ShardIndex) -> Result<IndexOutcome> {
@@ -187,7 +193,7 @@ impl Run<'_> {
             let what = "its content is another, though size and time are the same".into();
             return Err(Error::Changed { path: source.path.as_path().into(), what });
         }
-        same(&path, &found.indexed, &(source.index)(&source.path, self.options)?)?;
+        same(&path, &found.indexed, &self.read(source, true)?)?;
         whole::check(source, &mut |bytes| self.go_on(bytes))?;
         if found.checksums {
             checksums::compare(&found.indexed, &mut |bytes| self.go_on(bytes))?;

@@ -2,31 +2,36 @@
 //!
 //! A [`Dataset`] knows extents, never payload: opening one reads headers and indexes only.
 
-#[allow(dead_code, reason = "formats follow")]
 mod beneath;
-#[allow(dead_code, reason = "formats follow")]
 mod body;
-#[allow(dead_code, reason = "formats follow")]
 mod builder;
 mod checksums;
 mod concat;
 mod files;
 mod fingerprint;
-#[allow(dead_code, reason = "formats follow")]
 mod format;
 mod indexing;
+mod litdata;
+mod mds;
+mod megatron;
 mod merge;
+mod npy;
 mod open;
 mod options;
+mod parse;
 mod reading;
 mod records;
 mod refused;
+mod rows;
 mod sidecar;
-#[allow(dead_code, reason = "formats follow")]
+mod sized;
 mod table;
 mod tar;
+mod tfrecord;
+mod tokens;
 mod webdataset;
 mod whole;
+mod window;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -35,6 +40,7 @@ pub use format::Format;
 pub use indexing::{IndexOutcome, IndexProgress, Indexing, ShardIndex};
 pub use open::IndexState;
 pub use options::Options;
+pub use tfrecord::varints;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};

@@ -7,7 +7,7 @@ use super::files::side_by_side;
 use super::format::{Format, Indexed, Look, Reader, Source, Verdict, reader};
 use super::options::Options;
 use super::sidecar::{self, Found, Stamp};
-use super::{Dataset, merge, refused};
+use super::{Dataset, megatron, merge, refused};
 use crate::error::{Error, Result};
 
 pub(super) fn open<P: AsRef<Path>>(paths: &[P], options: &Options) -> Result<Dataset> {
@@ -49,6 +49,9 @@ enum Sidecar {
 fn shard(format: Format, source: &Source, options: &Options) -> Result<(Indexed, Sidecar)> {
     let mut unusable = Sidecar::None;
     let stamp = Stamp::of(source, format, options)?;
+    if options.verify {
+        return Ok(((source.index)(&source.path, options)?, unusable));
+    }
     for sidecar in sidecar::place_for_reading(&source.path, options) {
         match sidecar::find(&sidecar, &source.path, format, &stamp) {
             Found::Index(found) => return Ok((found.indexed, Sidecar::Used)),
@@ -129,6 +132,7 @@ pub(super) fn sources<P: AsRef<Path>>(paths: &[P], options: &Options) -> Result<
 /// The file, or the directory's files, with who reads them.
 fn expand(path: &Path, options: &Options) -> Result<Vec<(PathBuf, &'static Reader)>> {
     let open_error = |e| Error::open(path, &e);
+    let path = &megatron::index_of(path).unwrap_or_else(|| path.to_owned());
     if !fs::metadata(path).map_err(open_error)?.is_dir() {
         return Ok(vec![(path.to_owned(), reader_of(path, options)?)]);
     }
@@ -188,10 +192,11 @@ fn reader_of(path: &Path, options: &Options) -> Result<&'static Reader> {
         return reader(format);
     }
     let look = Look::at(path)?;
-    match (look.reader(), options.record_bytes) {
-        (Some((reader, _)), _) => Ok(reader),
-        (None, Some(_)) => reader(Format::Records),
-        (None, None) => Err(unknown(&look)),
+    match (look.reader(), options.record_bytes, options.dtype) {
+        (Some((reader, _)), ..) => Ok(reader),
+        (None, Some(_), _) => reader(Format::Records),
+        (None, None, Some(_)) => reader(Format::Tokens),
+        (None, None, None) => Err(unknown(&look)),
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Device, HostDevice, SimDevice};
 use crate::error::{Error, Result};
+use crate::order::Rank;
 use crate::sim::Clock;
 
 impl Device {
@@ -43,6 +44,21 @@ impl Device {
                 tracing::warn!(device = "host", %reason, "CUDA is there and does not work: batches go to host memory");
                 Device::host()
             }
+        }
+    }
+
+    /// As [`auto`](Device::auto), for one of several processes on a machine: the CUDA device of its
+    /// [local rank](Rank::local_rank), or device 0 where the launcher lets each process see its own alone.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] if the machine has several devices, and fewer than processes.
+    pub fn for_rank(rank: Rank) -> Result<Device> {
+        let Some(local) = rank.local_rank().filter(|&local| local > 0) else { return Ok(Device::auto()) };
+        match Device::cuda(local) {
+            Ok(device) => Ok(device),
+            // Where there is no second device, the first is what this process was given, if there is any.
+            Err(Error::NoDevice { .. }) if Device::cuda(1).is_err() => Ok(Device::auto()),
+            Err(reason) => Err(reason),
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{DeviceKind, DevicePtr, Fence, RawDevice, RawMemory, RawStream, Seq, Stream, Timeline};
 use crate::error::Result;
 use crate::memory::Arena;
+use crate::plan::Move;
 
 /// The host device.
 #[derive(Debug, Default)]
@@ -25,10 +26,11 @@ unsafe impl RawDevice for HostDevice {
     }
 
     fn allocate(&self, bytes: usize) -> Result<RawMemory> {
-        let arena = Arena::map(bytes)?;
-        let pages = arena.pages().as_str();
-        let (base, bytes) = arena.into_raw();
-        Ok(RawMemory { base: base.as_ptr() as DevicePtr, bytes, host: Some(base), pages })
+        Ok(raw(Arena::map(bytes)?))
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<RawMemory> {
+        Ok(raw(Arena::reserve(bytes)?))
     }
 
     unsafe fn free(&self, memory: RawMemory) {
@@ -69,6 +71,12 @@ unsafe impl RawDevice for HostDevice {
     }
 }
 
+fn raw(arena: Arena) -> RawMemory {
+    let pages = arena.pages().as_str();
+    let (base, bytes) = arena.into_raw();
+    RawMemory { base: base.as_ptr() as DevicePtr, bytes, host: Some(base), pages }
+}
+
 /// Holds the last mark. Every mark is reached when it is set.
 struct HostStream(Arc<AtomicU64>);
 
@@ -101,6 +109,17 @@ unsafe impl Stream for HostStream {
     }
 
     fn wait_fence(&mut self, _fence: Fence) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn gather(&mut self, base: DevicePtr, moves: &[Move]) -> Result<()> {
+        for Move { source, target, bytes } in moves {
+            // SAFETY: the caller promises that both lie in memory of this device, apart from each other.
+            unsafe {
+                let (source, target) = ((base + source) as *const u8, (base + target) as *mut u8);
+                std::ptr::copy_nonoverlapping(source, target, *bytes as usize);
+            }
+        }
         Ok(())
     }
 

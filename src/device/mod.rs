@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::plan::Move;
 
 /// An address in a device's memory; on the host device a plain pointer.
 pub type DevicePtr = u64;
@@ -50,6 +51,13 @@ pub enum DeviceKind {
     Cuda(u32),
     /// The simulated device of tests.
     Sim,
+    /// A vendor's own, by the numbers that DLPack has for it (`DLDeviceType`, `device_id`).
+    Other {
+        /// `DLDeviceType`.
+        dlpack_type: i32,
+        /// `device_id`.
+        ordinal: i32,
+    },
 }
 
 impl fmt::Display for DeviceKind {
@@ -58,6 +66,7 @@ impl fmt::Display for DeviceKind {
             DeviceKind::Host => f.write_str("host"),
             DeviceKind::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
             DeviceKind::Sim => f.write_str("sim"),
+            DeviceKind::Other { dlpack_type, ordinal } => write!(f, "dlpack:{dlpack_type}:{ordinal}"),
         }
     }
 }
@@ -95,10 +104,15 @@ pub unsafe trait RawDevice: Send + Sync {
     /// Allocates device memory, uninitialised or zero, 4096-aligned.
     fn allocate(&self, bytes: usize) -> Result<RawMemory>;
 
+    /// The same, where pages may come only when they are first written to, in part perhaps never.
+    fn reserve(&self, bytes: usize) -> Result<RawMemory> {
+        self.allocate(bytes)
+    }
+
     /// Gives memory back.
     ///
     /// # Safety
-    /// `memory` came from `allocate` of this device; no copy or ring still writes to it and no consumer uses it.
+    /// `memory` came from `allocate` or `reserve` of this device; no copy or ring still writes to it and no consumer uses it.
     unsafe fn free(&self, memory: RawMemory);
 
     /// Pins host memory so that streams copy from it and to it asynchronously.
@@ -106,6 +120,11 @@ pub unsafe trait RawDevice: Send + Sync {
     /// # Safety
     /// The memory stays mapped until [`unpin`](RawDevice::unpin).
     unsafe fn pin(&self, base: NonNull<u8>, bytes: usize) -> Result<()>;
+
+    /// Whether what this device has pinned is pinned for `other` too, which then does not pin it again.
+    fn pins_for(&self, _other: &dyn RawDevice) -> bool {
+        false
+    }
 
     /// Takes [`pin`](RawDevice::pin) back. On error the driver may still hold the memory: it must stay mapped, or the
     /// next thing to be mapped there would pass for pinned.
@@ -169,6 +188,14 @@ pub unsafe trait Stream: Send {
 
     /// Orders all later copies behind `fence` as last recorded.
     fn wait_fence(&mut self, fence: Fence) -> Result<()>;
+
+    /// Starts moves of bytes within one piece of device memory, whose first byte is `base`, ordered like a copy. The
+    /// table is read before the call returns.
+    ///
+    /// # Safety
+    /// Every source and target lies in that memory, which is not freed until a later mark is reached. No target
+    /// overlaps a source or another target.
+    unsafe fn gather(&mut self, base: DevicePtr, moves: &[Move]) -> Result<()>;
 
     /// The consumer's view of this stream, for other threads.
     fn timeline(&self) -> Arc<dyn Timeline>;

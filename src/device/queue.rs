@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{DevicePtr, Fence, Seq, Stream, Timeline};
 use crate::error::{Error, Result};
+use crate::plan::Move;
 
 /// The seq of a lease whose copies no mark covers yet; never reached.
 const UNMARKED: Seq = Seq(u64::MAX);
@@ -97,6 +98,21 @@ impl<L> CopyQueue<L> {
             // the caller's promise the source stays as it is until then; the target is the caller's promise.
             unsafe { self.stream.copy(copy.source, copy.target, copy.bytes) }
         })?;
+        self.mark()
+    }
+
+    /// Starts moves within device memory behind all copies so far; see [`Stream::gather`]. `lease` comes back as that of
+    /// a copy does.
+    ///
+    /// # Safety
+    /// Every source and target lies in the memory that starts at `base`, which is not freed until `lease` is dropped; if
+    /// it never is, for ever. No target overlaps a source or another target, and nothing else writes to either, until
+    /// the returned seq is reached; on error, until [`in_flight`](CopyQueue::in_flight) is 0.
+    pub unsafe fn gather(&mut self, lease: L, base: DevicePtr, moves: &[Move]) -> Result<Seq> {
+        self.in_flight.push_back(InFlight { lease: ManuallyDrop::new(lease), seq: UNMARKED });
+        // SAFETY: the lease is in `in_flight` now and leaves it only behind a reached mark (or is leaked), and with it
+        // the caller's promise holds until then.
+        unsafe { self.stream.gather(base, moves) }?;
         self.mark()
     }
 

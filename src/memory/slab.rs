@@ -16,6 +16,8 @@ pub struct Slab {
 
 // SAFETY: the lease is the only right to its bytes, wherever it is; the arena behind it is Send.
 unsafe impl Send for Slab {}
+// SAFETY: a shared lease only gives out addresses.
+unsafe impl Sync for Slab {}
 
 impl Slab {
     /// First byte.

@@ -37,6 +37,14 @@ pub struct Cursor {
     pub mixture: Option<(Vec<u32>, AtEnd)>,
     /// How samples are bucketed by length, where they are.
     pub bucketing: Option<Bucketing>,
+    /// The field whose tokens are counted and the bytes of one, where they decide the order: windows, or bucketing by
+    /// tokens.
+    pub tokens: Option<(String, u64)>,
+    /// The fields whose bytes are a sample's length, where bucketing goes by them and they are not all there are.
+    pub fields: Option<Vec<String>>,
+    /// Tokens of a window, and from the start of one to that of the next where documents are taken as they are stored.
+    /// `None` where samples are no windows.
+    pub windows: Option<(u64, Option<u64>)>,
     /// Where the next window of a [`Packer`](super::Packer) starts, where there is one.
     pub packer: Option<PackerState>,
     /// Samples found bad so far, ascending; at most [`SKIPPED_MAX`].
@@ -77,6 +85,9 @@ impl Cursor {
             fingerprint,
             mixture: order.as_mixture().map(|mixture| (mixture.weights(), mixture.at_end())),
             bucketing: None,
+            tokens: None,
+            fields: None,
+            windows: None,
             packer: None,
             skipped: Vec::new(),
             consecutive_bad: 0,
@@ -86,25 +97,20 @@ impl Cursor {
     /// Where a run that would itself start with the cursor `start` has to go on, if it is the run this one was taken of.
     ///
     /// # Errors
-    /// [`Error::Config`] naming what differs: seed, shuffle, mixture, bucketing, packing, and (unless allowed) a field of
-    /// the dataset or the number of positions.
+    /// [`Error::Config`] naming what differs: seed, shuffle, mixture, bucketing, what lengths are measured in, packing,
+    /// the tokens of a window and its stride, and (unless allowed) a field of the dataset or the number of positions.
     pub fn resume(&self, start: &Cursor, if_changed: IfChanged) -> Result<Progress> {
-        let say = |cursor: &Cursor| {
-            let packing = if cursor.packer.is_some() { "on" } else { "off" };
-            [
-                ("seed", cursor.seed.to_string()),
-                ("shuffle", cursor.shuffle.to_string()),
-                ("mixture", format!("{:?}", cursor.mixture)),
-                ("bucketing", format!("{:?}", cursor.bucketing)),
-                ("packing", packing.to_owned()),
-                ("positions of an epoch", cursor.positions.to_string()),
-            ]
-        };
         if if_changed == IfChanged::Refuse {
             self.fingerprint.check(&start.fingerprint)?;
         }
-        for ((field, was), (_, is)) in say(self).into_iter().zip(say(start)) {
-            let may_differ = field.starts_with("positions") && if_changed == IfChanged::Allow;
+        // The first cursors of packed windows did not say what the windows were.
+        let silent = self.packer.is_some() && self.windows.is_none() && self.tokens.is_none();
+        for ((field, was), (_, is)) in self.said().into_iter().zip(start.said()) {
+            let may_differ = match field {
+                "positions of an epoch" => if_changed == IfChanged::Allow,
+                "token field" | "token bytes" | "window tokens" | "stride tokens" => silent,
+                _ => false,
+            };
             if was != is && !may_differ {
                 let problem =
                     format!("{field} was {was} and is {is}; give the cursor's own, or start without a cursor");
@@ -112,6 +118,26 @@ impl Cursor {
             }
         }
         Ok(self.progress)
+    }
+
+    /// What must be the same in a run that goes on.
+    fn said(&self) -> [(&'static str, String); 11] {
+        let show = |value: Option<&dyn std::fmt::Display>| value.map_or("none".to_owned(), |value| value.to_string());
+        let (field, bytes) = self.tokens.as_ref().map(|(field, bytes)| (field, bytes)).unzip();
+        let (window, stride) = self.windows.unzip();
+        [
+            ("seed", self.seed.to_string()),
+            ("shuffle", self.shuffle.to_string()),
+            ("mixture", format!("{:?}", self.mixture)),
+            ("bucketing", format!("{:?}", self.bucketing)),
+            ("fields of lengths", show(self.fields.as_ref().map(|fields| fields.join(", ")).as_ref().map(|f| f as _))),
+            ("token field", show(field.map(|field| field as _))),
+            ("token bytes", show(bytes.map(|bytes| bytes as _))),
+            ("packing", if self.packer.is_some() { "on" } else { "off" }.to_owned()),
+            ("window tokens", show(window.as_ref().map(|window| window as _))),
+            ("stride tokens", show(stride.flatten().as_ref().map(|stride| stride as _))),
+            ("positions of an epoch", self.positions.to_string()),
+        ]
     }
 
     /// Takes over what another rank of the same run and the same step has skipped.

@@ -69,6 +69,12 @@ pub(super) struct Text {
     dataset: DatasetText,
     mixture: Option<MixtureText>,
     bucketing: Option<Bucketing>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tokens: Option<TokensText>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fields: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    windows: Option<WindowsText>,
     packer: Option<PackerState>,
     skipped: Vec<u64>,
     consecutive_bad: u32,
@@ -91,6 +97,21 @@ struct MixtureText {
     weights: Vec<u32>,
     /// `null` for stop.
     repeat_positions: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokensText {
+    field: String,
+    bytes: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WindowsText {
+    tokens: u64,
+    /// `null` where they are packed.
+    stride: Option<u64>,
 }
 
 impl From<&Cursor> for Text {
@@ -121,6 +142,9 @@ impl From<&Cursor> for Text {
             },
             mixture,
             bucketing: cursor.bucketing,
+            tokens: cursor.tokens.clone().map(|(field, bytes)| TokensText { field, bytes }),
+            fields: cursor.fields.clone(),
+            windows: cursor.windows.map(|(tokens, stride)| WindowsText { tokens, stride }),
             packer: cursor.packer,
             skipped: cursor.skipped.clone(),
             consecutive_bad: cursor.consecutive_bad,
@@ -168,6 +192,9 @@ impl Text {
             fingerprint: Fingerprint { format, shards, samples, bytes, layout },
             mixture,
             bucketing: self.bucketing,
+            tokens: self.tokens.map(|TokensText { field, bytes }| (field, bytes)),
+            fields: self.fields,
+            windows: self.windows.map(|WindowsText { tokens, stride }| (tokens, stride)),
             packer: self.packer,
             skipped: self.skipped,
             consecutive_bad: self.consecutive_bad,

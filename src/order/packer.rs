@@ -55,6 +55,11 @@ impl Packer {
         Ok(Packer { order, window_tokens, tokens })
     }
 
+    /// Tokens of a window.
+    pub fn window_tokens(&self) -> u64 {
+        self.window_tokens
+    }
+
     /// Windows of an epoch, the same in every epoch.
     pub fn windows(&self) -> u64 {
         self.tokens / self.window_tokens

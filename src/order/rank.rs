@@ -39,24 +39,49 @@ impl Rank {
     /// [`Error::Config`] naming the variables: one of a pair is missing, not a number, a rank not below its world, or
     /// two launchers contradict each other.
     pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Option<Rank>> {
+        Ok(Rank::said(&lookup)?.map(|(_, rank)| rank))
+    }
+
+    /// The rank that was `given`, if any, else that of the environment, else the only one. Both must be the same: where
+    /// one of them is wrong, samples would be read twice or never.
+    ///
+    /// # Errors
+    /// As [`from_env`](Self::from_env); and naming both where they differ.
+    pub fn given_or_from_env(given: Option<Rank>, lookup: impl Fn(&str) -> Option<String>) -> Result<Rank> {
+        match (given, Rank::said(&lookup)?) {
+            (Some(given), Some((launcher, said))) if (given.rank, given.world) != (said.rank, said.world) => {
+                let Rank { rank, world, .. } = given;
+                let says = launcher.says(said);
+                let problem =
+                    format!("rank {rank} of world {world} was given, and contradicts {says}; give one of them");
+                Err(Error::config("rank", problem))
+            }
+            (_, Some((_, said))) => Ok(said),
+            (given, None) => Ok(given.unwrap_or(Rank::SINGLE)),
+        }
+    }
+
+    /// Which launcher says what.
+    fn said(lookup: &impl Fn(&str) -> Option<String>) -> Result<Option<(&'static Launcher, Rank)>> {
         let batch_script = lookup("SLURM_JOB_ID").is_some() && lookup("SLURM_STEP_ID").is_none();
         let inside_torchrun = lookup("TORCHELASTIC_RUN_ID").is_some();
-        let mut found: Option<(&Launcher, Rank)> = None;
+        let mut found = None;
         for launcher in &LAUNCHERS {
             if batch_script && launcher.name == "Slurm" {
                 continue;
             }
-            let Some(rank) = launcher.read(&lookup)? else { continue };
+            let Some(rank) = launcher.read(lookup)? else { continue };
             match found {
-                None if inside_torchrun => return Ok(Some(rank)),
+                None if inside_torchrun => return Ok(Some((launcher, rank))),
                 None => found = Some((launcher, rank)),
                 Some((first, said)) if (said.rank, said.world) != (rank.rank, rank.world) => {
                     return Err(contradiction(first, said, launcher, rank));
                 }
-                Some(_) => {}
+                // The first speaks for both, but for what only the other knows.
+                Some((_, ref mut said)) => said.local_rank = said.local_rank.or(rank.local_rank),
             }
         }
-        Ok(found.map(|(_, rank)| rank))
+        Ok(found)
     }
 
     /// This process among all.
@@ -96,6 +121,10 @@ const LAUNCHERS: [Launcher; 4] = [
 ];
 
 impl Launcher {
+    fn says(&self, Rank { rank, world, .. }: Rank) -> String {
+        format!("{}={rank} {}={world} ({})", self.rank, self.world, self.name)
+    }
+
     fn read(&self, lookup: &impl Fn(&str) -> Option<String>) -> Result<Option<Rank>> {
         let number = |name: &str| -> Result<Option<u32>> {
             let Some(text) = lookup(name) else { return Ok(None) };
@@ -125,13 +154,7 @@ fn half(set: &str, value: u32, missing: &str) -> Error {
 }
 
 fn contradiction(a: &Launcher, of_a: Rank, b: &Launcher, of_b: Rank) -> Error {
-    let says = |launcher: &Launcher, rank: Rank| {
-        format!("{}={} {}={} ({})", launcher.rank, rank.rank, launcher.world, rank.world, launcher.name)
-    };
-    let problem = format!(
-        "{} contradicts {}; unset one of the two, or give rank and world explicitly",
-        says(a, of_a),
-        says(b, of_b)
-    );
+    let (a, b) = (a.says(of_a), b.says(of_b));
+    let problem = format!("{a} contradicts {b}; unset one of the two, or give rank and world explicitly");
     Error::config("rank", problem)
 }

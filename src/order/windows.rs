@@ -35,6 +35,16 @@ impl TokenWindows {
         Ok(TokenWindows { tokens, window_tokens, stride_tokens })
     }
 
+    /// Tokens of a window.
+    pub fn window_tokens(&self) -> u64 {
+        self.window_tokens
+    }
+
+    /// Tokens from the start of one window to that of the next.
+    pub fn stride_tokens(&self) -> u64 {
+        self.stride_tokens
+    }
+
     /// The number of whole windows.
     pub fn len(&self) -> u64 {
         self.tokens.checked_sub(self.window_tokens).map_or(0, |rest| rest / self.stride_tokens + 1)

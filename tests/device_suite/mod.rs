@@ -3,6 +3,7 @@
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 mod faults;
+mod gather;
 mod memory;
 mod order;
 mod out;
@@ -38,6 +39,8 @@ pub(crate) enum Fault {
     None,
     /// The next call that starts a copy to the device fails.
     CopyFails,
+    /// The next call that gathers fails.
+    GatherFails,
     /// The next call that starts a copy from the device fails.
     CopyOutFails,
     /// The next call that sets a mark fails.
@@ -59,7 +62,7 @@ type Test = (&'static str, fn(&Bed));
 
 /// Runs every test that this bed allows.
 pub(crate) fn run(make: &dyn Fn() -> Bed) {
-    let tests: [Test; 18] = [
+    let tests: [Test; 21] = [
         ("memory: allocated, aligned, freed", memory::allocated_aligned_and_freed),
         ("memory: pinned once, and again after unpin", memory::pinned_once),
         ("memory: read back", memory::read_back),
@@ -70,6 +73,9 @@ pub(crate) fn run(make: &dyn Fn() -> Bed) {
         ("order: a fence holds the refill back", order::a_fence_holds_the_refill_back),
         ("order: a consumer's stream waits for a seq", order::a_consumer_waits_for_a_seq),
         ("order: another thread waits for a seq", order::another_thread_waits_for_a_seq),
+        ("gather: between the copies before and behind it", gather::between_the_copies_before_and_behind_it),
+        ("gather: a consumer's stream waits for its seq", gather::a_consumer_waits_for_its_seq),
+        ("gather: one that fails gives its lease back", gather::one_that_fails_gives_its_lease_back),
         ("out: behind the copies in, at any offset", out::behind_the_copies_in),
         ("out: late, and the lease is inside until then", out::late_and_inside_until_then),
         ("out: a copy that fails gives its lease back", out::a_copy_that_fails),
@@ -148,6 +154,12 @@ impl Lease {
         // SAFETY: this lease is the only one of its slab (tests take each index once) and no copy reads it: it would
         // be inside the queue.
         unsafe { self.slabs.address(self.index).write_bytes(value, self.slabs.slab_bytes) };
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.slabs.slab_bytes);
+        // SAFETY: as in `fill`.
+        unsafe { self.slabs.address(self.index).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

@@ -15,6 +15,7 @@ use super::super::{DevicePtr, Fence, RawStream, Seq, Stream, Timeline};
 use super::driver::{Handle, NOT_READY, SUCCESS};
 use super::shared::Shared;
 use crate::error::{Error, Result};
+use crate::plan::Move;
 
 /// More than there are slabs of 512 KiB in 256 MiB.
 const EVENTS: usize = 512;
@@ -149,6 +150,17 @@ unsafe impl Stream for CudaStream {
         let (call, wait) = self.0.shared.driver.stream_wait_event;
         // SAFETY: the event lives as long as the Shared, the stream as long as the Points.
         self.0.shared.check(call, unsafe { wait(self.0.stream, event, 0) })
+    }
+
+    unsafe fn gather(&mut self, base: DevicePtr, moves: &[Move]) -> Result<()> {
+        let Points { shared, stream, .. } = &*self.0;
+        let _entered = shared.enter()?;
+        let (call, copy) = shared.driver.copy_on_device;
+        moves.iter().try_for_each(|&Move { source, target, bytes }| {
+            // SAFETY: the caller promises that both sides are device memory that stays valid until a later mark is
+            // reached, and that they do not overlap.
+            shared.check(call, unsafe { copy(base + target, base + source, bytes as usize, *stream) })
+        })
     }
 
     fn timeline(&self) -> Arc<dyn Timeline> {

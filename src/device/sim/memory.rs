@@ -85,6 +85,16 @@ impl Memory {
         true
     }
 
+    /// False if either side is not live: then nothing is copied.
+    pub(super) fn copy_within(&self, source: DevicePtr, target: DevicePtr, bytes: usize) -> bool {
+        let (Some(source), Some(target)) = (self.locate(source, bytes), self.locate(target, bytes)) else {
+            return false;
+        };
+        // SAFETY: `locate` says that both are live for this length; they may overlap where a caller breaks his promise.
+        unsafe { std::ptr::copy(source.as_ptr(), target.as_ptr(), bytes) };
+        true
+    }
+
     /// The other way. False if the source is not live or the target not pinned: then nothing is copied.
     pub(super) fn copy_out(&self, source: DevicePtr, target: usize, bytes: usize) -> bool {
         let (Some(source), true) = (self.locate(source, bytes), self.is_pinned(target, bytes)) else { return false };

@@ -7,6 +7,7 @@ use super::super::{DevicePtr, Fence, RawStream, Seq};
 use super::memory::Memory;
 use super::{SimFaults, SimRead, failure};
 use crate::error::{Error, Result};
+use crate::plan::Move;
 use crate::sim::Rng;
 
 #[derive(Debug)]
@@ -45,13 +46,40 @@ struct FenceState {
 
 #[derive(Debug)]
 pub(super) enum Op {
-    Copy { source: usize, target: DevicePtr, bytes: usize, done: usize, started_with: Vec<u8> },
-    CopyOut { source: DevicePtr, target: usize, bytes: usize, done: usize, found: Vec<u8> },
-    Read { source: DevicePtr, bytes: usize, read: SimRead },
+    Copy {
+        source: usize,
+        target: DevicePtr,
+        bytes: usize,
+        done: usize,
+        started_with: Vec<u8>,
+    },
+    CopyOut {
+        source: DevicePtr,
+        target: usize,
+        bytes: usize,
+        done: usize,
+        found: Vec<u8>,
+    },
+    /// What is left of the moves, the last one first, as addresses.
+    Gather {
+        moves: Vec<Move>,
+    },
+    Read {
+        source: DevicePtr,
+        bytes: usize,
+        read: SimRead,
+    },
     Mark(Seq),
-    Record { record: usize },
-    WaitFence { record: usize },
-    WaitSeq { queue: usize, seq: Seq },
+    Record {
+        record: usize,
+    },
+    WaitFence {
+        record: usize,
+    },
+    WaitSeq {
+        queue: usize,
+        seq: Seq,
+    },
 }
 
 impl State {
@@ -223,6 +251,20 @@ impl State {
         self.start(queue, now, Op::CopyOut { source, target, bytes, done: 0, found })
     }
 
+    /// Counts as one copy.
+    pub(super) fn start_gather(&mut self, queue: usize, now: Duration, base: DevicePtr, moves: &[Move]) -> Result<()> {
+        let addresses = |at: &Move| Move { source: base + at.source, target: base + at.target, bytes: at.bytes };
+        let moves: Vec<Move> = moves.iter().rev().map(addresses).collect();
+        let inside = |at: DevicePtr, bytes: u64| self.memory.locate(at, bytes as usize).is_some();
+        if !moves.iter().all(|at| at.bytes > 0 && inside(at.source, at.bytes) && inside(at.target, at.bytes)) {
+            return Err(self.violation("gather", "a move of nothing, or from or to what is not live memory".into()));
+        }
+        if overlap(&moves) {
+            return Err(self.violation("gather", "a target overlaps a source or another target".into()));
+        }
+        self.start(queue, now, Op::Gather { moves })
+    }
+
     fn start(&mut self, queue: usize, now: Duration, copy: Op) -> Result<()> {
         self.copies_started += 1;
         let fails = self.faults.copy_fails == Some(self.copies_started);
@@ -262,11 +304,11 @@ impl State {
         let stalled = self.faults.stalls.is_some_and(|n| self.copies_ended + 1 >= n);
         let Some((at, op)) = self.queues[queue].ops.front() else { return false };
         match *op {
-            Op::Copy { .. } | Op::CopyOut { .. } if stalled => {
+            Op::Copy { .. } | Op::CopyOut { .. } | Op::Gather { .. } if stalled => {
                 self.queues[queue].due = None;
                 return false;
             }
-            Op::Copy { .. } | Op::CopyOut { .. } | Op::Read { .. } => {
+            Op::Copy { .. } | Op::CopyOut { .. } | Op::Gather { .. } | Op::Read { .. } => {
                 if self.queues[queue].due.is_none() {
                     let start = self.queues[queue].idle_since.max(*at);
                     self.queues[queue].due = Some(start + delay(&mut self.rng));
@@ -288,7 +330,13 @@ impl State {
         if left == 0 { 0 } else { 1 + self.rng.below(left as u64) as usize }
     }
 
-    /// One step of an op that takes time: a piece of a copy, or a whole read.
+    fn gather(&mut self, Move { source, target, bytes }: Move) {
+        if !self.memory.copy_within(source, target, bytes as usize) {
+            self.violation("gather", "its memory was freed while it was in flight".into());
+        }
+    }
+
+    /// One step of an op that takes time: a piece of a copy or gather, or a whole read.
     fn step(&mut self, queue: usize, now: Duration) {
         self.queues[queue].due = None;
         self.queues[queue].idle_since = now;
@@ -327,6 +375,25 @@ impl State {
                 }
                 self.copies_ended += 1;
             }
+            Op::Gather { mut moves } => {
+                // Some moves and a piece of one more.
+                for _ in 0..self.rng.below(moves.len() as u64 + 1) {
+                    let Some(whole) = moves.pop() else { break };
+                    self.gather(whole);
+                }
+                if let Some(Move { source, target, bytes }) = moves.pop() {
+                    let piece = self.piece(bytes as usize) as u64;
+                    self.gather(Move { source, target, bytes: piece });
+                    if piece < bytes {
+                        moves.push(Move { source: source + piece, target: target + piece, bytes: bytes - piece });
+                    }
+                }
+                if !moves.is_empty() {
+                    self.queues[queue].ops.push_front((at, Op::Gather { moves }));
+                    return;
+                }
+                self.copies_ended += 1;
+            }
             Op::Read { source, bytes, read } => {
                 let mut target = vec![0; bytes];
                 if !self.memory.read(source, &mut target) {
@@ -339,11 +406,25 @@ impl State {
     }
 }
 
+/// Whether a target meets a source or another target.
+fn overlap(moves: &[Move]) -> bool {
+    let ends = |at: u64, bytes: u64| (at, at + bytes);
+    let mut targets: Vec<(u64, u64)> = moves.iter().map(|one| ends(one.target, one.bytes)).collect();
+    targets.sort_unstable();
+    let meets = |(start, end): (u64, u64)| {
+        let next = targets.partition_point(|&(_, target_end)| target_end <= start);
+        targets.get(next).is_some_and(|&(target, _)| target < end)
+    };
+    targets.windows(2).any(|pair| pair[1].0 < pair[0].1) || moves.iter().any(|one| meets(ends(one.source, one.bytes)))
+}
+
 impl Op {
     fn device_address(&self) -> Option<DevicePtr> {
         match self {
             Op::Copy { target, .. } => Some(*target),
             Op::CopyOut { source, .. } | Op::Read { source, .. } => Some(*source),
+            // All of them lie in one allocation.
+            Op::Gather { moves } => moves.last().map(|last| last.target),
             _ => None,
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::super::{DevicePtr, Fence, RawStream, Seq, Stream, Timeline};
 use super::{Op, Shared, failure};
 use crate::error::Result;
+use crate::plan::Move;
 
 pub(super) struct SimStream(SimTimeline);
 
@@ -58,6 +59,12 @@ unsafe impl Stream for SimStream {
         let SimTimeline { shared, queue } = &self.0;
         let now = shared.clock.now();
         shared.current().wait_fence(*queue, fence, now)
+    }
+
+    unsafe fn gather(&mut self, base: DevicePtr, moves: &[Move]) -> Result<()> {
+        let SimTimeline { shared, queue } = &self.0;
+        let now = shared.clock.now();
+        shared.current().start_gather(*queue, now, base, moves)
     }
 
     fn timeline(&self) -> Arc<dyn Timeline> {

@@ -19,6 +19,8 @@ Examples:
   strait bench shard-0.bin --shuffle --record-bytes 100KiB --depth 64
   # small samples, into host memory
   strait bench --shuffle --record-bytes 4KiB --depth 64 --device host
+  # all GPUs of this machine at once, each its share
+  torchrun --nproc-per-node 8 --no-python strait bench /data/*.bin --rank-from-env
   # at most 10 s per run; one JSON object for a program
   strait bench shard-*.bin --seconds 10 --rounds 5 --json
 
@@ -67,6 +69,10 @@ pub(crate) struct Options {
     /// Where batches are delivered: auto, host, cuda:N
     #[arg(long, default_value = "auto", value_parser = parse_device)]
     pub(super) device: DeviceOption,
+    /// Take rank and world from the launcher (torchrun, Slurm, Open MPI, PMI): strait reads this rank's share of every
+    /// global batch, and --device auto is this rank's GPU; the references read everything
+    #[arg(long)]
+    pub(super) rank_from_env: bool,
     /// Size of the sample dataset [default: 2GiB, at most a quarter of the free space]
     #[arg(long, value_name = "SIZE", value_parser = size::parse_nonzero, conflicts_with = "paths")]
     pub(super) size: Option<u64>,

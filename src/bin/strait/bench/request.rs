@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use strait::order::Rank;
+
 use super::options::{DeviceOption, Options, RingOption};
 use crate::failure::{Failure, Result};
 use crate::linux::pages::ALIGN;
@@ -21,6 +23,7 @@ pub(crate) struct Request {
     pub(crate) shuffle: bool,
     pub(crate) ring: RingOption,
     pub(crate) device: DeviceOption,
+    pub(crate) rank: Rank,
     pub(crate) seconds: Option<f64>,
     pub(crate) seed: u64,
 }
@@ -32,6 +35,11 @@ impl Request {
         for path in paths {
             file_bytes += std::fs::metadata(path).map_err(|e| Failure::file("examine", path, &e))?.len();
         }
+        let environment = |name: &str| std::env::var(name).ok();
+        let rank = match options.rank_from_env {
+            true => Rank::given_or_from_env(None, environment)?,
+            false => Rank::SINGLE,
+        };
         let batch = options.batch.unwrap_or(((32 << 20) / sample_bytes.max(1)).clamp(1, 1024) as u32);
         Ok(Request {
             paths: paths.to_vec(),
@@ -44,6 +52,7 @@ impl Request {
             shuffle: options.shuffle,
             ring: options.ring,
             device: options.device,
+            rank,
             seconds: options.seconds,
             seed: 0,
         })
@@ -82,6 +91,7 @@ mod tests {
             shuffle: true,
             ring: RingOption::Auto,
             device: DeviceOption::Auto,
+            rank: Rank::SINGLE,
             seconds: None,
             seed: 0,
         };

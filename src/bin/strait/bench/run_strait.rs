@@ -88,7 +88,7 @@ pub(crate) fn verify(request: &Request, watch: &mut Watch) -> Result<u64> {
 
 fn loader(request: &Request) -> Result<Loader> {
     let device = match request.device {
-        DeviceOption::Auto => Device::auto(),
+        DeviceOption::Auto => Device::for_rank(request.rank)?,
         DeviceOption::Host => Device::host(),
         DeviceOption::Cuda(ordinal) => Device::cuda(ordinal)?,
     };
@@ -100,6 +100,7 @@ fn loader(request: &Request) -> Result<Loader> {
     Ok(Loader::builder(request.dataset.open(&request.paths)?)
         .device(device)
         .batch_size(request.batch)
+        .rank(request.rank)
         .shuffle(if request.shuffle { Shuffle::Full } else { Shuffle::Sequential })
         .seed(request.seed)
         .block_bytes(request.block_bytes)

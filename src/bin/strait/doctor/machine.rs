@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use strait::order::Rank;
 
 use super::{Finding, Section};
 use crate::linux::{entry_bytes, kernel_release, kernel_version, line};
@@ -11,12 +12,17 @@ use crate::size;
 pub(super) fn examine() -> Section {
     let limit = memory_limit();
     let nodes = line("/sys/devices/system/node/online");
-    let findings = vec![kernel(), control_group(limit.as_ref()), numa(nodes.as_deref())];
+    let rank = Rank::from_env(|name| std::env::var(name).ok()).map_err(|error| error.to_string());
+    let findings = vec![kernel(), control_group(limit.as_ref()), numa(nodes.as_deref()), launcher(&rank)];
     let facts = json!({
         "kernel": kernel_release(),
         "cgroup_memory_max": limit.as_ref().map(|(bytes, _)| bytes),
         "numa_nodes": nodes,
         "cores": std::thread::available_parallelism().map_or(1, |n| n.get()),
+        "launcher": match &rank {
+            Ok(rank) => rank.map(|r| json!({ "rank": r.rank(), "world": r.world(), "local_rank": r.local_rank() })),
+            Err(contradiction) => Some(json!({ "error": contradiction })),
+        },
         "memory_bytes": entry_bytes("/proc/meminfo", "MemTotal"),
     });
     Section { key: "machine", title: "machine".into(), findings, facts }
@@ -64,6 +70,25 @@ fn numa(nodes: Option<&str>) -> Finding {
             format!("NUMA nodes {nodes}"),
             "bytes that cross between nodes share the link between sockets; see the nodes of disk and GPU below",
             "run one process per node, near its disk and GPU: numactl --cpunodebind=N --membind=N",
+        ),
+    }
+}
+
+/// What a loader that takes its rank from the environment would come to.
+fn launcher(rank: &Result<Option<Rank>, String>) -> Finding {
+    match rank {
+        Ok(None) => Finding::ok("no launcher in the environment", "a loader is the only process of its run"),
+        Ok(Some(rank)) => {
+            let local = rank.local_rank().map_or(String::new(), |local| format!(", local rank {local}"));
+            Finding::ok(
+                format!("the launcher says rank {} of {}{local}", rank.rank(), rank.world()),
+                "a loader with rank_from_env reads this rank's slice of every global batch",
+            )
+        }
+        Err(contradiction) => Finding::problem(
+            format!("the environment contradicts itself: {contradiction}"),
+            "a loader with rank_from_env refuses to start, since samples would be read twice or never",
+            "unset the variables of all launchers but the one that started this process",
         ),
     }
 }

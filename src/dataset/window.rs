@@ -1,20 +1,22 @@
-//! The few bytes of a tar file that an index needs, read with few calls.
+//! The few bytes of a shard that an index needs, read with few calls.
 
 use std::path::Path;
 
-use super::header::BLOCK;
-use crate::dataset::reading::Reading;
+use super::reading::Reading;
 use crate::error::Result;
 
 /// A next header this near is reached by reading on, in bytes.
 const NEAR_BYTES: u64 = 4096;
+
+/// The unit of a tar file.
+const BLOCK: u64 = 512;
 
 /// What a read behind a hop is for, in bytes: a member's header and, before it, a PAX header with one block of body.
 /// A second read for them would cost another wait.
 const HEADERS_BYTES: u64 = 3 * BLOCK;
 
 /// What one read brings at most, in bytes, where headers lie so close that reading on is cheaper than hopping.
-const WINDOW_BYTES_MAX: u64 = 64 << 10;
+const WINDOW_BYTES_MAX: u64 = 256 << 10;
 
 /// A window onto a file that hops from header to header, over the payload between them.
 ///
@@ -66,7 +68,7 @@ impl<'a> Window<'a> {
     }
 
     /// What the window holds from `offset` on; never empty.
-    fn from(&mut self, offset: u64) -> Result<&[u8]> {
+    pub(super) fn from(&mut self, offset: u64) -> Result<&[u8]> {
         let end = self.start + self.data.len() as u64;
         if !(self.start..end).contains(&offset) {
             self.fill(offset, end)?;
