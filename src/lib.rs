@@ -29,6 +29,8 @@ mod source;
 pub mod stats;
 pub mod storage;
 pub mod weights;
+#[cfg(test)]
+mod windows_sim;
 
 pub use batch::{Batch, FieldView, WindowView};
 pub use builder::Builder;

@@ -87,12 +87,19 @@ pub struct Shard {
     /// Its size when it was indexed; every extent lies inside.
     pub bytes: u64,
     table: Table,
+    /// Samples are records or single numbers, one behind another.
+    one_document: bool,
 }
 
 impl Shard {
     /// How many samples the shard holds.
     pub fn samples(&self) -> u64 {
         self.table.rows()
+    }
+
+    /// Whether its samples are no documents of their own: to [windows](crate::Builder::windows) of tokens it is one.
+    pub(crate) fn is_one_document(&self) -> bool {
+        self.one_document
     }
 }
 
