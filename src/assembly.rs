@@ -12,7 +12,7 @@ use crate::device::{Device, DeviceKind, Seq};
 use crate::documents::Pieces;
 use crate::engine::{Bad, Engine, Message, Output, Shared, Stage, State};
 use crate::error::{Error, Result};
-use crate::order::{Progress, Standing};
+use crate::order::{BadSamplePolicy, Progress, Standing};
 use crate::plan::Plan;
 use crate::region::RegionPool;
 use crate::selection::Selection;
@@ -70,11 +70,12 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     // Every batch, the end of this generation, and that of the one before.
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
     let shared = Arc::new(Shared::new(device, &dataset, &selection, &supply, config.deadline));
-    let bad = Bad::new(config.bad_samples, supply.order().clone(), config.samples_max(), shared.counters.clone())?;
+    let dataset = Arc::new(dataset);
+    let bad = Bad::new(&config, &supply, &dataset, &selection, &shared.counters)?;
     let engine = Parts {
         sizes,
         bad,
-        dataset: Arc::new(dataset),
+        dataset,
         selection,
         config,
         direct,
@@ -187,6 +188,8 @@ impl Parts {
         let samples = self.config.samples_max();
         let (fields, pieces) = (self.selection.len(), self.sizes.pieces);
         let views = (samples * fields).max(pieces);
+        let windows = |pieces| Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces);
+        let raises = self.config.bad_samples == BadSamplePolicy::Raise;
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
         let batch = |slot| Body {
             slot: slot as u32,
@@ -194,9 +197,13 @@ impl Parts {
             epoch: 0,
             step: 0,
             samples: Vec::with_capacity(samples),
-            pieces: Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces),
+            pieces: windows(pieces),
             padded: 0,
-            places: Places { samples: Vec::with_capacity(samples), ..Places::default() },
+            places: Places {
+                samples: Vec::with_capacity(samples),
+                pieces: windows(if raises { 0 } else { pieces }),
+                ..Places::default()
+            },
             careful: false,
             standing: Standing::at(Progress::default()),
             plan: Plan::with_capacity(views, cuts),
@@ -234,7 +241,7 @@ pub(crate) fn choose_ring(
     }
 }
 
-/// Memory for reads could not be registered with the ring.
+/// Memory could not be registered with the ring.
 pub(crate) fn not_registered(bytes: usize, errno: i32) -> Fallback {
     Fallback {
         instead: "memory pinned at each read instead of registered".into(),
@@ -247,7 +254,7 @@ pub(crate) fn not_registered(bytes: usize, errno: i32) -> Fallback {
     }
 }
 
-fn no_uring(errno: i32) -> Fallback {
+pub(crate) fn no_uring(errno: i32) -> Fallback {
     let (reason, remedy) = match errno {
         libc::EPERM | libc::EACCES => (
             "io_uring is forbidden here, by sysctl kernel.io_uring_disabled or by the container's seccomp profile",

@@ -56,7 +56,11 @@ impl Builder {
         /// A batch with a failed read is read again block by block; a sample is bad if one of its own blocks fails then
         /// too. Each sample's fate is decided in the order of delivery, whatever is read ahead, and travels in the
         /// cursor. A shard that is missing or has changed is an error under every policy.
-        /// [Windows](Self::windows) of tokens are always raised.
+        ///
+        /// A [window](Self::windows) of tokens is bad if a block that it needs is. What is remembered then is a token of that
+        /// block, which stands for it in every epoch; a stand-in for a [packed](Self::pack) window is one of the epoch's first
+        /// 1,024. Within a [budget](Self::budget) a stand-in is no longer than what it stands in for; a place that none is
+        /// found for, among 64, is left out.
         bad_samples: BadSamplePolicy => bad_samples = bad_samples;
         /// Batches read ahead. Default: as many as keep the storage busy.
         prefetch: usize => prefetch = Some(prefetch);
@@ -136,8 +140,8 @@ impl Builder {
     /// before, over the documents one after another as they are stored. [`batch_size`](Self::batch_size) counts windows,
     /// [`shuffle`](Self::shuffle) shuffles windows. See [`Batch::window`].
     ///
-    /// Documents that cannot be read are [raised](Self::bad_samples). A document is a sample; in raw files
-    /// ([`Dataset::records`]) it is a whole shard. Takes 8 bytes per document. Tokens at the very end that fill no window
+    /// Documents that cannot be read are [raised](Self::bad_samples). A document is a sample; where samples
+    /// are records ([`Dataset::records`]) or single numbers, it is a whole shard. Takes 8 bytes per document. Tokens at the very end that fill no window
     /// are in none.
     pub fn windows(mut self, window_tokens: u64, stride_tokens: u64) -> Builder {
         self.config.windows = Some(Windows::Stored { window_tokens, stride_tokens });
@@ -156,6 +160,8 @@ impl Builder {
     }
 
     /// Measures samples in tokens: items of `item_bytes` bytes in `field`. A sample without that field has none.
+    ///
+    /// Default for windows and packing: the dataset's only field, where its format says that it is made of integers.
     pub fn tokens(mut self, field: &str, item_bytes: u64) -> Builder {
         self.config.tokens = Some((field.into(), item_bytes));
         self
@@ -186,6 +192,7 @@ impl Builder {
             tracing::warn!("this is rank {rank} of {world}, and reads what every other rank reads: see rank_from_env");
         }
         let device = device.map_or_else(|| Device::for_rank(config.rank), Ok)?;
+        let config = config.with_tokens_of(&dataset);
         let frame = assembly::frame(dataset, device, config, Clock::real())?;
         Loader::launch(frame, make_ring)
     }

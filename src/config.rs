@@ -200,11 +200,6 @@ impl Config {
                 format!("windows are all of one size, and no {other} goes with them"),
             ));
         }
-        if self.bad_samples != BadSamplePolicy::Raise {
-            let problem =
-                "windows cannot leave out a sample, which is a part of some of them; raise, or leave the shard out";
-            return Err(Error::config("bad_samples", problem));
-        }
         let documents = Arc::new(Documents::new(dataset, &self.length(dataset)?)?);
         let schedule = |shuffle, windows| {
             if windows == 0 {
@@ -229,6 +224,16 @@ impl Config {
 
     pub(crate) fn window_tokens(&self) -> u64 {
         self.windows.map_or(0, Windows::tokens)
+    }
+
+    /// Fills in what a token is where windows are asked for, and the dataset leaves one answer.
+    pub(crate) fn with_tokens_of(mut self, dataset: &Dataset) -> Config {
+        if let (Some(_), None, [field]) = (&self.windows, &self.tokens, dataset.fields())
+            && let Some(dtype) = field.dtype.filter(|dtype| dtype.is_integer())
+        {
+            self.tokens = dtype.bytes().map(|bytes| (field.name.to_string(), bytes));
+        }
+        self
     }
 
     pub(crate) fn length(&self, dataset: &Dataset) -> Result<Length> {

@@ -283,7 +283,7 @@ impl Engine {
             if self.state.recalling || !filling.whole() || self.output.is_full() {
                 return;
             }
-            match self.bad.settle(filling, &self.dataset, &self.selection, self.sizes.limits.align) {
+            match self.bad.settle(filling) {
                 Ok(true) => {}
                 Ok(false) => return self.recall(),
                 Err(error) => return self.fail(error),

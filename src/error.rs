@@ -135,7 +135,7 @@ pub enum Error {
     /// A sample cannot be read, and the policy for bad samples does not forgive it.
     #[error("sample {sample} cannot be read: {why}{}", .cause.as_ref().map_or(String::new(), |cause| format!(": {cause}")))]
     BadSample {
-        /// The sample's id.
+        /// The sample's id; where samples are windows, that of a token, counted through all documents as they are stored.
         sample: u64,
         /// Why it was not left out or replaced.
         why: String,

@@ -32,6 +32,8 @@ mod source;
 pub mod stats;
 pub mod storage;
 pub mod weights;
+#[cfg(test)]
+mod windows_sim;
 
 pub use batch::{Batch, FieldView, WindowView};
 pub use builder::Builder;

@@ -78,7 +78,8 @@ pub struct Stats {
     pub samples_skipped: u64,
     /// Places of batches that hold another sample because their own cannot be read.
     pub samples_replaced: u64,
-    /// The samples that cannot be read, ascending; at most [`SKIPPED_MAX`](crate::order::SKIPPED_MAX).
+    /// The samples that cannot be read, ascending; at most [`SKIPPED_MAX`](crate::order::SKIPPED_MAX). Where samples are
+    /// windows, a token of each block that cannot be read, counted through all documents as they are stored.
     pub bad_samples: Vec<u64>,
     /// Samples behind the last whole global batch of an epoch that were not delivered
     /// ([`Policy::Drop`](crate::order::Policy::Drop)). This and the next two are of all ranks together, the same on each,
