@@ -343,7 +343,8 @@ pub(super) fn start(mut builder: Builder, clock: Clock) -> Result<Load> {
     let (alive, over) = channel::bounded(0);
     let engine_shared = shared.clone();
     let body = move || {
-        let _alive = alive;
+        let _alive = alive; // goes last: what is shared keeps memory
+        let engine_shared = engine_shared;
         let life = AssertUnwindSafe(|| match parts.assemble(make_ring) {
             Ok(engine) => {
                 let _ = ready.send(Ok(()));

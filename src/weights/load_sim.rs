@@ -68,7 +68,9 @@ impl Run {
         let bytes_max = [200, 5_000, 60_000][rng.below(3) as usize];
         let made: Vec<Vec<Made>> = (0..1 + rng.below(4))
             .map(|shard| {
-                (0..rng.below(30)).map(|i| checkpoints::any(&mut rng, format!("{shard}.{i}"), bytes_max)).collect()
+                (0..rng.below(30))
+                    .map(|i| checkpoints::any_tensor(&mut rng, format!("{shard}.{i}"), bytes_max))
+                    .collect()
             })
             .collect();
         let write = |(shard, own): (usize, &Vec<Made>)| {
