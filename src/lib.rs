@@ -30,7 +30,7 @@ pub mod stats;
 pub mod storage;
 pub mod weights;
 
-pub use batch::{Batch, FieldView, WindowView};
+pub use batch::{Batch, FieldView, Tensor, WindowView};
 pub use builder::Builder;
 pub use config::{PathChoice, RingChoice};
 pub use dataset::Dataset;
