@@ -12,14 +12,14 @@ use crate::device::{Device, DeviceKind, Seq};
 use crate::documents::Pieces;
 use crate::engine::{Bad, Engine, Message, Output, Shared, Stage, State, Worker};
 use crate::error::{Error, Result};
-use crate::order::{Progress, Standing};
+use crate::order::{BadSamplePolicy, Progress, Standing};
 use crate::plan::Plan;
 use crate::region::RegionPool;
 use crate::selection::Selection;
 use crate::sim::Clock;
 use crate::sizes::Sizes;
 use crate::source::Supply;
-use crate::stats::{Fallback, Setup};
+use crate::stats::{Counters, Fallback, Setup};
 use crate::storage::{
     Opening, Options, Pread, Prober, REGISTER_FORBIDDEN, ReadQueue, Registered, Ring, ShardFile, Uring,
 };
@@ -70,11 +70,12 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     // Every batch, the end of this generation, and that of the one before.
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
     let shared = Arc::new(Shared::new(device, &dataset, &selection, &supply, config.deadline));
-    let bad = Bad::new(config.bad_samples, supply.order().clone(), config.samples_max(), shared.counters.clone())?;
+    let dataset = Arc::new(dataset);
+    let bad = Bad::new(&config, &supply, &dataset, &selection, &shared.counters)?;
     let engine = Parts {
         sizes,
         bad,
-        dataset: Arc::new(dataset),
+        dataset,
         selection,
         config,
         direct,
@@ -141,22 +142,8 @@ impl Parts {
     }
 
     fn ring(&self) -> Result<(Box<dyn Ring>, Opening)> {
-        let (depth, align) = (self.config.reads_in_flight, self.config.align_bytes);
-        let threads = || -> Result<(Box<dyn Ring>, Opening)> {
-            Ok((Box::new(Pread::new(depth)?), Opening::Probed(Prober::new(false, align))))
-        };
-        if self.config.ring == RingChoice::Pread {
-            return threads();
-        }
-        match (self.config.ring, Uring::new(depth, self.config.open_files_max)) {
-            (RingChoice::Auto, Ok(ring)) => Ok((Box::new(ring), Opening::Probed(Prober::new(true, align)))),
-            (_, Ok(ring)) => Ok((Box::new(ring), Opening::Ring { direct: true })),
-            (RingChoice::Auto, Err(Error::Ring { errno, .. })) => {
-                self.shared.counters.fall_back(no_uring(errno));
-                threads()
-            }
-            (_, Err(error)) => Err(error),
-        }
+        let Config { ring, reads_in_flight, open_files_max, align_bytes, .. } = self.config;
+        choose_ring(ring, reads_in_flight, open_files_max, align_bytes, &self.shared.counters)
     }
 
     fn queue<L: crate::storage::Memory>(&self, ring: Box<dyn Ring>, opening: Opening) -> ReadQueue<L> {
@@ -190,15 +177,7 @@ impl Parts {
         };
         // SAFETY: slabs and regions are dropped after the queue (field order of `Engine`), or leaked with it.
         if let Registered::No(errno) = unsafe { queue.register_memory(base, bytes) } {
-            self.shared.counters.fall_back(Fallback {
-                instead: "memory pinned at each read instead of registered".into(),
-                reason: format!("{bytes} bytes with io_uring_register"),
-                errno: Some(errno),
-                remedy: match errno {
-                    libc::EPERM | libc::EACCES => REGISTER_FORBIDDEN,
-                    _ => "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
-                },
-            });
+            self.shared.counters.fall_back(not_registered(bytes, errno));
         }
         let (path, path_reason) = match (stage.is_some(), self.config.path) {
             (false, _) => ("direct", "the ring writes into the batch's own memory"),
@@ -217,6 +196,8 @@ impl Parts {
         let (fields, pieces) = (self.selection.len(), self.sizes.pieces);
         let views = (samples * fields).max(pieces);
         let dense = &self.selection.dense;
+        let windows = |pieces| Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces);
+        let raises = self.config.bad_samples == BadSamplePolicy::Raise;
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
         let batch = |slot| Body {
             slot: slot as u32,
@@ -224,9 +205,13 @@ impl Parts {
             epoch: 0,
             step: 0,
             samples: Vec::with_capacity(samples),
-            pieces: Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces),
+            pieces: windows(pieces),
             padded: 0,
-            places: Places { samples: Vec::with_capacity(samples), ..Places::default() },
+            places: Places {
+                samples: Vec::with_capacity(samples),
+                pieces: windows(if raises { 0 } else { pieces }),
+                ..Places::default()
+            },
             careful: false,
             standing: Standing::at(Progress::default()),
             plan: Arc::new(Plan::with_capacity(views, cuts).with_arrays(dense.len(), views, cuts)),
@@ -240,7 +225,45 @@ impl Parts {
     }
 }
 
-fn no_uring(errno: i32) -> Fallback {
+/// The ring of that choice for `depth` reads in flight over `files` open files, and how files are opened for it.
+pub(crate) fn choose_ring(
+    choice: RingChoice,
+    depth: usize,
+    files: usize,
+    align: u64,
+    counters: &Counters,
+) -> Result<(Box<dyn Ring>, Opening)> {
+    let threads = || -> Result<(Box<dyn Ring>, Opening)> {
+        Ok((Box::new(Pread::new(depth)?), Opening::Probed(Prober::new(false, align))))
+    };
+    if choice == RingChoice::Pread {
+        return threads();
+    }
+    match (choice, Uring::new(depth, files)) {
+        (RingChoice::Auto, Ok(ring)) => Ok((Box::new(ring), Opening::Probed(Prober::new(true, align)))),
+        (_, Ok(ring)) => Ok((Box::new(ring), Opening::Ring { direct: true })),
+        (RingChoice::Auto, Err(Error::Ring { errno, .. })) => {
+            counters.fall_back(no_uring(errno));
+            threads()
+        }
+        (_, Err(error)) => Err(error),
+    }
+}
+
+/// Memory could not be registered with the ring.
+pub(crate) fn not_registered(bytes: usize, errno: i32) -> Fallback {
+    Fallback {
+        instead: "memory pinned at each read instead of registered".into(),
+        reason: format!("{bytes} bytes with io_uring_register"),
+        errno: Some(errno),
+        remedy: match errno {
+            libc::EPERM | libc::EACCES => REGISTER_FORBIDDEN,
+            _ => "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
+        },
+    }
+}
+
+pub(crate) fn no_uring(errno: i32) -> Fallback {
     let (reason, remedy) = match errno {
         libc::EPERM | libc::EACCES => (
             "io_uring is forbidden here, by sysctl kernel.io_uring_disabled or by the container's seccomp profile",

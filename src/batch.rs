@@ -56,6 +56,8 @@ impl Drop for Body {
 #[derive(Default)]
 pub(crate) struct Places {
     pub(crate) samples: Vec<u64>,
+    /// Where they are windows.
+    pub(crate) pieces: Pieces,
     pub(crate) padded: u64,
     /// Position of the first.
     pub(crate) position: u64,
@@ -67,6 +69,7 @@ impl Places {
     /// No place.
     pub(crate) fn clear(&mut self) {
         self.samples.clear();
+        self.pieces.clear();
         (self.padded, self.skipped, self.replaced) = (0, 0, 0);
     }
 }

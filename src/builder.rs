@@ -57,7 +57,11 @@ impl Builder {
         /// A batch with a failed read is read again block by block; a sample is bad if one of its own blocks fails then
         /// too. Each sample's fate is decided in the order of delivery, whatever is read ahead, and travels in the
         /// cursor. A shard that is missing or has changed is an error under every policy.
-        /// [Windows](Self::windows) of tokens are always raised.
+        ///
+        /// A [window](Self::windows) of tokens is bad if a block that it needs is. What is remembered then is a token of that
+        /// block, which stands for it in every epoch; a stand-in for a [packed](Self::pack) window is one of the epoch's first
+        /// 1,024. Within a [budget](Self::budget) a stand-in is no longer than what it stands in for; a place that none is
+        /// found for, among 64, is left out.
         bad_samples: BadSamplePolicy => bad_samples = bad_samples;
         /// Batches read ahead. Default: as many as keep the storage busy.
         prefetch: usize => prefetch = Some(prefetch);

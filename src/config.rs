@@ -199,11 +199,6 @@ impl Config {
                 format!("windows are all of one size, and no {other} goes with them"),
             ));
         }
-        if self.bad_samples != BadSamplePolicy::Raise {
-            let problem =
-                "windows cannot leave out a sample, which is a part of some of them; raise, or leave the shard out";
-            return Err(Error::config("bad_samples", problem));
-        }
         let documents = Arc::new(Documents::new(dataset, &self.length(dataset)?)?);
         let schedule = |shuffle, windows| {
             if windows == 0 {

@@ -35,7 +35,7 @@ use crate::stats::Counters;
 use crate::storage::{Damage, LandingId, ReadQueue};
 
 pub(crate) use bad::Bad;
-pub(crate) use stage::{Hold, Stage};
+pub(crate) use stage::{Hold, Pinned, Stage};
 pub(crate) use work::Worker;
 
 /// What the consumer tells the engine.
@@ -249,7 +249,7 @@ impl Engine {
             if self.state.recalling || !filling.finished || self.output.is_full() {
                 return;
             }
-            match self.bad.settle(filling, &self.dataset, &self.selection, self.sizes.limits.align) {
+            match self.bad.settle(filling) {
                 Ok(true) => {}
                 Ok(false) => return self.recall(),
                 Err(error) => return self.fail(error),

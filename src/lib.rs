@@ -29,6 +29,8 @@ mod source;
 pub mod stats;
 pub mod storage;
 pub mod weights;
+#[cfg(test)]
+mod windows_sim;
 
 pub use batch::{Batch, FieldView, Tensor, WindowView};
 pub use builder::Builder;
@@ -37,5 +39,5 @@ pub use dataset::Dataset;
 pub use device::Device;
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use loader::{Epoch, Loader};
-pub use stats::{Fallback, Stats};
+pub use loader::{Epoch, Loader, Next};
+pub use stats::{Fallback, Stats, StatsReader};

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::order::{BadSamplePolicy, BadSamples, Cursor, IfChanged, Progress, Standing};
 use crate::selection::Selection;
 use crate::source::Supply;
-use crate::stats::Stats;
+use crate::stats::{Stats, StatsReader};
 
 /// Reads a dataset's samples in batches that lie in device memory.
 ///
@@ -34,6 +34,12 @@ pub struct Loader {
     standing: Standing,
     steps: Option<u64>,
     batches_max: usize,
+    /// The epoch under way.
+    under_way: Option<u64>,
+    /// Why it could not be started; said at the first wait for a batch.
+    failure: Option<Error>,
+    /// Since when the consumer has waited for a batch without any progress, and the number that would have changed.
+    waiting: Option<(Instant, u64)>,
     /// Disconnected once the engine's thread is over.
     over: Receiver<()>,
 }
@@ -88,7 +94,20 @@ impl Loader {
             }
         }
         let standing = Standing::at(Progress::default());
-        Ok(Loader { messages, output, shared, generation: 0, supply, standing, steps, batches_max, over })
+        Ok(Loader {
+            messages,
+            output,
+            shared,
+            generation: 0,
+            supply,
+            standing,
+            steps,
+            batches_max,
+            under_way: None,
+            failure: None,
+            waiting: None,
+            over,
+        })
     }
 
     /// The number of batches in an epoch, the same on every rank. `None` where batches are cut [by a
@@ -99,8 +118,8 @@ impl Loader {
 
     /// All batches of epoch `epoch`, in order. An epoch under way is given up.
     pub fn epoch(&mut self, epoch: u64) -> Epoch<'_> {
-        self.standing.start_epoch(epoch);
-        self.rest_of_epoch()
+        self.begin(epoch);
+        Epoch { loader: self }
     }
 
     /// The batches from where the run stands to the end of that epoch, in order: behind the last batch that the
@@ -125,13 +144,46 @@ impl Loader {
     /// # }
     /// ```
     pub fn rest_of_epoch(&mut self) -> Epoch<'_> {
+        self.begin_rest();
+        Epoch { loader: self }
+    }
+
+    /// Starts what [`epoch`](Self::epoch) iterates over, for callers that keep the loader and cannot keep a borrow of it:
+    /// ask for its batches with [`next_within`](Self::next_within).
+    pub fn begin(&mut self, epoch: u64) {
+        self.standing.start_epoch(epoch);
+        self.begin_rest();
+    }
+
+    /// The same for [`rest_of_epoch`](Self::rest_of_epoch).
+    pub fn begin_rest(&mut self) {
         self.generation += 1;
         while let Ok(stale) = self.output.try_recv() {
             self.give_back(stale);
         }
-        let from = self.standing.progress;
-        let failure = self.start().err();
-        Epoch { loader: self, epoch: from.epoch, failure, over: false }
+        (self.under_way, self.waiting) = (Some(self.standing.progress.epoch), None);
+        self.failure = self.start().err();
+    }
+
+    /// The next batch of the epoch that was begun, if it comes within `patience`; else [`Next::Pending`], and it may be
+    /// asked for again. So a caller can look after other things, such as signals, while it waits.
+    ///
+    /// # Errors
+    /// Those of the epoch, which then is over. A batch that does not come within the loader's deadline is one, however
+    /// short the patience.
+    pub fn next_within(&mut self, patience: Duration) -> Result<Next> {
+        let Some(epoch) = self.under_way else { return Ok(Next::End) };
+        let next = match self.failure.take() {
+            Some(error) => Err(error),
+            None => self.receive(epoch, patience),
+        };
+        if !matches!(next, Ok(Next::Batch(_) | Next::Pending)) {
+            self.under_way = None;
+        }
+        if !matches!(next, Ok(Next::Pending)) {
+            self.waiting = None;
+        }
+        next
     }
 
     /// Where the run stands: after the last batch that the consumer was given; after the last of an epoch, at the start
@@ -162,6 +214,11 @@ impl Loader {
     /// What the loader has done so far, and which way its bytes took.
     pub fn stats(&self) -> Stats {
         self.shared.counters.snapshot()
+    }
+
+    /// The same for other threads, while this one waits for a batch. It outlives the loader.
+    pub fn stats_reader(&self) -> StatsReader {
+        StatsReader(self.shared.counters.clone())
     }
 
     fn start(&self) -> Result<()> {
@@ -209,65 +266,85 @@ impl Drop for Loader {
     }
 }
 
+/// What came of waiting for a batch.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a box would be an allocation for each batch")]
+pub enum Next {
+    /// The next batch of the epoch.
+    Batch(Batch),
+    /// The epoch is over, or none was begun.
+    End,
+    /// No batch so far.
+    Pending,
+}
+
 /// The batches of one epoch. Dropping it in the middle is fine.
 ///
 /// After an error it ends; another epoch may be tried.
 pub struct Epoch<'a> {
     loader: &'a mut Loader,
-    epoch: u64,
-    failure: Option<Error>,
-    over: bool,
 }
-
-/// The consumer looks this often whether the engine still makes progress.
-const LOOK: Duration = Duration::from_millis(100);
 
 impl Iterator for Epoch<'_> {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Result<Batch>> {
-        if self.over {
-            return None;
+        loop {
+            match self.loader.next_within(Duration::MAX) {
+                Ok(Next::Batch(batch)) => return Some(Ok(batch)),
+                Ok(Next::End) => return None,
+                Ok(Next::Pending) => {}
+                Err(error) => return Some(Err(error)),
+            }
         }
-        let next = match self.failure.take() {
-            Some(error) => Some(Err(error)),
-            None => self.receive(),
-        };
-        self.over = !matches!(next, Some(Ok(_)));
-        next
     }
 }
 
-impl Epoch<'_> {
-    fn receive(&mut self) -> Option<Result<Batch>> {
-        let loader = &mut *self.loader;
-        let mut since = Instant::now();
-        let mut progress = loader.shared.progress();
+/// The consumer looks this often whether the engine still makes progress.
+const LOOK: Duration = Duration::from_millis(100);
+
+impl Loader {
+    fn receive(&mut self, epoch: u64, patience: Duration) -> Result<Next> {
+        let from = Instant::now();
         loop {
-            match loader.output.recv_timeout(LOOK) {
-                Ok(Output::Batch(body)) if body.generation == loader.generation => {
-                    loader.standing = body.standing.clone();
-                    return Some(Ok(Batch::new(body, loader.messages.clone(), loader.shared.clone())));
+            let left = patience.saturating_sub(from.elapsed());
+            match self.output.recv_timeout(left.min(LOOK)) {
+                Ok(Output::Batch(body)) if body.generation == self.generation => {
+                    self.standing = body.standing.clone();
+                    return Ok(Next::Batch(Batch::new(body, self.messages.clone(), self.shared.clone())));
                 }
-                Ok(Output::Failed(generation, error)) if generation == loader.generation => return Some(Err(error)),
-                Ok(Output::End(generation)) if generation == loader.generation => {
+                Ok(Output::Failed(generation, error)) if generation == self.generation => return Err(error),
+                Ok(Output::End(generation)) if generation == self.generation => {
                     // Known from the last batch, except where what was left of the epoch had none.
-                    loader.standing.start_epoch(self.epoch + 1);
-                    return None;
+                    self.standing.start_epoch(epoch + 1);
+                    return Ok(Next::End);
                 }
-                Ok(stale) => loader.give_back(stale),
-                Err(RecvTimeoutError::Disconnected) => return Some(Err(loader.stopped())),
+                Ok(stale) => self.give_back(stale),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.stopped()),
                 Err(RecvTimeoutError::Timeout) => {
-                    let now = loader.shared.progress();
-                    if now != progress {
-                        (progress, since) = (now, Instant::now());
-                    }
-                    // The engine reports a stalled read itself, and first: it knows which one.
-                    if since.elapsed() > loader.shared.deadline + 10 * LOOK {
-                        return Some(Err(loader.stalled(since.elapsed())));
+                    self.look()?;
+                    if from.elapsed() >= patience {
+                        return Ok(Next::Pending);
                     }
                 }
             }
+        }
+    }
+
+    /// An error if there has been no progress for too long.
+    fn look(&mut self) -> Result<()> {
+        let progress = self.shared.progress();
+        let since = match self.waiting {
+            Some((since, same)) if same == progress => since,
+            _ => {
+                self.waiting = Some((Instant::now(), progress));
+                return Ok(());
+            }
+        };
+        // The engine reports a stalled read itself, and first: it knows which one.
+        match since.elapsed() {
+            waited if waited > self.shared.deadline + 10 * LOOK => Err(self.stalled(waited)),
+            _ => Ok(()),
         }
     }
 }

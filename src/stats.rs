@@ -50,6 +50,8 @@ pub struct Stats {
     pub batches: u64,
     /// Samples in them.
     pub samples: u64,
+    /// Tensors handed to the consumer, each once for every device; 0 where batches are loaded.
+    pub tensors: u64,
     /// Payload bytes in them.
     pub bytes_wanted: u64,
     /// Bytes asked of the storage, alignment and gaps included.
@@ -78,7 +80,8 @@ pub struct Stats {
     pub samples_skipped: u64,
     /// Places of batches that hold another sample because their own cannot be read.
     pub samples_replaced: u64,
-    /// The samples that cannot be read, ascending; at most [`SKIPPED_MAX`](crate::order::SKIPPED_MAX).
+    /// The samples that cannot be read, ascending; at most [`SKIPPED_MAX`](crate::order::SKIPPED_MAX). Where samples are
+    /// windows, a token of each block that cannot be read, counted through all documents as they are stored.
     pub bad_samples: Vec<u64>,
     /// Samples behind the last whole global batch of an epoch that were not delivered
     /// ([`Policy::Drop`](crate::order::Policy::Drop)). This and the next two are of all ranks together, the same on each,
@@ -97,11 +100,23 @@ pub struct Stats {
     pub waits_for_slab: u64,
 }
 
+/// Reads the [`Stats`] of a loader from any thread; see [`Loader::stats_reader`](crate::Loader::stats_reader).
+#[derive(Debug, Clone)]
+pub struct StatsReader(pub(crate) Arc<Counters>);
+
+impl StatsReader {
+    /// What the loader has done so far.
+    pub fn stats(&self) -> Stats {
+        self.0.snapshot()
+    }
+}
+
 /// The engine's side of [`Stats`]: written by one thread, read by any.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) batches: Counter,
     pub(crate) samples: Counter,
+    pub(crate) tensors: Counter,
     pub(crate) bytes_wanted: Counter,
     pub(crate) bytes_read: Counter,
     pub(crate) reads: Counter,
@@ -174,6 +189,7 @@ impl Counters {
             fallbacks: self.fallbacks.lock().unwrap_or_else(|e| e.into_inner()).clone(),
             batches: self.batches.get(),
             samples: self.samples.get(),
+            tensors: self.tensors.get(),
             bytes_wanted: self.bytes_wanted.get(),
             bytes_read: self.bytes_read.get(),
             reads: self.reads.get(),

@@ -3,10 +3,11 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use common::{bytes_of, disk_directory, write_shard};
 use strait::order::{Policy, Rank, Shuffle};
-use strait::{Builder, Dataset, Device, Loader, PathChoice, RingChoice};
+use strait::{Builder, Dataset, Device, Error, Loader, Next, PathChoice, RingChoice};
 
 const RINGS: [RingChoice; 3] = [RingChoice::Auto, RingChoice::Uring, RingChoice::Pread];
 
@@ -61,6 +62,49 @@ fn every_sample_arrives_once_and_whole() {
             }
         }
     }
+}
+
+/// For callers that cannot keep a borrow, and have to look after signals while they wait.
+///
+/// Mutant that this catches: a short patience starts the deadline anew each time.
+#[test]
+fn a_batch_may_be_waited_for_in_slices() {
+    let directory = disk_directory();
+    let paths = [write_shard(directory.path(), 4, 64 * 4096)];
+    let deadline = Duration::from_millis(300);
+    let dataset = Dataset::records(&paths, 4096).unwrap();
+    let builder = Loader::builder(dataset).device(Device::host()).batch_size(16).hold(1).prefetch(1);
+    let mut loader = builder.deadline(deadline).build().unwrap();
+    assert!(matches!(loader.next_within(Duration::MAX).unwrap(), Next::End), "nothing was begun");
+    for epoch in 0..2 {
+        loader.begin(epoch);
+        let mut steps = Vec::new();
+        loop {
+            match loader.next_within(Duration::ZERO).unwrap() {
+                Next::Batch(batch) => steps.push((batch.epoch(), batch.step())),
+                Next::Pending => std::thread::yield_now(),
+                Next::End => break,
+            }
+        }
+        assert_eq!(steps, (0..4).map(|step| (epoch, step)).collect::<Vec<_>>());
+        assert!(matches!(loader.next_within(Duration::ZERO).unwrap(), Next::End));
+    }
+    loader.begin(2);
+    let mut held = Vec::new();
+    let error = loop {
+        match loader.next_within(Duration::from_millis(10)) {
+            Ok(Next::Batch(batch)) => held.push(batch),
+            Ok(Next::Pending) => {}
+            Ok(Next::End) => panic!("more batches than there is room for"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&error, Error::Timeout { what, .. } if what.contains("free region")), "{error}");
+    assert!(matches!(loader.next_within(Duration::MAX).unwrap(), Next::End), "over after an error");
+    let progress = loader.stats_reader();
+    let steps = loader.stats().batches;
+    drop(loader);
+    assert_eq!(progress.stats().batches, steps);
 }
 
 /// A process that a launcher started reads its own slice; what contradicts itself is refused. Environment variables are a

@@ -41,6 +41,20 @@ pub(super) fn read_at(file: &File, path: &Path, offset: u64, buffer: &mut [u8]) 
     Ok(got)
 }
 
+/// All of a file of at most `bytes_max`.
+pub(super) fn read_whole(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
+    let (file, bytes) = open_file(path)?;
+    if bytes > bytes_max {
+        let problem = format!("{bytes} bytes; at most {bytes_max} are read: is this the right file?");
+        return Err(Error::format(path, 0, problem));
+    }
+    let mut whole = vec![0; bytes as usize];
+    match read_at(&file, path, 0, &mut whole)? as u64 {
+        got if got == bytes => Ok(whole),
+        got => Err(Error::Truncated { path: path.into(), offset: 0, want: bytes, got }),
+    }
+}
+
 /// How many shards are looked at at a time: it waits for storage more than it computes, so this is not the number of
 /// processors, and it bounds the open files.
 const THREADS_MAX: usize = 16;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::files::{open_file, read_at};
 use super::options::Options;
 use super::table::Table;
-use super::{Field, records, webdataset};
+use super::{Field, litdata, mds, megatron, npy, records, rows, tfrecord, tokens, webdataset};
 use crate::error::{Error, Result};
 
 /// How the bytes of a shard are laid out. The names never change: sidecars and cursors hold them.
@@ -82,7 +82,17 @@ pub(super) struct Reader {
 }
 
 /// Asked in this order; the first that says yes reads the file.
-pub(super) static READERS: [Reader; 2] = [webdataset::READER, records::READER];
+pub(super) static READERS: [Reader; 9] = [
+    webdataset::READER,
+    megatron::READER,
+    mds::READER,
+    litdata::READER,
+    npy::READER,
+    rows::READER,
+    tfrecord::READER,
+    tokens::READER,
+    records::READER,
+];
 
 /// What a reader says to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

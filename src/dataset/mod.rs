@@ -2,32 +2,42 @@
 //!
 //! A [`Dataset`] knows extents, never payload: opening one reads headers and indexes only.
 
-#[allow(dead_code, reason = "formats follow")]
 mod beneath;
-#[allow(dead_code, reason = "formats follow")]
+#[allow(dead_code, reason = "sidecars follow")]
 mod body;
-#[allow(dead_code, reason = "formats follow")]
+#[allow(dead_code, reason = "sidecars follow")]
 mod builder;
 mod concat;
 mod files;
 mod fingerprint;
-#[allow(dead_code, reason = "formats follow")]
+#[allow(dead_code, reason = "sidecars follow")]
 mod format;
+mod litdata;
+mod mds;
+mod megatron;
 mod merge;
+mod npy;
 mod open;
 mod options;
+mod parse;
 mod records;
 mod refused;
-#[allow(dead_code, reason = "formats follow")]
+mod rows;
+mod sized;
+#[allow(dead_code, reason = "sidecars follow")]
 mod table;
 mod tar;
+mod tfrecord;
+mod tokens;
 mod webdataset;
+mod window;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 pub use format::Format;
 pub use options::Options;
+pub use tfrecord::varints;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::files::side_by_side;
 use super::format::{Format, Look, Reader, Source, Verdict, reader};
 use super::options::Options;
-use super::{Dataset, merge, refused};
+use super::{Dataset, megatron, merge, refused};
 use crate::error::{Error, Result};
 
 /// What the names of sidecar indexes end in.
@@ -62,6 +62,7 @@ pub(super) fn sources<P: AsRef<Path>>(paths: &[P], options: &Options) -> Result<
 /// Adds the file, or the directory's files, with who reads them.
 fn expand(path: &Path, options: &Options, files: &mut Vec<(PathBuf, &'static Reader)>) -> Result<()> {
     let open_error = |e| Error::open(path, &e);
+    let path = &megatron::index_of(path).unwrap_or_else(|| path.to_owned());
     if !fs::metadata(path).map_err(open_error)?.is_dir() {
         files.push((path.to_owned(), reader_of(path, options)?));
         return Ok(());
@@ -123,10 +124,11 @@ fn reader_of(path: &Path, options: &Options) -> Result<&'static Reader> {
         return reader(format);
     }
     let look = Look::at(path)?;
-    match (look.reader(), options.record_bytes) {
-        (Some((reader, _)), _) => Ok(reader),
-        (None, Some(_)) => reader(Format::Records),
-        (None, None) => Err(unknown(&look)),
+    match (look.reader(), options.record_bytes, options.dtype) {
+        (Some((reader, _)), ..) => Ok(reader),
+        (None, Some(_), _) => reader(Format::Records),
+        (None, None, Some(_)) => reader(Format::Tokens),
+        (None, None, None) => Err(unknown(&look)),
     }
 }
 

@@ -13,6 +13,8 @@ pub struct Options {
     pub(super) dtype: Option<DType>,
     pub(super) record_bytes: Option<u64>,
     pub(super) index_dir: Option<PathBuf>,
+    pub(super) examples: Option<bool>,
+    pub(super) verify: bool,
 }
 
 impl Options {
@@ -41,6 +43,22 @@ impl Options {
     #[must_use]
     pub fn index_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.index_dir = Some(directory.into());
+        self
+    }
+
+    /// Whether the records of a TFRecord file are `tf.train.Example`s, whose features become fields; `false` for whole
+    /// records. Default: what the first record is.
+    #[must_use]
+    pub fn examples(mut self, examples: bool) -> Self {
+        self.examples = Some(examples);
+        self
+    }
+
+    /// Reads the shards whole as they are indexed, and compares the checksums that their format has: those of TFRecord.
+    /// Default: only what says where samples lie is read.
+    #[must_use]
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.verify = verify;
         self
     }
 

@@ -53,8 +53,8 @@ pub(crate) struct Stage {
     _pinned: Pinned,
 }
 
-/// The arena of the slabs, pinned with the device.
-struct Pinned {
+/// The arena of slabs, pinned with a device.
+pub(crate) struct Pinned {
     device: Device,
     arena: Arc<Arena>,
 }
@@ -71,10 +71,7 @@ impl Stage {
         // First, so that nothing is pinned when it fails.
         let stream = device.raw().stream()?;
         let pool = SlabPool::new(slabs, slab_bytes)?;
-        let arena = pool.arena().clone();
-        // SAFETY: `Pinned` keeps the mapping until it has unpinned it, or for ever.
-        unsafe { device.raw().pin(arena.base(), arena.bytes()) }?;
-        let pinned = Pinned { device: device.clone(), arena };
+        let pinned = Pinned::new(device, pool.arena())?;
         Ok(Stage {
             copies: CopyQueue::new(stream, slabs + gathers).drop_wait(deadline),
             slabs: pool,
@@ -84,11 +81,19 @@ impl Stage {
     }
 }
 
+impl Pinned {
+    pub(crate) fn new(device: &Device, arena: &Arc<Arena>) -> Result<Pinned> {
+        // SAFETY: this value keeps the mapping until it has unpinned it, or for ever.
+        unsafe { device.raw().pin(arena.base(), arena.bytes()) }?;
+        Ok(Pinned { device: device.clone(), arena: arena.clone() })
+    }
+}
+
 impl Drop for Pinned {
     fn drop(&mut self) {
         // Slabs that reads or copies never gave back hold the arena: it stays mapped then, and pinned.
         if Arc::strong_count(&self.arena) == 1 {
-            // SAFETY: pinned in `Stage::new`; every slab is gone, so no copy reads the arena any more.
+            // SAFETY: pinned in `new`; every slab is gone, so no copy reads the arena any more.
             if let Err(error) = unsafe { self.device.raw().unpin(self.arena.base()) } {
                 let bytes = self.arena.bytes();
                 tracing::warn!(%error, bytes, "pinned memory could not be taken back; it is leaked, not freed");

@@ -7,13 +7,12 @@
 
 mod header;
 mod pax;
-mod window;
 
 use std::path::Path;
 
+use super::window::Window;
 use crate::error::{Error, Result};
 use header::{BLOCK, Header, Kind};
-use window::Window;
 
 /// The largest PAX header or GNU long name that is taken into memory. Real ones hold a path and perhaps some extended
 /// attributes, which Linux limits to 64 KiB each.

@@ -1,14 +1,16 @@
-//! The few bytes of a tar file that an index needs, read with few calls.
+//! The few bytes of a shard that an index needs, read with few calls.
 
 use std::fs::File;
 use std::path::Path;
 
-use super::header::BLOCK;
-use crate::dataset::files::{open_file, read_at};
+use super::files::{open_file, read_at};
 use crate::error::{Error, Result};
 
 /// Reads end at a multiple of this, in bytes: the page cache fetches no less, so a shorter read saves nothing.
 const PAGE: u64 = 4096;
+
+/// The unit of a tar file.
+const BLOCK: u64 = 512;
 
 /// What a read behind a hop is for, in bytes: a member's header and, before it, a PAX header with one block of body.
 /// A second read for them would look like sequential reading, and the kernel would read ahead into payload.
@@ -62,7 +64,7 @@ impl<'a> Window<'a> {
     }
 
     /// What the window holds from `offset` on; never empty.
-    fn from(&mut self, offset: u64) -> Result<&[u8]> {
+    pub(super) fn from(&mut self, offset: u64) -> Result<&[u8]> {
         let end = self.start + self.data.len() as u64;
         if !(self.start..end).contains(&offset) {
             self.fill(offset, end)?;

@@ -1,0 +1,2 @@
+//! Makes, installs and checks what cargo alone cannot.
+fn main() {}
