@@ -161,8 +161,8 @@ impl Builder {
     /// before, over the documents one after another as they are stored. [`batch_size`](Self::batch_size) counts windows,
     /// [`shuffle`](Self::shuffle) shuffles windows. See [`Batch::window`].
     ///
-    /// Documents that cannot be read are [raised](Self::bad_samples). A document is a sample; in raw files
-    /// ([`Dataset::records`]) it is a whole shard. Takes 8 bytes per document. Tokens at the very end that fill no window
+    /// Documents that cannot be read are [raised](Self::bad_samples). A document is a sample; where samples
+    /// are records ([`Dataset::records`]) or single numbers, it is a whole shard. Takes 8 bytes per document. Tokens at the very end that fill no window
     /// are in none.
     pub fn windows(mut self, window_tokens: u64, stride_tokens: u64) -> Builder {
         self.config.windows = Some(Windows::Stored { window_tokens, stride_tokens });
@@ -181,6 +181,8 @@ impl Builder {
     }
 
     /// Measures samples in tokens: items of `item_bytes` bytes in `field`. A sample without that field has none.
+    ///
+    /// Default for windows and packing: the dataset's only field, where its format says that it is made of integers.
     pub fn tokens(mut self, field: &str, item_bytes: u64) -> Builder {
         self.config.tokens = Some((field.into(), item_bytes));
         self
@@ -211,6 +213,7 @@ impl Builder {
             tracing::warn!("this is rank {rank} of {world}, and reads what every other rank reads: see rank_from_env");
         }
         let device = device.map_or_else(|| Device::for_rank(config.rank), Ok)?;
+        let config = config.with_tokens_of(&dataset);
         let frame = assembly::frame(dataset, device, config, Clock::real())?;
         Loader::launch(frame, make_ring)
     }

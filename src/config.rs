@@ -225,6 +225,16 @@ impl Config {
         self.windows.map_or(0, Windows::tokens)
     }
 
+    /// Fills in what a token is where windows are asked for, and the dataset leaves one answer.
+    pub(crate) fn with_tokens_of(mut self, dataset: &Dataset) -> Config {
+        if let (Some(_), None, [field]) = (&self.windows, &self.tokens, dataset.fields())
+            && let Some(dtype) = field.dtype.filter(|dtype| dtype.is_integer())
+        {
+            self.tokens = dtype.bytes().map(|bytes| (field.name.to_string(), bytes));
+        }
+        self
+    }
+
     pub(crate) fn length(&self, dataset: &Dataset) -> Result<Length> {
         let tokens = self.tokens.as_ref().map(|(field, item_bytes)| (field.as_str(), *item_bytes));
         Length::new(dataset, &self.selection(dataset)?, tokens)

@@ -10,7 +10,7 @@
 //! ```
 
 use crate::config::Config;
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Shard};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::memory::Arena;
@@ -146,9 +146,9 @@ impl BatchBytes {
         let arrays = array_bytes(&config.selection(dataset)?, direct);
         let (_, item_bytes) = length.tokens().unwrap_or((0, 1));
         let shard_bytes = dataset.shards().iter().map(|shard| shard.bytes).sum::<u64>();
-        let mean = match dataset.format() {
-            "records" => (shard_bytes / item_bytes / dataset.shards().len().max(1) as u64).max(1),
-            _ => length.mean(dataset),
+        let mean = match dataset.shards().iter().any(Shard::is_one_document) {
+            true => (shard_bytes / item_bytes / dataset.shards().len().max(1) as u64).max(1),
+            false => length.mean(dataset),
         };
         let (samples, tokens) = (config.batch_size as u64, config.window_tokens());
         let pieces = (tokens / mean).saturating_add(2).min(tokens.max(1));
