@@ -195,6 +195,20 @@ impl Table {
         Ok(largest.into())
     }
 
+    /// The largest row, these of the dataset's fields together, or a bound for it where an index has one.
+    pub(super) fn largest_of(&self, fields: &[usize], shard_bytes: u64) -> u64 {
+        let columns = || fields.iter().filter_map(|&field| self.column(field));
+        if let Some(largest) = &self.largest {
+            let sum = columns().map(|column| largest[column]).fold(0, u64::saturating_add);
+            return sum.min(largest[self.columns()]);
+        }
+        let len = |row, column| self.cell(row, column, shard_bytes).ok().flatten().map_or(0, |entry| entry.len);
+        let sample = |row| columns().map(|column| len(row, column)).fold(0, u64::saturating_add);
+        // Where one sample is as long as another, one says it.
+        let rows = if self.is_even() { self.rows.min(1) } else { self.rows };
+        (0..rows).map(sample).max().unwrap_or(0)
+    }
+
     /// That all of an index is as it was written.
     ///
     /// # Errors
