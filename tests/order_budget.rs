@@ -186,3 +186,25 @@ fn golden_bucketing_of_version_1() {
     ];
     assert_eq!(samples, golden);
 }
+
+/// Going on looks at the samples of the next step, and of the bucketing window they are in, and at no others.
+#[test]
+fn going_on_takes_no_walk() {
+    let order = Order::new(Shuffle::Full, 1 << 40, 1).unwrap();
+    let budget = Budget { samples_max: 20, cost_max: 100, cost: Cost::Sum };
+    for (bucketing, most) in [(Bucketing::NONE, 2 * 21), (Bucketing { window: 1 << 10, run: 64 }, 2 << 10)] {
+        let rank = Rank::new(1, 2).unwrap();
+        let schedule = BudgetSchedule::new(order.clone(), bucketing, budget, rank, Policy::Drop).unwrap();
+        for consumed in [0, 1 << 39, (1 << 40) - 50] {
+            let looks = std::cell::Cell::new(0);
+            let len_of = |_| {
+                looks.set(looks.get() + 1);
+                9
+            };
+            let mut steps = schedule.steps(Progress { epoch: 3, consumed }).unwrap();
+            let mut samples = Vec::new();
+            assert_eq!((steps.next(len_of, &mut samples).unwrap(), samples.len()), (Some(0), 11));
+            assert!(looks.get() <= most, "{} looks at {consumed}, {bucketing:?}", looks.get());
+        }
+    }
+}

@@ -123,3 +123,23 @@ fn golden_packing_of_version_1() {
         (golden, PackerState { document: 5, token: 10 })
     );
 }
+
+/// Going on from a cursor looks at the documents of the next window and at no others, however far the epoch has come.
+#[test]
+fn going_on_takes_no_walk() {
+    let order = Order::new(Shuffle::Full, 1 << 40, 1).unwrap();
+    let packer = Packer::new(order, 100, 7 << 40).unwrap();
+    for consumed in [0, 1 << 36, packer.windows() - 1] {
+        let state = PackerState { document: consumed * 100 / 7, token: consumed * 100 % 7 };
+        let mut packing = packer.resume(Progress { epoch: 3, consumed }, state);
+        let looks = std::cell::Cell::new(0);
+        let tokens_of = |_| {
+            looks.set(looks.get() + 1);
+            7
+        };
+        let mut pieces = Vec::new();
+        packing.window(consumed, tokens_of, &mut pieces, &mut Vec::new()).unwrap();
+        assert_eq!(pieces.iter().map(|piece| piece.tokens).sum::<u64>(), 100);
+        assert_eq!(looks.get(), pieces.len(), "at window {consumed}");
+    }
+}
