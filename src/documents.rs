@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use crate::dataset::{Dataset, Extent};
+use crate::dataset::{Dataset, Extent, Shard};
 use crate::error::{Error, Result};
 use crate::length::Length;
 use crate::order::{Piece, TokenWindows};
@@ -18,21 +18,21 @@ use crate::order::{Piece, TokenWindows};
 pub(crate) struct Documents {
     /// Of each document, and the total.
     first_token: Vec<u64>,
-    /// A document is a whole shard of raw tokens: where each starts. Else it is a sample's field.
-    shards: Option<Vec<Extent>>,
+    /// Where each is, where some are whole shards of tokens. Else each is a sample's field.
+    places: Option<Vec<Option<Extent>>>,
     field: usize,
     item_bytes: u64,
 }
 
 impl Documents {
-    /// A document is a sample; in raw files, whose records are no documents, a shard.
+    /// A document is a sample; in shards whose samples are no documents, the shard.
     pub(crate) fn new(dataset: &Dataset, length: &Length) -> Result<Documents> {
         let Some((field, item_bytes)) = length.tokens() else {
             return Err(Error::config("tokens", "windows need to know what a token is: give Builder::tokens"));
         };
-        let shards = (dataset.format() == "records").then(|| whole_shards(dataset, field));
-        let mut documents = Documents { first_token: vec![0], shards, field, item_bytes };
-        let count = documents.shards.as_ref().map_or(dataset.len(), |shards| shards.len() as u64);
+        let places = dataset.shards().iter().any(Shard::is_one_document).then(|| places(dataset, field));
+        let mut documents = Documents { first_token: vec![0], places, field, item_bytes };
+        let count = documents.places.as_ref().map_or(dataset.len(), |places| places.len() as u64);
         documents.first_token.reserve_exact(count as usize);
         let mut total = 0;
         for document in 0..count {
@@ -118,8 +118,8 @@ impl Documents {
     }
 
     fn whole(&self, dataset: &Dataset, document: u64) -> Option<Extent> {
-        match &self.shards {
-            Some(shards) => Some(shards[document as usize]),
+        match &self.places {
+            Some(places) => places[document as usize],
             None => dataset.extent(document, self.field),
         }
     }
@@ -136,16 +136,22 @@ pub(crate) fn blocks(extent: Extent, align: u64) -> Range<u64> {
     extent.offset / align * align..(extent.offset + extent.len).next_multiple_of(align)
 }
 
-fn whole_shards(dataset: &Dataset, field: usize) -> Vec<Extent> {
+/// Of every document, some of which are shards.
+fn places(dataset: &Dataset, field: usize) -> Vec<Option<Extent>> {
+    let mut places = Vec::new();
     let mut sample = 0;
-    let mut whole = |(number, shard): (usize, &crate::dataset::Shard)| {
-        let records = shard.samples();
-        let first = (records > 0).then(|| dataset.extent(sample, field)).flatten();
-        sample += records;
-        let none = Extent { shard: number as u32, offset: 0, len: 0 };
-        first.map_or(none, |first| Extent { len: first.len * records, ..first })
-    };
-    dataset.shards().iter().enumerate().map(&mut whole).collect()
+    for shard in dataset.shards() {
+        let samples = sample..sample + shard.samples();
+        sample = samples.end;
+        if !shard.is_one_document() {
+            places.extend(samples.map(|sample| dataset.extent(sample, field)));
+        } else if !samples.is_empty() {
+            // Its samples lie one behind another.
+            let first = dataset.extent(samples.start, field);
+            places.push(first.map(|first| Extent { len: first.len * shard.samples(), ..first }));
+        }
+    }
+    places
 }
 
 /// The pieces of a batch's windows. Reused from batch to batch.

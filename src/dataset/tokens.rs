@@ -152,12 +152,8 @@ fn llm_c(start: &[u8], file_bytes: u64) -> Result<Tokens, Problem> {
 }
 
 fn item_bytes(dtype: DType) -> Result<u64, Problem> {
-    let integer = matches!(
-        dtype,
-        DType::U8 | DType::I8 | DType::U16 | DType::I16 | DType::U32 | DType::I32 | DType::U64 | DType::I64
-    );
     match dtype.bytes() {
-        Some(bytes) if integer => Ok(bytes),
+        Some(bytes) if dtype.is_integer() => Ok(bytes),
         _ => Err(Problem::new(0, format!("tokens of type {dtype}: they are integers, from u8 to i64"))),
     }
 }

@@ -5,6 +5,7 @@
 //! and drain by counting.
 
 mod files;
+mod new_file;
 mod pread;
 mod probe;
 mod queue;
@@ -13,6 +14,7 @@ mod uring;
 mod writes;
 
 pub use files::{Opening, ShardFile};
+pub(crate) use new_file::{DIRECT_ALIGN, NewFile, sync_directory, write_small};
 pub use pread::Pread;
 pub use probe::{Mode, Probed, Prober, Way, buffered, dio_align};
 pub use queue::{Accepted, Damage, Landed, LandingId, Memory, Options, ReadQueue, Want};

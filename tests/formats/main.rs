@@ -294,6 +294,64 @@ fn an_index_names_files_beneath_its_directory_only() {
     }
 }
 
+/// All windows of an epoch, as their bytes.
+fn windows(dataset: &Dataset, window_tokens: u64) -> Vec<Vec<u8>> {
+    let builder =
+        Loader::builder(dataset.clone()).device(Device::host()).batch_size(3).windows(window_tokens, window_tokens);
+    let mut windows = Vec::new();
+    for batch in builder.build().unwrap().epoch(0) {
+        let batch = batch.unwrap();
+        for i in 0..batch.len() - batch.padded() as usize {
+            let view = batch.window(i).unwrap();
+            let pieces = (0..view.pieces.len()).flat_map(|piece| view.bytes.host_bytes(piece).unwrap().unwrap());
+            windows.push(pieces.copied().collect());
+        }
+    }
+    windows
+}
+
+#[test]
+fn windows_go_over_the_tokens_of_every_format_that_has_some() {
+    let dir = disk_directory();
+    // Two shards of 16-bit tokens, whose documents are not as long as windows.
+    let documents: Vec<Vec<u8>> = [6, 0, 1000, 2, 602, 4098].map(|len| bytes_of(len, 0, len)).into();
+    let (one, two) = documents.split_at(3);
+    let all = documents.concat();
+    let want: Vec<Vec<u8>> = all.chunks_exact(2 * 50).map(<[u8]>::to_vec).collect();
+    let both = |name: &str, write: &dyn Fn(PathBuf, &[Vec<u8>]) -> PathBuf| {
+        [("a", one), ("b", two)].map(|(prefix, documents)| write(dir.path().join(format!("{prefix}{name}")), documents))
+    };
+    let raw = |path: PathBuf, documents: &[Vec<u8>]| {
+        std::fs::write(&path, documents.concat()).unwrap();
+        path
+    };
+    let rows = |path: PathBuf, documents: &[Vec<u8>]| {
+        let tokens: Vec<Vec<u8>> = documents.concat().chunks(2).map(<[u8]>::to_vec).collect();
+        writers::npy(path, 1, "<u2", "", &tokens)
+    };
+    let datasets = [
+        Dataset::options().dtype(DType::U16).open(&both(".bin", &raw)),
+        Dataset::open(&both(".ds", &|path, documents| writers::ds(path, 2, documents))),
+        Dataset::open(&both("-l.bin", &|path, documents| writers::llm_c(path, 2, &documents.concat()))),
+        Dataset::open(&both("-m", &|path, documents| writers::megatron(&path, 8, 2, documents, None))),
+        Dataset::open(&both(".npy", &rows)),
+    ];
+    let datasets = datasets.map(Result::unwrap);
+    for dataset in &datasets {
+        assert_eq!(windows(dataset, 50), want, "{}", dataset.format());
+    }
+    // Joined with others, single numbers stay what they are.
+    let joined = Dataset::concat(vec![datasets[4].clone()]).unwrap();
+    assert_eq!(windows(&joined, 50), want);
+    let items: Vec<Vec<Vec<u8>>> = documents.iter().map(|tokens| vec![tokens.clone()]).collect();
+    let litdata = open(&writers::litdata(dir.path(), "TokensLoader", &["no_header_tensor:20"], &items));
+    assert_eq!(windows(&litdata, 50), want);
+    let records =
+        Loader::builder(Dataset::records(&both(".bin", &raw), 2).unwrap()).device(Device::host()).windows(5, 5);
+    let Err(error) = records.build() else { panic!("records do not say what they are") };
+    assert!(error.to_string().contains("Builder::tokens"), "{error}");
+}
+
 #[test]
 fn a_megatron_index_that_leads_out_of_its_bin_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
