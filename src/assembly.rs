@@ -1,5 +1,7 @@
 //! Puts an engine together: sums first, then memory, ring and stream, on the thread that will own them.
 
+mod way;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +10,9 @@ use crossbeam::channel::{self, Receiver, Sender};
 use crate::batch::{Body, Places};
 use crate::config::{Config, PathChoice, RingChoice};
 use crate::dataset::Dataset;
-use crate::device::{Device, DeviceKind, Seq};
+use crate::device::{Device, Seq};
 use crate::documents::Pieces;
-use crate::engine::{Bad, Engine, Message, Output, Shared, Stage, State};
+use crate::engine::{Bad, Engine, Gate, Message, Output, Shared, Stage, State};
 use crate::error::{Error, Result};
 use crate::order::{Progress, Standing};
 use crate::plan::Plan;
@@ -21,8 +23,10 @@ use crate::sizes::Sizes;
 use crate::source::Supply;
 use crate::stats::{Fallback, Setup};
 use crate::storage::{
-    Opening, Options, Pread, Prober, REGISTER_FORBIDDEN, ReadQueue, Registered, Ring, ShardFile, Uring,
+    Cufile, Opening, Options, Pread, Prober, REGISTER_FORBIDDEN, ReadQueue, Registered, Ring, ShardFile, Uring,
 };
+
+use way::Way;
 
 /// Makes a ring for so many reads in flight.
 pub(crate) type MakeRing = Box<dyn FnOnce(usize) -> Result<Box<dyn Ring>> + Send>;
@@ -43,7 +47,7 @@ pub(crate) struct Parts {
     selection: Selection,
     config: Config,
     bad: Bad,
-    direct: bool,
+    way: Way,
     clock: Clock,
     shared: Arc<Shared>,
     messages: Receiver<Message>,
@@ -61,15 +65,16 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
         let shards = dataset.shards().len();
         return Err(Error::config("dataset", format!("no sample in its {shards} files; check the paths")));
     }
-    let direct = device.kind() == DeviceKind::Host && config.path == PathChoice::Auto;
     let supply = config.supply(&dataset)?;
     let selection = config.selection(&dataset)?;
-    let sizes = config.sizes(&dataset, &device, direct)?;
+    let (way, refusal) = way::choose(&device, &dataset, &config)?;
+    let sizes = config.sizes(&dataset, &device, way.is_direct())?;
     // Every batch may be on its way back at once, and an epoch, a stop, and a few more that the engine has not seen.
     let (messages, inbox) = channel::bounded(sizes.batches_max + 8);
     // Every batch, the end of this generation, and that of the one before.
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
     let shared = Arc::new(Shared::new(device, &dataset, &selection, &supply, config.deadline));
+    refusal.into_iter().for_each(|refusal| shared.counters.fall_back(refusal));
     let bad = Bad::new(config.bad_samples, supply.order().clone(), config.samples_max(), shared.counters.clone())?;
     let engine = Parts {
         sizes,
@@ -77,7 +82,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
         dataset: Arc::new(dataset),
         selection,
         config,
-        direct,
+        way,
         clock,
         shared: shared.clone(),
         messages: inbox,
@@ -96,6 +101,7 @@ impl Parts {
             None => self.ring()?,
         };
         let device = self.shared.device.clone();
+        let in_place = ring.writes_to_device();
         let region_bytes = self.sizes.region_bytes as usize;
         let regions = RegionPool::new(
             &device,
@@ -105,7 +111,7 @@ impl Parts {
             self.config.deadline,
         )?;
         let slab_bytes = self.sizes.limits.block_bytes as usize;
-        let stage = match self.direct {
+        let stage = match self.way.is_direct() {
             true => None,
             false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes, self.config.deadline)?),
         };
@@ -119,6 +125,7 @@ impl Parts {
         Ok(Engine {
             queue,
             stage,
+            gate: if in_place { Some(Gate::new(&device, self.sizes.batches_max)?) } else { None },
             regions,
             dataset: self.dataset,
             selection: self.selection,
@@ -138,6 +145,13 @@ impl Parts {
         let threads = || -> Result<(Box<dyn Ring>, Opening)> {
             Ok((Box::new(Pread::new(depth)?), Opening::Probed(Prober::new(false, align))))
         };
+        if let Way::Cufile { compat } = self.way {
+            self.shared.device.raw().make_current()?;
+            let enter = way::enter(&self.shared.device);
+            // It is open by now: a read has been tried.
+            let ring = Cufile::new(depth, compat, &enter, self.config.deadline).map_err(way::broken)?;
+            return Ok((Box::new(ring), Opening::Ring { direct: true }));
+        }
         if self.config.ring == RingChoice::Pread {
             return threads();
         }
@@ -179,29 +193,35 @@ impl Parts {
             Some(stage) => {
                 (stage.slabs.arena().base(), stage.slabs.arena().bytes(), stage.slabs.arena().pages().as_str())
             }
-            None => (regions.host().expect("the host's own memory"), regions.bytes(), regions.pages()),
+            None => (regions.first_byte(), regions.bytes(), regions.pages()),
         };
         // SAFETY: slabs and regions are dropped after the queue (field order of `Engine`), or leaked with it.
         if let Registered::No(errno) = unsafe { queue.register_memory(base, bytes) } {
-            self.shared.counters.fall_back(Fallback {
-                instead: "memory pinned at each read instead of registered".into(),
-                reason: format!("{bytes} bytes with io_uring_register"),
-                errno: Some(errno),
-                remedy: match errno {
-                    libc::EPERM | libc::EACCES => REGISTER_FORBIDDEN,
-                    _ => "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
-                },
+            self.shared.counters.fall_back(if ring == "cufile" {
+                way::unregistered(bytes, errno)
+            } else {
+                Fallback {
+                    instead: "memory pinned at each read instead of registered".into(),
+                    reason: format!("{bytes} bytes with io_uring_register"),
+                    errno: Some(errno),
+                    remedy: match errno {
+                        libc::EPERM | libc::EACCES => REGISTER_FORBIDDEN,
+                        _ => "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
+                    },
+                }
             });
         }
         let (path, path_reason) = match (stage.is_some(), self.config.path) {
-            (false, _) => ("direct", "the ring writes into the batch's own memory"),
+            (false, _) => ("direct", self.way.reason()),
             (true, PathChoice::Staged) => ("staged", "asked for"),
-            (true, PathChoice::Auto) => ("staged", "the ring cannot write into this device's memory"),
+            (true, PathChoice::Auto) => ("staged", self.way.reason()),
         };
         let device = self.shared.device.name();
         let path_reason = format!("{path_reason} ({device})");
         let region_bytes = regions.bytes() as u64;
-        let setup = Setup { path, path_reason, ring, device, pages, pinned_bytes: bytes as u64, region_bytes };
+        // Where cuFile writes, no host memory is pinned.
+        let pinned_bytes = if matches!(self.way, Way::Cufile { .. }) { 0 } else { bytes as u64 };
+        let setup = Setup { path, path_reason, ring, device, pages, pinned_bytes, region_bytes };
         *self.shared.counters.setup.lock().unwrap_or_else(|e| e.into_inner()) = setup;
     }
 

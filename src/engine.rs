@@ -9,6 +9,7 @@
 //! it back is the lack of a slab, of a region, or of a free batch. Nothing is allocated once it runs.
 
 mod bad;
+mod gate;
 mod refill;
 mod stage;
 
@@ -33,6 +34,7 @@ use crate::stats::Counters;
 use crate::storage::{Damage, Landed, LandingId, ReadQueue};
 
 pub(crate) use bad::Bad;
+pub(crate) use gate::Gate;
 use stage::copy_window;
 pub(crate) use stage::{Hold, Stage};
 
@@ -94,6 +96,8 @@ const SHORT_READ: u32 = 64 << 10;
 pub(crate) struct Engine {
     pub(crate) queue: ReadQueue<Hold>,
     pub(crate) stage: Option<Stage>,
+    /// Of the direct path into a device's memory.
+    pub(crate) gate: Option<Gate>,
     pub(crate) regions: RegionPool,
     pub(crate) dataset: Arc<Dataset>,
     pub(crate) selection: Selection,
@@ -176,6 +180,7 @@ impl Engine {
 
     fn advance(&mut self) -> Result<()> {
         self.reap_copies()?;
+        self.reap_gate()?;
         self.reap_reads()?;
         self.replan();
         self.hand_over(); // makes room for more
@@ -197,9 +202,30 @@ impl Engine {
                     self.fail(error);
                 }
             }
-            Message::Release(body) => self.recycle(body),
+            Message::Release(body) => self.release(body),
             Message::Stop => self.state.stopped = true,
         }
+    }
+
+    /// A batch comes back, perhaps with its consumer's stream still at it.
+    fn release(&mut self, body: Body) {
+        match &mut self.gate {
+            Some(gate) if body.fenced => {
+                if let Err(error) = gate.put(body) {
+                    self.fail(error);
+                }
+            }
+            _ => self.recycle(body),
+        }
+    }
+
+    fn reap_gate(&mut self) -> Result<()> {
+        while let Some(gate) = &mut self.gate
+            && let Some(body) = gate.passed()?
+        {
+            self.recycle(body);
+        }
+        Ok(())
     }
 
     /// A body becomes free, and with it its region.
@@ -371,6 +397,9 @@ impl Engine {
             && stage.copies.in_flight() > 0
         {
             return stage.copies.wait_oldest(SLICE).map(drop);
+        }
+        if let Some(gate) = self.gate.as_mut().filter(|gate| !gate.is_empty()) {
+            return gate.wait(SLICE);
         }
         self.wait_for_message();
         Ok(())

@@ -149,7 +149,7 @@ impl Engine {
     /// Orders copies into `region` behind the consumers' streams that may still use its memory, or this body's fence.
     fn behind_fences(&mut self, body: &Body, region: &Region) -> Result<()> {
         let Some(stage) = &mut self.stage else {
-            self.state.fences.clear(); // the host's consumers have no streams
+            self.state.fences.clear(); // the host's consumers have no streams; others' batches came through the gate
             return Ok(());
         };
         let mut result = Ok(());
