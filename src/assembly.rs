@@ -12,16 +12,16 @@ use crate::config::{Config, PathChoice, RingChoice};
 use crate::dataset::Dataset;
 use crate::device::{Device, Seq};
 use crate::documents::Pieces;
-use crate::engine::{Bad, Engine, Gate, Message, Output, Shared, Stage, State};
+use crate::engine::{Bad, Engine, Gate, Message, Output, Shared, Stage, State, Worker};
 use crate::error::{Error, Result};
-use crate::order::{Progress, Standing};
+use crate::order::{BadSamplePolicy, Progress, Standing};
 use crate::plan::Plan;
 use crate::region::RegionPool;
 use crate::selection::Selection;
 use crate::sim::Clock;
 use crate::sizes::Sizes;
 use crate::source::Supply;
-use crate::stats::{Fallback, Setup};
+use crate::stats::{Counters, Fallback, Setup};
 use crate::storage::{
     Cufile, Opening, Options, Pread, Prober, REGISTER_FORBIDDEN, ReadQueue, Registered, Ring, ShardFile, Uring,
 };
@@ -75,11 +75,12 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
     let shared = Arc::new(Shared::new(device, &dataset, &selection, &supply, config.deadline));
     refusal.into_iter().for_each(|refusal| shared.counters.fall_back(refusal));
-    let bad = Bad::new(config.bad_samples, supply.order().clone(), config.samples_max(), shared.counters.clone())?;
+    let dataset = Arc::new(dataset);
+    let bad = Bad::new(&config, &supply, &dataset, &selection, &shared.counters)?;
     let engine = Parts {
         sizes,
         bad,
-        dataset: Arc::new(dataset),
+        dataset,
         selection,
         config,
         way,
@@ -111,12 +112,25 @@ impl Parts {
             self.config.deadline,
         )?;
         let slab_bytes = self.sizes.limits.block_bytes as usize;
+        let gathers = self.sizes.batches_max;
+        // On the direct path nobody else gathers.
+        let worker = match self.way == Way::Host && !self.selection.dense.is_empty() {
+            true => Some(Worker::new(self.sizes.batches_max, self.clock.is_simulated())?),
+            false => None,
+        };
         let stage = match self.way.is_direct() {
             true => None,
-            false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes, self.config.deadline)?),
+            false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes, gathers, self.config.deadline)?),
         };
         if let Some(stage) = &stage {
             let _ = self.shared.timeline.set(stage.copies.timeline());
+        }
+        let gate = match in_place {
+            true => Some(Gate::new(&device, self.sizes.batches_max, self.config.deadline)?),
+            false => None,
+        };
+        if let Some(gate) = &gate {
+            let _ = self.shared.timeline.set(gate.timeline());
         }
         let name = ring.name();
         let mut queue = self.queue(ring, opening);
@@ -124,8 +138,9 @@ impl Parts {
         let batches = self.batches(&regions);
         Ok(Engine {
             queue,
+            worker,
             stage,
-            gate: if in_place { Some(Gate::new(&device, self.sizes.batches_max)?) } else { None },
+            gate,
             regions,
             dataset: self.dataset,
             selection: self.selection,
@@ -141,29 +156,15 @@ impl Parts {
     }
 
     fn ring(&self) -> Result<(Box<dyn Ring>, Opening)> {
-        let (depth, align) = (self.config.reads_in_flight, self.config.align_bytes);
-        let threads = || -> Result<(Box<dyn Ring>, Opening)> {
-            Ok((Box::new(Pread::new(depth)?), Opening::Probed(Prober::new(false, align))))
-        };
         if let Way::Cufile { compat } = self.way {
             self.shared.device.raw().make_current()?;
             let enter = way::enter(&self.shared.device);
             // It is open by now: a read has been tried.
-            let ring = Cufile::new(depth, compat, &enter, self.config.deadline).map_err(way::broken)?;
-            return Ok((Box::new(ring), Opening::Ring { direct: true }));
+            let ring = Cufile::new(self.config.reads_in_flight, compat, &enter, self.config.deadline);
+            return Ok((Box::new(ring.map_err(way::broken)?), Opening::Ring { direct: true }));
         }
-        if self.config.ring == RingChoice::Pread {
-            return threads();
-        }
-        match (self.config.ring, Uring::new(depth, self.config.open_files_max)) {
-            (RingChoice::Auto, Ok(ring)) => Ok((Box::new(ring), Opening::Probed(Prober::new(true, align)))),
-            (_, Ok(ring)) => Ok((Box::new(ring), Opening::Ring { direct: true })),
-            (RingChoice::Auto, Err(Error::Ring { errno, .. })) => {
-                self.shared.counters.fall_back(no_uring(errno));
-                threads()
-            }
-            (_, Err(error)) => Err(error),
-        }
+        let Config { ring, reads_in_flight, open_files_max, align_bytes, .. } = self.config;
+        choose_ring(ring, reads_in_flight, open_files_max, align_bytes, &self.shared.counters)
     }
 
     fn queue<L: crate::storage::Memory>(&self, ring: Box<dyn Ring>, opening: Opening) -> ReadQueue<L> {
@@ -197,19 +198,8 @@ impl Parts {
         };
         // SAFETY: slabs and regions are dropped after the queue (field order of `Engine`), or leaked with it.
         if let Registered::No(errno) = unsafe { queue.register_memory(base, bytes) } {
-            self.shared.counters.fall_back(if ring == "cufile" {
-                way::unregistered(bytes, errno)
-            } else {
-                Fallback {
-                    instead: "memory pinned at each read instead of registered".into(),
-                    reason: format!("{bytes} bytes with io_uring_register"),
-                    errno: Some(errno),
-                    remedy: match errno {
-                        libc::EPERM | libc::EACCES => REGISTER_FORBIDDEN,
-                        _ => "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
-                    },
-                }
-            });
+            let unregistered = if ring == "cufile" { way::unregistered } else { not_registered };
+            self.shared.counters.fall_back(unregistered(bytes, errno));
         }
         let (path, path_reason) = match (stage.is_some(), self.config.path) {
             (false, _) => ("direct", self.way.reason()),
@@ -229,6 +219,9 @@ impl Parts {
         let samples = self.config.samples_max();
         let (fields, pieces) = (self.selection.len(), self.sizes.pieces);
         let views = (samples * fields).max(pieces);
+        let dense = &self.selection.dense;
+        let windows = |pieces| Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces);
+        let raises = self.config.bad_samples == BadSamplePolicy::Raise;
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
         let batch = |slot| Body {
             slot: slot as u32,
@@ -236,12 +229,17 @@ impl Parts {
             epoch: 0,
             step: 0,
             samples: Vec::with_capacity(samples),
-            pieces: Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces),
+            pieces: windows(pieces),
             padded: 0,
-            places: Places { samples: Vec::with_capacity(samples), ..Places::default() },
+            places: Places {
+                samples: Vec::with_capacity(samples),
+                pieces: windows(if raises { 0 } else { pieces }),
+                ..Places::default()
+            },
             careful: false,
             standing: Standing::at(Progress::default()),
-            plan: Plan::with_capacity(views, cuts),
+            plan: Arc::new(Plan::with_capacity(views, cuts).with_arrays(dense.len(), views, cuts)),
+            shapes: dense.iter().map(|dense| [&[0], dense.shape.as_slice()].concat()).collect(),
             region: None,
             seq: Seq(0),
             fence: regions.fence(slot),
@@ -251,7 +249,51 @@ impl Parts {
     }
 }
 
-fn no_uring(errno: i32) -> Fallback {
+/// The ring of that choice for `depth` reads in flight over `files` open files, and how files are opened for it.
+pub(crate) fn choose_ring(
+    choice: RingChoice,
+    depth: usize,
+    files: usize,
+    align: u64,
+    counters: &Counters,
+) -> Result<(Box<dyn Ring>, Opening)> {
+    let threads = || -> Result<(Box<dyn Ring>, Opening)> {
+        Ok((Box::new(Pread::new(depth)?), Opening::Probed(Prober::new(false, align))))
+    };
+    if choice == RingChoice::Pread {
+        return threads();
+    }
+    if choice == RingChoice::Cufile {
+        return Err(Error::config(
+            "ring",
+            "cuFile is for loaders of batches on a CUDA device; leave the ring to be chosen",
+        ));
+    }
+    match (choice, Uring::new(depth, files)) {
+        (RingChoice::Auto, Ok(ring)) => Ok((Box::new(ring), Opening::Probed(Prober::new(true, align)))),
+        (_, Ok(ring)) => Ok((Box::new(ring), Opening::Ring { direct: true })),
+        (RingChoice::Auto, Err(Error::Ring { errno, .. })) => {
+            counters.fall_back(no_uring(errno));
+            threads()
+        }
+        (_, Err(error)) => Err(error),
+    }
+}
+
+/// Memory could not be registered with the ring.
+pub(crate) fn not_registered(bytes: usize, errno: i32) -> Fallback {
+    Fallback {
+        instead: "memory pinned at each read instead of registered".into(),
+        reason: format!("{bytes} bytes with io_uring_register"),
+        errno: Some(errno),
+        remedy: match errno {
+            libc::EPERM | libc::EACCES => REGISTER_FORBIDDEN,
+            _ => "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
+        },
+    }
+}
+
+pub(crate) fn no_uring(errno: i32) -> Fallback {
     let (reason, remedy) = match errno {
         libc::EPERM | libc::EACCES => (
             "io_uring is forbidden here, by sysctl kernel.io_uring_disabled or by the container's seccomp profile",

@@ -6,6 +6,7 @@ use crate::assembly::{self, MakeRing};
 use crate::config::{Config, PathChoice, RingChoice, Windows};
 use crate::dataset::Dataset;
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::loader::Loader;
 use crate::order::{AtEnd, BadSamplePolicy, Bucketing, Budget, Policy, Rank, Shuffle};
@@ -56,7 +57,11 @@ impl Builder {
         /// A batch with a failed read is read again block by block; a sample is bad if one of its own blocks fails then
         /// too. Each sample's fate is decided in the order of delivery, whatever is read ahead, and travels in the
         /// cursor. A shard that is missing or has changed is an error under every policy.
-        /// [Windows](Self::windows) of tokens are always raised.
+        ///
+        /// A [window](Self::windows) of tokens is bad if a block that it needs is. What is remembered then is a token of that
+        /// block, which stands for it in every epoch; a stand-in for a [packed](Self::pack) window is one of the epoch's first
+        /// 1,024. Within a [budget](Self::budget) a stand-in is no longer than what it stands in for; a place that none is
+        /// found for, among 64, is left out.
         bad_samples: BadSamplePolicy => bad_samples = bad_samples;
         /// Batches read ahead. Default: as many as keep the storage busy.
         prefetch: usize => prefetch = Some(prefetch);
@@ -94,7 +99,7 @@ impl Builder {
     /// the fields that are, [`Batch::fields`](crate::Batch::fields) lists them. Fields less than [`gap_bytes`](Self::gap_bytes) apart are still one
     /// read, with what lies between.
     pub fn fields(mut self, names: &[&str]) -> Builder {
-        self.config.fields = Some(names.iter().map(|&name| name.into()).collect());
+        self.config.fields.names = Some(names.iter().map(|&name| name.into()).collect());
         self
     }
 
@@ -110,6 +115,26 @@ impl Builder {
     /// one is given.
     pub fn rank_from_env(mut self) -> Builder {
         self.rank_from_env = true;
+        self
+    }
+
+    /// Says what a field is that the format knows only as bytes, or knows otherwise: in every sample an array of this type
+    /// and shape (without dimensions: one number), which must take the field's bytes exactly.
+    pub fn array(mut self, field: &str, dtype: DType, shape: &[u64]) -> Builder {
+        self.config.fields.arrays.push((field.into(), dtype, shape.to_vec()));
+        self
+    }
+
+    /// The fields that come out as one array a batch too, [`Batch::tensor`](crate::Batch::tensor). Default: all whose type
+    /// and shape are known, and the tokens of [windows](Self::windows); none if `names` is empty.
+    ///
+    /// Where the samples of a batch do not lie one after the other already, they are moved to where they do: by the copies
+    /// to the device themselves if they are large (64 KiB) and all that is read, else by a gather on the device. On the host a
+    /// thread does that, which is the only way in which the CPU touches them. It takes as much room in the region again.
+    ///
+    /// A sample that lacks such a field, or has it in another size, is an error of its batch.
+    pub fn tensors(mut self, names: &[&str]) -> Builder {
+        self.config.fields.tensors = Some(names.iter().map(|&name| name.into()).collect());
         self
     }
 
@@ -136,8 +161,8 @@ impl Builder {
     /// before, over the documents one after another as they are stored. [`batch_size`](Self::batch_size) counts windows,
     /// [`shuffle`](Self::shuffle) shuffles windows. See [`Batch::window`].
     ///
-    /// Documents that cannot be read are [raised](Self::bad_samples). A document is a sample; in raw files
-    /// ([`Dataset::records`]) it is a whole shard. Takes 8 bytes per document. Tokens at the very end that fill no window
+    /// Documents that cannot be read are [raised](Self::bad_samples). A document is a sample; where samples
+    /// are records ([`Dataset::records`]) or single numbers, it is a whole shard. Takes 8 bytes per document. Tokens at the very end that fill no window
     /// are in none.
     pub fn windows(mut self, window_tokens: u64, stride_tokens: u64) -> Builder {
         self.config.windows = Some(Windows::Stored { window_tokens, stride_tokens });
@@ -156,6 +181,8 @@ impl Builder {
     }
 
     /// Measures samples in tokens: items of `item_bytes` bytes in `field`. A sample without that field has none.
+    ///
+    /// Default for windows and packing: the dataset's only field, where its format says that it is made of integers.
     pub fn tokens(mut self, field: &str, item_bytes: u64) -> Builder {
         self.config.tokens = Some((field.into(), item_bytes));
         self
@@ -189,6 +216,7 @@ impl Builder {
             config.ring = RingChoice::Pread; // nothing is to be chosen, and cuFile not to be tried
         }
         let device = device.map_or_else(|| Device::for_rank(config.rank), Ok)?;
+        let config = config.with_tokens_of(&dataset);
         let frame = assembly::frame(dataset, device, config, Clock::real())?;
         Loader::launch(frame, make_ring)
     }

@@ -11,7 +11,7 @@ use crate::order::{
     AtEnd, BadSamplePolicy, Bucketing, Budget, BudgetSchedule, Order, Packer, Part, Policy, Rank, Schedule, Shuffle,
     TokenWindows,
 };
-use crate::selection::Selection;
+use crate::selection::{FieldOptions, Selection, Tokens};
 use crate::source::Supply;
 
 /// Which storage backend reads the shards.
@@ -59,8 +59,7 @@ impl Windows {
 /// The options of a loader; see [`crate::Builder`] for what each means.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
-    /// Those that are read; `None`: all.
-    pub(crate) fields: Option<Vec<String>>,
+    pub(crate) fields: FieldOptions,
     pub(crate) batch_size: usize,
     /// In place of `batch_size`.
     pub(crate) budget: Option<(Budget, Bucketing)>,
@@ -94,7 +93,7 @@ pub(crate) struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            fields: None,
+            fields: FieldOptions::default(),
             batch_size: 256,
             budget: None,
             tokens: None,
@@ -203,11 +202,6 @@ impl Config {
                 format!("windows are all of one size, and no {other} goes with them"),
             ));
         }
-        if self.bad_samples != BadSamplePolicy::Raise {
-            let problem =
-                "windows cannot leave out a sample, which is a part of some of them; raise, or leave the shard out";
-            return Err(Error::config("bad_samples", problem));
-        }
         let documents = Arc::new(Documents::new(dataset, &self.length(dataset)?)?);
         let schedule = |shuffle, windows| {
             if windows == 0 {
@@ -234,20 +228,29 @@ impl Config {
         self.windows.map_or(0, Windows::tokens)
     }
 
+    /// Fills in what a token is where windows are asked for, and the dataset leaves one answer.
+    pub(crate) fn with_tokens_of(mut self, dataset: &Dataset) -> Config {
+        if let (Some(_), None, [field]) = (&self.windows, &self.tokens, dataset.fields())
+            && let Some(dtype) = field.dtype.filter(|dtype| dtype.is_integer())
+        {
+            self.tokens = dtype.bytes().map(|bytes| (field.name.to_string(), bytes));
+        }
+        self
+    }
+
     pub(crate) fn length(&self, dataset: &Dataset) -> Result<Length> {
         let tokens = self.tokens.as_ref().map(|(field, item_bytes)| (field.as_str(), *item_bytes));
         Length::new(dataset, &self.selection(dataset)?, tokens)
     }
 
-    /// What is read of each sample. Windows are of tokens alone.
+    /// What is read of each sample.
     pub(crate) fn selection(&self, dataset: &Dataset) -> Result<Selection> {
-        match (&self.fields, &self.windows, &self.tokens) {
-            (Some(_), Some(_), _) => {
-                Err(Error::config("fields", "windows read the field of their tokens alone; leave this option out"))
-            }
-            (None, Some(_), Some((field, _))) => Selection::new(dataset, "tokens", Some(std::slice::from_ref(field))),
-            (names, ..) => Selection::new(dataset, "fields", names.as_deref()),
-        }
+        let windows = self.windows.and(self.tokens.as_ref()).map(|(field, item_bytes)| Tokens {
+            field,
+            item_bytes: *item_bytes,
+            window_tokens: self.window_tokens(),
+        });
+        Selection::new(dataset, &self.fields, windows)
     }
 
     /// The order of the dataset's samples.

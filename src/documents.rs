@@ -6,7 +6,9 @@
 //!   cu_seqlens          0   4    7     14                    in tokens
 //! ```
 
-use crate::dataset::{Dataset, Extent};
+use std::ops::Range;
+
+use crate::dataset::{Dataset, Extent, Shard};
 use crate::error::{Error, Result};
 use crate::length::Length;
 use crate::order::{Piece, TokenWindows};
@@ -16,21 +18,21 @@ use crate::order::{Piece, TokenWindows};
 pub(crate) struct Documents {
     /// Of each document, and the total.
     first_token: Vec<u64>,
-    /// A document is a whole shard of raw tokens: where each starts. Else it is a sample's field.
-    shards: Option<Vec<Extent>>,
+    /// Where each is, where some are whole shards of tokens. Else each is a sample's field.
+    places: Option<Vec<Option<Extent>>>,
     field: usize,
     item_bytes: u64,
 }
 
 impl Documents {
-    /// A document is a sample; in raw files, whose records are no documents, a shard.
+    /// A document is a sample; in shards whose samples are no documents, the shard.
     pub(crate) fn new(dataset: &Dataset, length: &Length) -> Result<Documents> {
         let Some((field, item_bytes)) = length.tokens() else {
             return Err(Error::config("tokens", "windows need to know what a token is: give Builder::tokens"));
         };
-        let shards = (dataset.format() == "records").then(|| whole_shards(dataset, field));
-        let mut documents = Documents { first_token: vec![0], shards, field, item_bytes };
-        let count = documents.shards.as_ref().map_or(dataset.len(), |shards| shards.len() as u64);
+        let places = dataset.shards().iter().any(Shard::is_one_document).then(|| places(dataset, field));
+        let mut documents = Documents { first_token: vec![0], places, field, item_bytes };
+        let count = documents.places.as_ref().map_or(dataset.len(), |places| places.len() as u64);
         documents.first_token.reserve_exact(count as usize);
         let mut total = 0;
         for document in 0..count {
@@ -77,9 +79,47 @@ impl Documents {
         (first as u64..self.len()).map_while(piece).filter(|piece| piece.tokens > 0)
     }
 
+    /// What stands for a block that cannot be read and that a piece needs: a token, counted through all documents. The same
+    /// for all pieces of a document, if there is a token that lies in the block whole: its first such. Else the piece's
+    /// first that is in it in part.
+    pub(crate) fn unreadable(&self, dataset: &Dataset, piece: Piece, block: Range<u64>) -> u64 {
+        let start = self.whole(dataset, piece.document).map_or(0, |whole| whole.offset);
+        let (before, behind) = (block.start.saturating_sub(start), block.end.saturating_sub(start));
+        let first = before.div_ceil(self.item_bytes);
+        let whole = first < self.tokens_of(piece.document) && (first + 1) * self.item_bytes <= behind;
+        let token = if whole { first } else { piece.start.max(before / self.item_bytes) };
+        self.first_token[piece.document as usize] + token
+    }
+
+    /// The first of `unreadable` tokens (ascending) that a piece cannot be read for: it holds that token, or the block
+    /// that the token lies in whole.
+    pub(crate) fn needs(&self, dataset: &Dataset, piece: Piece, unreadable: &[u64], align: u64) -> Option<u64> {
+        let (first, next) = (self.first_token[piece.document as usize], self.first_token[piece.document as usize + 1]);
+        let of_document = &unreadable[unreadable.partition_point(|&token| token < first)..];
+        let of_document = &of_document[..of_document.partition_point(|&token| token < next)];
+        if of_document.is_empty() {
+            return None;
+        }
+        let own = blocks(self.extent(dataset, piece)?, align);
+        let needs = |token: &&u64| {
+            let start = **token - first;
+            let lies_in = blocks(self.extent(dataset, Piece { start, tokens: 1, ..piece })?, align);
+            let whole = lies_in.end - lies_in.start == align && lies_in.start < own.end && own.start < lies_in.end;
+            (whole || (piece.start..piece.start + piece.tokens).contains(&start)).then_some(())
+        };
+        of_document.iter().find(|token| needs(token).is_some()).copied()
+    }
+
+    /// Where a token lies, counted through all documents.
+    pub(crate) fn token_extent(&self, dataset: &Dataset, token: u64) -> Option<Extent> {
+        let document = self.first_token.partition_point(|&first| first <= token).checked_sub(1)? as u64;
+        let start = token - self.first_token[document as usize];
+        (document < self.len()).then(|| self.extent(dataset, Piece { document, start, tokens: 1 }))?
+    }
+
     fn whole(&self, dataset: &Dataset, document: u64) -> Option<Extent> {
-        match &self.shards {
-            Some(shards) => Some(shards[document as usize]),
+        match &self.places {
+            Some(places) => places[document as usize],
             None => dataset.extent(document, self.field),
         }
     }
@@ -91,16 +131,27 @@ impl Documents {
     }
 }
 
-fn whole_shards(dataset: &Dataset, field: usize) -> Vec<Extent> {
+/// The blocks that an extent lies in.
+pub(crate) fn blocks(extent: Extent, align: u64) -> Range<u64> {
+    extent.offset / align * align..(extent.offset + extent.len).next_multiple_of(align)
+}
+
+/// Of every document, some of which are shards.
+fn places(dataset: &Dataset, field: usize) -> Vec<Option<Extent>> {
+    let mut places = Vec::new();
     let mut sample = 0;
-    let mut whole = |(number, shard): (usize, &crate::dataset::Shard)| {
-        let records = shard.samples();
-        let first = (records > 0).then(|| dataset.extent(sample, field)).flatten();
-        sample += records;
-        let none = Extent { shard: number as u32, offset: 0, len: 0 };
-        first.map_or(none, |first| Extent { len: first.len * records, ..first })
-    };
-    dataset.shards().iter().enumerate().map(&mut whole).collect()
+    for shard in dataset.shards() {
+        let samples = sample..sample + shard.samples();
+        sample = samples.end;
+        if !shard.is_one_document() {
+            places.extend(samples.map(|sample| dataset.extent(sample, field)));
+        } else if !samples.is_empty() {
+            // Its samples lie one behind another.
+            let first = dataset.extent(samples.start, field);
+            places.push(first.map(|first| Extent { len: first.len * shard.samples(), ..first }));
+        }
+    }
+    places
 }
 
 /// The pieces of a batch's windows. Reused from batch to batch.
@@ -132,6 +183,35 @@ impl Pieces {
     /// Whether the batch is one of windows.
     pub(crate) fn are_there(&self) -> bool {
         !self.first.is_empty()
+    }
+
+    /// No window yet, and none but windows to come.
+    pub(crate) fn begin(&mut self) {
+        self.clear();
+        self.first.push(0);
+    }
+
+    /// The last window's pieces.
+    pub(crate) fn last(&self) -> &[Piece] {
+        &self.pieces[self.first[self.first.len() - 2]..]
+    }
+
+    /// Takes the last window away.
+    pub(crate) fn pop(&mut self) {
+        self.first.pop();
+        let pieces = self.first[self.first.len() - 1];
+        self.pieces.truncate(pieces);
+        self.extents.truncate(pieces);
+        self.cu_seqlens.truncate(pieces + self.first.len() - 1);
+    }
+
+    /// Puts another batch's window behind the last.
+    pub(crate) fn push_from(&mut self, other: &Pieces, window: usize) {
+        let (pieces, boundaries) = other.of_window(window);
+        self.pieces.extend_from_slice(&other.pieces[pieces.clone()]);
+        self.extents.extend_from_slice(&other.extents[pieces]);
+        self.cu_seqlens.extend_from_slice(boundaries);
+        self.first.push(self.pieces.len());
     }
 
     /// The pieces of a window, by number, and its boundaries.

@@ -89,6 +89,12 @@ impl DType {
         self.bits().is_multiple_of(8).then_some(self.bits() / 8)
     }
 
+    /// Whether elements are whole numbers, as tokens are.
+    pub fn is_integer(self) -> bool {
+        use DType::{I8, I16, I32, I64, U8, U16, U32, U64};
+        matches!(self, U8 | I8 | U16 | I16 | U32 | I32 | U64 | I64)
+    }
+
     /// The bytes that an array of this shape takes; `None` if that is no whole number of bytes or no `u64`.
     ///
     /// A shape without dimensions is one element.

@@ -135,7 +135,7 @@ pub enum Error {
     /// A sample cannot be read, and the policy for bad samples does not forgive it.
     #[error("sample {sample} cannot be read: {why}{}", .cause.as_ref().map_or(String::new(), |cause| format!(": {cause}")))]
     BadSample {
-        /// The sample's id.
+        /// The sample's id; where samples are windows, that of a token, counted through all documents as they are stored.
         sample: u64,
         /// Why it was not left out or replaced.
         why: String,
@@ -166,6 +166,14 @@ pub enum Error {
         /// The operating system's error number (`errno.h`).
         errno: i32,
     },
+    /// A tensor cannot be read.
+    #[error("tensor `{tensor}`: {cause}")]
+    Tensor {
+        /// Its name.
+        tensor: String,
+        /// What its read met.
+        cause: Box<Error>,
+    },
     /// The engine is gone; the loader must be built anew.
     #[error("the engine has stopped: {reason}")]
     Stopped {
@@ -194,6 +202,7 @@ impl Error {
             Error::BadSample { .. } => 14,
             Error::Corrupt { .. } => 15,
             Error::Write { .. } => 16,
+            Error::Tensor { .. } => 17,
         }
     }
 
@@ -207,7 +216,7 @@ impl Error {
             | Error::Corrupt { path, .. }
             | Error::Write { path, .. }
             | Error::Io { path, .. } => Some(path),
-            Error::BadSample { cause: Some(cause), .. } => cause.path(),
+            Error::BadSample { cause: Some(cause), .. } | Error::Tensor { cause, .. } => cause.path(),
             _ => None,
         }
     }
@@ -220,7 +229,7 @@ impl Error {
             | Error::Corrupt { offset, .. }
             | Error::Write { offset, .. }
             | Error::Io { offset, .. } => Some(*offset),
-            Error::BadSample { cause: Some(cause), .. } => cause.offset(),
+            Error::BadSample { cause: Some(cause), .. } | Error::Tensor { cause, .. } => cause.offset(),
             _ => None,
         }
     }
@@ -233,7 +242,7 @@ impl Error {
             | Error::Memory { errno, .. }
             | Error::Write { errno, .. }
             | Error::Ring { errno, .. } => Some(*errno),
-            Error::BadSample { cause: Some(cause), .. } => cause.errno(),
+            Error::BadSample { cause: Some(cause), .. } | Error::Tensor { cause, .. } => cause.errno(),
             _ => None,
         }
     }
@@ -365,6 +374,7 @@ mod tests {
             (14, Error::BadSample { sample: 1, why: what(), cause: None }),
             (15, Error::Corrupt { path: p(), offset: 0, bytes: 1, problem: what() }),
             (16, Error::Write { path: p(), offset: 0, doing: what(), errno: 28 }),
+            (17, Error::Tensor { tensor: what(), cause: Box::new(Error::Stopped { reason: what() }) }),
         ];
         for (number, error) in all {
             assert_eq!(error.code(), number, "{error:?}");

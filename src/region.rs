@@ -4,10 +4,10 @@
 //! given back behind a consumer's stream leaves its fence here, and the memory is freed behind that too.
 
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::device::{Device, DevicePtr, Fence, RawMemory};
+use crate::device::{Device, DevicePtr, Fence, RawMemory, RawStream};
 use crate::error::{Error, Result};
 use crate::storage::Memory;
 
@@ -15,8 +15,8 @@ use crate::storage::Memory;
 pub(crate) struct DeviceMemory {
     device: Device,
     raw: Option<RawMemory>,
-    /// A fence for every batch.
-    fences: Vec<Fence>,
+    /// A fence for every batch, or for every use that was given up behind a stream.
+    fences: Mutex<Vec<Fence>>,
     /// Those behind which a consumer's stream may still use the memory.
     pending: Mutex<Vec<Fence>>,
     /// How long to wait for them.
@@ -24,9 +24,60 @@ pub(crate) struct DeviceMemory {
 }
 
 impl DeviceMemory {
+    /// Memory for `leases` batches at most, with a fence for each.
+    fn allocate(device: &Device, bytes: usize, leases: usize, deadline: Duration) -> Result<DeviceMemory> {
+        let raw = Some(device.raw().allocate(bytes.max(4096))?);
+        let (fences, pending) = (Mutex::new(Vec::with_capacity(leases)), Mutex::new(Vec::with_capacity(leases)));
+        let memory = DeviceMemory { device: device.clone(), raw, fences, pending, deadline };
+        (0..leases).try_for_each(|_| memory.add_fence().map(drop))?;
+        Ok(memory)
+    }
+
+    /// Memory that is not leased piece by piece; its pages may come when they are written to.
+    pub(crate) fn reserve(device: &Device, bytes: usize, deadline: Duration) -> Result<DeviceMemory> {
+        let raw = Some(device.raw().reserve(bytes.max(1))?);
+        Ok(DeviceMemory { device: device.clone(), raw, fences: Mutex::default(), pending: Mutex::default(), deadline })
+    }
+
+    fn add_fence(&self) -> Result<Fence> {
+        let fence = self.device.raw().fence()?;
+        lock(&self.fences).push(fence);
+        Ok(fence)
+    }
+
+    fn raw(&self) -> &RawMemory {
+        self.raw.as_ref().expect("taken only by drop")
+    }
+
+    pub(crate) fn base(&self) -> DevicePtr {
+        self.raw().base
+    }
+
+    /// The same memory as the host sees it, where it can.
+    pub(crate) fn host(&self) -> Option<NonNull<u8>> {
+        self.raw().host
+    }
+
+    /// What it is made of.
+    pub(crate) fn pages(&self) -> &'static str {
+        self.raw().pages
+    }
+
+    /// The memory may be freed only once everything that is on `consumer` now has ended.
+    ///
+    /// # Safety
+    /// `consumer` is a live stream of this device.
+    pub(crate) unsafe fn free_behind_stream(&self, consumer: RawStream) -> Result<()> {
+        let fence = self.add_fence()?;
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.device.raw().record(fence, consumer) }?;
+        self.free_behind(fence);
+        Ok(())
+    }
+
     /// The memory may be freed only once `fence` as last recorded is passed.
     pub(crate) fn free_behind(&self, fence: Fence) {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = lock(&self.pending);
         if !pending.contains(&fence) {
             pending.push(fence);
         }
@@ -48,6 +99,10 @@ impl DeviceMemory {
     }
 }
 
+fn lock(fences: &Mutex<Vec<Fence>>) -> MutexGuard<'_, Vec<Fence>> {
+    fences.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
         let waited = self.wait_for_consumers();
@@ -61,7 +116,8 @@ impl Drop for DeviceMemory {
         // and copies hold a share, both of which keep this value alive. Consumers have done with it: a batch that is
         // held keeps this value alive, and those that were released on a stream were waited for.
         unsafe { self.device.raw().free(raw) };
-        self.fences.drain(..).for_each(|fence| self.device.raw().free_fence(fence));
+        let fences = self.fences.get_mut().unwrap_or_else(PoisonError::into_inner);
+        fences.drain(..).for_each(|fence| self.device.raw().free_fence(fence));
     }
 }
 
@@ -151,14 +207,8 @@ impl RegionPool {
         leases: usize,
         deadline: Duration,
     ) -> Result<RegionPool> {
-        let raw = device.raw().allocate(bytes.max(4096))?;
-        let (base, host, bytes, pages) = (raw.base, raw.host, raw.bytes, raw.pages);
-        let (fences, pending) = (Vec::with_capacity(leases), Mutex::new(Vec::with_capacity(leases)));
-        let mut memory = DeviceMemory { device: device.clone(), raw: Some(raw), fences, pending, deadline };
-        for _ in 0..leases {
-            memory.fences.push(device.raw().fence()?);
-        }
-        let memory = Arc::new(memory);
+        let memory = Arc::new(DeviceMemory::allocate(device, bytes, leases, deadline)?);
+        let &RawMemory { base, host, bytes, pages } = memory.raw();
         Ok(RegionPool { memory, base, host, bytes, align, pages, live: Vec::with_capacity(leases + 1) })
     }
 
@@ -189,7 +239,7 @@ impl RegionPool {
 
     /// The fence of a batch, by its place among the leases.
     pub(crate) fn fence(&self, place: usize) -> Fence {
-        self.memory.fences[place]
+        lock(&self.memory.fences)[place]
     }
 
     /// The memory of all regions.

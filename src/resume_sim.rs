@@ -32,22 +32,34 @@ const TURNS_MAX: u64 = 400_000;
 
 /// What reading a damaged block gives.
 #[derive(Debug, Clone, Copy)]
-enum Answer {
+pub(crate) enum Answer {
     Eio,
     /// As if the file ended there.
     End,
 }
 
 /// Blocks that cannot be read, now or later: shard, bytes, answer.
-type Damages = Vec<(usize, Range<u64>, Answer)>;
+pub(crate) type Damages = Vec<(usize, Range<u64>, Answer)>;
 
 /// A simulated ring whose storage has damaged blocks.
-struct DamagedRing {
+pub(crate) struct DamagedRing {
     ring: SimRing,
     /// By the file's inode.
     damages: Vec<(u64, Range<u64>, Answer)>,
     /// Reads that touch damage: the bytes before it, and what then.
     struck: HashMap<u64, (u64, Answer)>,
+}
+
+impl DamagedRing {
+    /// With some short reads and refusals besides.
+    pub(crate) fn new(rng: &mut Rng, clock: &Clock, depth: usize, paths: &[PathBuf], damages: &Damages) -> DamagedRing {
+        let (short, again) = (rng.below(2) * 5, rng.below(2) * 10);
+        let faults = Faults { short, again, io_error: 0, stall: 0, write_fails: None };
+        let ring = SimRing::new(rng.next_u64(), clock.clone(), depth, faults);
+        let inode = |shard: usize| std::fs::metadata(&paths[shard]).unwrap().ino();
+        let damages = damages.iter().map(|(shard, bytes, answer)| (inode(*shard), bytes.clone(), *answer));
+        DamagedRing { ring, damages: damages.collect(), struck: HashMap::new() }
+    }
 }
 
 // SAFETY: as the ring inside, whose completions are only given other results: fewer bytes, or an error.
@@ -109,18 +121,18 @@ struct Bed<'a> {
 }
 
 /// What one rank came to.
-struct Ranked {
-    batches: Vec<Delivered>,
-    cursor: Cursor,
-    stats: Stats,
-    failure: Option<Error>,
+pub(crate) struct Ranked<T = Delivered> {
+    pub(crate) batches: Vec<T>,
+    pub(crate) cursor: Cursor,
+    pub(crate) stats: Stats,
+    pub(crate) failure: Option<Error>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Delivered {
-    epoch: u64,
-    samples: Vec<u64>,
-    padded: u64,
+pub(crate) struct Delivered {
+    pub(crate) epoch: u64,
+    pub(crate) samples: Vec<u64>,
+    pub(crate) padded: u64,
 }
 
 impl Bed<'_> {
@@ -208,56 +220,13 @@ impl Bed<'_> {
             open_files_max: 1 + rng.below(4) as usize,
             ..Config::default()
         };
-        let faults =
-            Faults { short: rng.below(2) * 5, again: rng.below(2) * 10, io_error: 0, stall: 0, write_fails: None };
-        let ring = SimRing::new(rng.next_u64(), clock.clone(), config.reads_in_flight, faults);
-        let inode = |shard: usize| std::fs::metadata(&self.paths[shard]).unwrap().ino();
-        let damages = self.damages.iter().map(|(shard, bytes, answer)| (inode(*shard), bytes.clone(), *answer));
-        let ring = DamagedRing { ring, damages: damages.collect(), struck: HashMap::new() };
+        let ring = DamagedRing::new(rng, &clock, config.reads_in_flight, &self.paths, &self.damages);
         let (first, others) = self.paths.split_at(if self.mixture.is_some() { 2 } else { self.paths.len() });
         let datasets = [first, others].into_iter().filter(|paths| !paths.is_empty());
         let datasets = datasets.map(|paths| Dataset::records(paths, self.record).unwrap()).collect();
         let dataset = Dataset::concat(datasets).unwrap();
-        let assembly::Frame { engine, messages, output, shared, supply } =
-            assembly::frame(dataset, device, config, clock).unwrap();
-        let mut engine = engine.assemble(Some(Box::new(move |_| Ok(Box::new(ring) as _)))).unwrap();
-
-        let mut standing = Standing::at(Progress::default());
-        if let Some(text) = from {
-            let cursor = Cursor::parse(text.as_bytes()).unwrap();
-            assert_eq!(cursor.resume(&shared.start, IfChanged::Refuse).unwrap(), cursor.progress);
-            standing = Standing::of(&cursor);
-        }
-        let (mut batches, mut failure, mut generation) = (Vec::new(), None, 0);
-        while standing.progress.epoch < epochs && (batches.len() as u64) < stretch.steps_max && failure.is_none() {
-            let (epoch, source) = (standing.progress.epoch, supply.source(standing.progress, standing.packer).unwrap());
-            generation += 1;
-            messages.send(Message::Epoch { generation, source, standing: standing.clone() }).unwrap();
-            for turn in 0.. {
-                assert!(turn < TURNS_MAX && engine.turn(), "no end of epoch {epoch}");
-                match output.try_recv() {
-                    Ok(Output::Batch(body)) => {
-                        let batch = Batch::new(body, messages.clone(), shared.clone());
-                        let cursor = batch.cursor();
-                        standing = Standing::of(&cursor);
-                        batches.push(self.delivered(&batch));
-                        if batches.len() as u64 == stretch.steps_max {
-                            break;
-                        }
-                    }
-                    Ok(Output::End(_)) => {
-                        standing.progress = Progress { epoch: epoch + 1, consumed: 0 };
-                        break;
-                    }
-                    Ok(Output::Failed(_, error)) => {
-                        failure = Some(error);
-                        break;
-                    }
-                    Err(_) => {}
-                }
-            }
-        }
-        Ranked { batches, cursor: standing.cursor(&shared.start), stats: shared.counters.snapshot(), failure }
+        let frame = assembly::frame(dataset, device, config, clock).unwrap();
+        drive(frame, ring, from, epochs, stretch.steps_max, |batch| self.delivered(batch))
     }
 
     fn delivered(&self, batch: &Batch) -> Delivered {
@@ -344,8 +313,56 @@ impl Expected {
     }
 }
 
+/// Runs a pipeline from a cursor, or from the start, to the end of its epochs or for so many steps.
+pub(crate) fn drive<T>(
+    frame: assembly::Frame,
+    ring: DamagedRing,
+    from: Option<&str>,
+    epochs: u64,
+    steps_max: u64,
+    mut delivered: impl FnMut(&Batch) -> T,
+) -> Ranked<T> {
+    let assembly::Frame { engine, messages, output, shared, supply } = frame;
+    let mut engine = engine.assemble(Some(Box::new(move |_| Ok(Box::new(ring) as _)))).unwrap();
+    let mut standing = Standing::at(Progress::default());
+    if let Some(text) = from {
+        let cursor = Cursor::parse(text.as_bytes()).unwrap();
+        assert_eq!(cursor.resume(&shared.start, IfChanged::Refuse).unwrap(), cursor.progress);
+        standing = Standing::of(&cursor);
+    }
+    let (mut batches, mut failure, mut generation) = (Vec::new(), None, 0);
+    while standing.progress.epoch < epochs && (batches.len() as u64) < steps_max && failure.is_none() {
+        let (epoch, source) = (standing.progress.epoch, supply.source(standing.progress, standing.packer).unwrap());
+        generation += 1;
+        messages.send(Message::Epoch { generation, source, standing: standing.clone() }).unwrap();
+        for turn in 0.. {
+            assert!(turn < TURNS_MAX && engine.turn(), "no end of epoch {epoch}");
+            match output.try_recv() {
+                Ok(Output::Batch(body)) => {
+                    let batch = Batch::new(body, messages.clone(), shared.clone());
+                    standing = Standing::of(&batch.cursor());
+                    batches.push(delivered(&batch));
+                    if batches.len() as u64 == steps_max {
+                        break;
+                    }
+                }
+                Ok(Output::End(_)) => {
+                    standing.start_epoch(epoch + 1);
+                    break;
+                }
+                Ok(Output::Failed(_, error)) => {
+                    failure = Some(error);
+                    break;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    Ranked { batches, cursor: standing.cursor(&shared.start), stats: shared.counters.snapshot(), failure }
+}
+
 /// Runs a check for every seed; the seed of the first that fails is printed.
-fn for_seeds(count: u64, check: impl Fn(u64, &mut Rng, &Shards)) {
+pub(crate) fn for_seeds(count: u64, check: impl Fn(u64, &mut Rng, &Shards)) {
     let number = |name| std::env::var(name).ok().and_then(|text: String| text.parse().ok());
     let seeds = match number("STRAIT_SIM_SEED") {
         Some(seed) => seed..seed + 1,

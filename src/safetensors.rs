@@ -148,14 +148,14 @@ fn check_cover(header: &Header, file_bytes: u64, path: &Path) -> Result<()> {
 }
 
 /// The message of an error without the place, which is said in bytes.
-fn bare(error: &serde_json::Error) -> String {
+pub(crate) fn bare(error: &serde_json::Error) -> String {
     let place = format!(" at line {} column {}", error.line(), error.column());
     let text = error.to_string();
     text.strip_suffix(&place).unwrap_or(&text).to_owned()
 }
 
 /// Where an error is, in bytes from the start of the header.
-fn position(header: &[u8], error: &serde_json::Error) -> usize {
+pub(crate) fn position(header: &[u8], error: &serde_json::Error) -> usize {
     let newlines = header.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
     let line = std::iter::once(0).chain(newlines).nth(error.line().saturating_sub(1)).unwrap_or(0);
     (line + error.column().saturating_sub(1)).min(header.len())

@@ -18,6 +18,11 @@ use crate::order::{
     TokenWindows,
 };
 
+/// Packed windows that may stand in for one that cannot be read: the epoch's first.
+const STAND_INS: u64 = 1024;
+/// Samples that are looked at for one that is no longer than the one it stands in for.
+const LOOK_FOR: u32 = 64;
+
 /// Gives the source of every epoch.
 #[derive(Debug, Clone)]
 pub(crate) enum Supply {
@@ -85,6 +90,56 @@ impl Supply {
         packing.state_at(at.consumed, |document| documents.tokens_of(document)).map(Some)
     }
 
+    /// The documents that samples are windows of, where they are.
+    pub(crate) fn documents(&self) -> Option<&Documents> {
+        match self {
+            Supply::Samples(_) | Supply::Budget(..) => None,
+            Supply::Windows(_, _, documents) | Supply::Packed(_, _, documents) => Some(documents),
+        }
+    }
+
+    /// The sample to try in a place whose own is bad, if there is one: see [`Order::replacement`]. In a budget it is no
+    /// longer than the place's own.
+    pub(crate) fn replacement(
+        &self,
+        dataset: &Dataset,
+        place: u64,
+        epoch: u64,
+        position: u64,
+        attempt: u32,
+    ) -> Option<u64> {
+        let sample = |attempt| self.order().replacement(epoch, position, attempt);
+        match self {
+            Supply::Samples(_) | Supply::Windows(..) => Some(sample(attempt)),
+            Supply::Budget(_, length) => {
+                let fits = |&sample: &u64| length.of(dataset, sample) <= length.of(dataset, place);
+                (0..LOOK_FOR).map(|look| sample(attempt * LOOK_FOR + look)).find(fits)
+            }
+            // Finding a packed window is a walk from the epoch's start.
+            Supply::Packed(_, packer, _) => {
+                let near = packer.windows().min(STAND_INS);
+                Some((u128::from(sample(attempt)) * u128::from(near) / u128::from(packer.windows())) as u64)
+            }
+        }
+    }
+
+    /// Puts a window of an epoch behind those of `pieces`, wherever it is.
+    pub(crate) fn push_window(&self, dataset: &Dataset, epoch: u64, window: u64, pieces: &mut Pieces) -> Result<()> {
+        match self {
+            Supply::Samples(_) | Supply::Budget(..) => {}
+            Supply::Windows(_, windows, documents) => {
+                pieces.push_window(documents, dataset, documents.pieces(windows, window));
+            }
+            Supply::Packed(_, packer, documents) => {
+                let mut packing = packer.resume(Progress { epoch, consumed: 0 }, PackerState::default());
+                let tokens_of = |document| documents.tokens_of(document);
+                packing.window(window, tokens_of, &mut pieces.packed.0, &mut pieces.packed.1)?;
+                pieces.push_packed(documents, dataset);
+            }
+        }
+        Ok(())
+    }
+
     /// What is left of an epoch. `packer` is where its first window starts, where that is known.
     pub(crate) fn source(&self, from: Progress, packer: Option<PackerState>) -> Result<Source> {
         let batches = match self {
@@ -144,7 +199,7 @@ struct Packed {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Step {
     pub(crate) step: u64,
-    /// Position of this rank's first sample; where a budget cuts batches, of the step's first.
+    /// Position of this rank's first sample.
     pub(crate) position: u64,
     /// Samples at the end that are padding.
     pub(crate) padded: u64,
@@ -202,9 +257,8 @@ impl Source {
         let step = self.step;
         let fixed = match &mut self.batches {
             Batches::Budget(steps, length) => {
-                let position = steps.progress().consumed;
                 let padded = steps.next(|sample| length.of(dataset, sample), samples)?;
-                let progress = steps.progress();
+                let (position, progress) = (steps.position(), steps.progress());
                 return Ok(padded.map(|padded| Step { step, position, padded, progress, packer: None }));
             }
             Batches::Samples(steps) | Batches::Windows(steps, ..) | Batches::Packed(Packed { steps, .. }) => steps,

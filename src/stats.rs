@@ -50,6 +50,8 @@ pub struct Stats {
     pub batches: u64,
     /// Samples in them.
     pub samples: u64,
+    /// Tensors handed to the consumer, each once for every device; 0 where batches are loaded.
+    pub tensors: u64,
     /// Payload bytes in them.
     pub bytes_wanted: u64,
     /// Bytes asked of the storage, alignment and gaps included.
@@ -72,11 +74,14 @@ pub struct Stats {
     pub open_files_max: u64,
     /// Bytes copied from slabs to regions.
     pub bytes_copied: u64,
+    /// Bytes moved within regions to make arrays of them: on the device, or on the host by a thread.
+    pub bytes_gathered: u64,
     /// Places of batches left empty because their samples cannot be read.
     pub samples_skipped: u64,
     /// Places of batches that hold another sample because their own cannot be read.
     pub samples_replaced: u64,
-    /// The samples that cannot be read, ascending; at most [`SKIPPED_MAX`](crate::order::SKIPPED_MAX).
+    /// The samples that cannot be read, ascending; at most [`SKIPPED_MAX`](crate::order::SKIPPED_MAX). Where samples are
+    /// windows, a token of each block that cannot be read, counted through all documents as they are stored.
     pub bad_samples: Vec<u64>,
     /// Samples behind the last whole global batch of an epoch that were not delivered
     /// ([`Policy::Drop`](crate::order::Policy::Drop)). This and the next two are of all ranks together, the same on each,
@@ -111,6 +116,7 @@ impl StatsReader {
 pub(crate) struct Counters {
     pub(crate) batches: Counter,
     pub(crate) samples: Counter,
+    pub(crate) tensors: Counter,
     pub(crate) bytes_wanted: Counter,
     pub(crate) bytes_read: Counter,
     pub(crate) reads: Counter,
@@ -121,6 +127,7 @@ pub(crate) struct Counters {
     pub(crate) reads_in_flight_max: Counter,
     pub(crate) open_files_max: Counter,
     pub(crate) bytes_copied: Counter,
+    pub(crate) bytes_gathered: Counter,
     pub(crate) samples_skipped: Counter,
     pub(crate) samples_replaced: Counter,
     pub(crate) samples_dropped: Counter,
@@ -182,6 +189,7 @@ impl Counters {
             fallbacks: self.fallbacks.lock().unwrap_or_else(|e| e.into_inner()).clone(),
             batches: self.batches.get(),
             samples: self.samples.get(),
+            tensors: self.tensors.get(),
             bytes_wanted: self.bytes_wanted.get(),
             bytes_read: self.bytes_read.get(),
             reads: self.reads.get(),
@@ -191,6 +199,7 @@ impl Counters {
             reads_in_flight_max: self.reads_in_flight_max.get(),
             open_files_max: self.open_files_max.get(),
             bytes_copied: self.bytes_copied.get(),
+            bytes_gathered: self.bytes_gathered.get(),
             samples_skipped: self.samples_skipped.get(),
             samples_replaced: self.samples_replaced.get(),
             bad_samples: self.bad_samples.lock().unwrap_or_else(|e| e.into_inner()).to_vec(),

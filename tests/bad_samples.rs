@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{bytes_of, disk_directory, write_shard};
-use strait::order::{BadSamplePolicy, Cursor, IfChanged, Shuffle};
+use strait::order::{BadSamplePolicy, Bucketing, Budget, Cost, Cursor, IfChanged, Shuffle};
 use strait::sim::Clock;
 use strait::storage::{Completion, Faults, RawRead, Ring, SimRing};
 use strait::{Batch, Builder, Dataset, Device, Error, Loader, PathChoice};
@@ -155,4 +155,94 @@ fn a_lost_shard_is_an_error_under_every_policy() {
     std::fs::remove_file(&bed.path).unwrap();
     let error = loader.epoch(0).next().unwrap().unwrap_err();
     assert!(matches!(error, Error::Open { .. }), "{error}");
+}
+
+/// What a run over windows remembers is a token of the damaged block: the windows that need it are left out in every epoch,
+/// however documents are shuffled, and by a resumed run before anything is read.
+#[test]
+fn windows_that_need_a_damaged_block_are_left_out() {
+    let bed = Bed::new();
+    let policy = BadSamplePolicy::Skip { budget: 2, consecutive: 9 };
+    // Windows of three blocks over blocks of 1024 tokens: 50 is in window 16, 51 in window 17.
+    let build = |policy, packed| {
+        let builder = bed.builder(policy).tokens("record", 4).batch_size(7).shuffle(Shuffle::Full);
+        if packed { builder.pack(3 * 1024) } else { builder.windows(3 * 1024, 3 * 1024) }.build().unwrap()
+    };
+    let numbers = |loader: &mut Loader, epoch| {
+        let windows = |batch: strait::Result<Batch>| {
+            let batch = batch.unwrap();
+            for (i, &number) in batch.samples().iter().enumerate() {
+                let view = batch.window(i).unwrap();
+                let bytes = view.bytes.host_bytes(0).unwrap().unwrap();
+                assert!(bytes == bytes_of(3, number * 3 * RECORD, 3 * RECORD) && view.pieces.len() == 1);
+            }
+            batch.samples().to_vec()
+        };
+        let mut all: Vec<u64> = loader.epoch(epoch).flat_map(windows).collect();
+        all.sort_unstable();
+        all
+    };
+    let good: Vec<u64> = (0..SAMPLES / 3).filter(|window| ![16, 17].contains(window)).collect();
+    for packed in [false, true] {
+        let mut loader = build(policy, packed);
+        assert_eq!(numbers(&mut loader, 0), good);
+        let stats = loader.stats();
+        assert_eq!((stats.samples_skipped, &stats.bad_samples[..]), (2, &[50 * 1024, 51 * 1024][..]));
+        assert!(stats.batches_read_again > 0);
+        let again = stats.batches_read_again;
+        assert_eq!(numbers(&mut loader, 1), good);
+        assert_eq!(loader.stats().batches_read_again, again, "known, and left out before they are read");
+        let text = loader.cursor().to_json();
+        assert!(text.contains(r#""skipped":[51200,52224]"#), "{text}");
+        let mut resumed = build(policy, packed);
+        resumed.resume(&Cursor::parse(text.as_bytes()).unwrap(), IfChanged::Refuse).unwrap();
+        assert_eq!(resumed.rest_of_epoch().map(|batch| batch.unwrap().len()).sum::<usize>(), good.len());
+        assert_eq!((resumed.stats().batches_read_again, resumed.stats().samples_skipped), (0, 2));
+
+        let mut replaced = build(BadSamplePolicy::Replace, packed);
+        let all = numbers(&mut replaced, 0);
+        assert!(all.len() as u64 == SAMPLES / 3 && good.iter().all(|window| all.contains(window)));
+        assert_eq!((replaced.stats().samples_replaced, replaced.stats().samples_skipped), (2, 0));
+
+        let mut few = build(BadSamplePolicy::Skip { budget: 1, consecutive: 9 }, packed);
+        let error = few.epoch(0).last().unwrap().unwrap_err().to_string();
+        assert!(error.contains("budget of 1") && error.contains("a token") && error.contains("shard-3.bin"), "{error}");
+        let error = build(BadSamplePolicy::Raise, packed).epoch(0).last().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Io { errno: libc::EIO, .. }), "{error}");
+    }
+}
+
+/// A stand-in is no longer than what it stands in for, so that the budget holds.
+#[test]
+fn replaced_samples_stay_within_the_budget() {
+    let directory = disk_directory();
+    let path = directory.path().join("a.tar");
+    let mut tar = tar::Builder::new(std::fs::File::create(&path).unwrap());
+    for sample in 0..90u64 {
+        let bytes = vec![7; 1 + (sample * 2477 % 9000) as usize];
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        tar.append_data(&mut header, format!("{sample:03}.jpg"), &bytes[..]).unwrap();
+    }
+    tar.finish().unwrap();
+    let dataset = Dataset::webdataset(&[&path]).unwrap();
+    let len = |sample| dataset.extent(sample, 0).unwrap().len;
+    let budget = Budget { samples_max: 3, cost_max: 9000, cost: Cost::Sum };
+    let mut replaced = 0;
+    for seed in 0..20 {
+        let ring = |depth| {
+            let ring = SimRing::new(1, Clock::simulated(), depth, Faults::default());
+            Ok(Box::new(Damaged { ring, struck: Vec::new() }) as Box<dyn Ring>)
+        };
+        let builder = Loader::builder(dataset.clone()).device(Device::host()).shuffle(Shuffle::Full).seed(seed);
+        let builder = builder.bad_samples(BadSamplePolicy::Replace).budget(budget, Bucketing::NONE).custom_ring(ring);
+        let mut loader = builder.build().unwrap();
+        for batch in loader.epoch(0) {
+            let batch = batch.unwrap();
+            let cost: u64 = batch.samples().iter().map(|&sample| len(sample)).sum();
+            assert!(cost <= budget.cost_max, "{:?}: {cost}", batch.samples());
+        }
+        replaced += loader.stats().samples_replaced;
+    }
+    assert!(replaced > 20, "{replaced}");
 }

@@ -41,6 +41,11 @@ fn orders() -> impl Strategy<Value = Order> {
 
 /// One step on every rank: the batches without their padding, or none at the epoch's end.
 fn step(ranks: &mut [BudgetSteps], batches: &mut Vec<Vec<u64>>) -> bool {
+    stepped(ranks, batches, &mut Vec::new())
+}
+
+/// As [`step`], with the position that each batch starts at and its places.
+fn stepped(ranks: &mut [BudgetSteps], batches: &mut Vec<Vec<u64>>, places: &mut Vec<(u64, Vec<u64>)>) -> bool {
     let mut going = Vec::new();
     for rank in ranks {
         let mut batch = Vec::new();
@@ -48,6 +53,7 @@ fn step(ranks: &mut [BudgetSteps], batches: &mut Vec<Vec<u64>>) -> bool {
         going.push(padded.is_some());
         if let Some(padded) = padded {
             assert!(!batch.is_empty(), "a rank has a step and no samples");
+            places.push((rank.position(), batch.clone()));
             batch.truncate(batch.len() - padded as usize);
             batches.push(batch);
         }
@@ -94,7 +100,14 @@ proptest! {
         for (number, &(world, steps_max)) in stretches.iter().enumerate() {
             let mut steps = ranks(world, at);
             let steps_max = if number + 1 == stretches.len() { usize::MAX } else { steps_max };
-            let ended = !(0..steps_max).all(|_| step(&mut steps, &mut delivered));
+            let mut places = Vec::new();
+            let ended = !(0..steps_max).all(|_| stepped(&mut steps, &mut delivered, &mut places));
+            if bucketing == Bucketing::NONE {
+                for (first, batch) in places {
+                    let want = (first..).take(batch.len()).map(|position| order.sample_at(epoch, position));
+                    prop_assert!(want.eq(batch), "the place of a batch is not where its samples are");
+                }
+            }
             prop_assert!(steps.iter().all(|rank| rank.progress() == steps[0].progress()));
             (at, counts) = (steps[0].progress(), steps[0].counts());
             if ended || at.epoch > epoch {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use common::{bytes_of, disk_directory, write_shard};
-use strait::order::{BadSamplePolicy, Bucketing, Budget, Cost, Order};
+use strait::order::{Bucketing, Budget, Cost, Order};
 use strait::order::{Cursor, IfChanged, Packer, PackerState, Piece, Policy, Progress, Rank, Shuffle, TokenWindows};
 use strait::{Batch, Builder, Dataset, Device, Loader, PathChoice};
 
@@ -303,7 +303,5 @@ fn what_makes_no_windows_is_an_error() {
     assert!(error(builder(&raw).tokens("record", 1).windows(10, 11)).contains("stride"));
     let budget = Budget { samples_max: 1, cost_max: 1, cost: Cost::Sum };
     assert!(error(pack().budget(budget, Bucketing::NONE)).contains("no budget"));
-    let skip = BadSamplePolicy::Skip { budget: 1, consecutive: 1 };
-    assert!(error(pack().bad_samples(skip)).contains("windows cannot leave out a sample"));
     assert!(error(pack().mixture(&[1], strait::order::AtEnd::Stop)).contains("no mixture"));
 }

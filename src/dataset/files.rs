@@ -41,12 +41,36 @@ pub(super) fn read_at(file: &File, path: &Path, offset: u64, buffer: &mut [u8]) 
     Ok(got)
 }
 
+/// All of a file of at most `bytes_max`.
+pub(super) fn read_whole(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
+    let (file, bytes) = open_file(path)?;
+    if bytes > bytes_max {
+        let problem = format!("{bytes} bytes; at most {bytes_max} are read: is this the right file?");
+        return Err(Error::format(path, 0, problem));
+    }
+    let mut whole = vec![0; bytes as usize];
+    match read_at(&file, path, 0, &mut whole)? as u64 {
+        got if got == bytes => Ok(whole),
+        got => Err(Error::Truncated { path: path.into(), offset: 0, want: bytes, got }),
+    }
+}
+
 /// How many shards are looked at at a time: it waits for storage more than it computes, so this is not the number of
 /// processors, and it bounds the open files.
 const THREADS_MAX: usize = 16;
 
 /// Does the same for each of `all`, side by side. The first that fails, in their order, is the error.
 pub(super) fn side_by_side<S: Sync, T: Send>(all: &[S], each: impl Fn(&S) -> Result<T> + Sync) -> Result<Vec<T>> {
+    side_by_side_with(0, all, each)
+}
+
+/// As [`side_by_side`], by at most so many threads; 0: as many as wait for storage well.
+pub(super) fn side_by_side_with<S: Sync, T: Send>(
+    threads: usize,
+    all: &[S],
+    each: impl Fn(&S) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let threads = if threads == 0 { THREADS_MAX } else { threads };
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     // They are begun in order and always finished, so nothing before the first failure is left undone.
     let work = || {
@@ -63,7 +87,7 @@ pub(super) fn side_by_side<S: Sync, T: Send>(all: &[S], each: impl Fn(&S) -> Res
     let mut results = std::thread::scope(|scope| {
         let spawn = |_| std::thread::Builder::new().name("strait-index".into()).spawn_scoped(scope, work);
         // This thread works too, so a machine that gives no more threads only takes longer.
-        let others: Vec<_> = (1..all.len().min(THREADS_MAX)).map_while(|i| spawn(i).ok()).collect();
+        let others: Vec<_> = (1..all.len().min(threads)).map_while(|i| spawn(i).ok()).collect();
         let mut results = work();
         for other in others {
             results.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));

@@ -40,7 +40,9 @@ pub(super) fn merge(format: Format, indexed: Vec<Indexed>) -> Result<Dataset> {
             None => numberings.entry(field_of.clone()).or_insert(numbering(&field_of, fields.len())).clone(),
         };
         shard.table.number_fields(column_of);
-        Shard { path: shard.path, bytes: shard.bytes, table: shard.table }
+        let number = |fields: &[Field]| matches!(fields, [Field { shape: Some(shape), .. }] if shape.is_empty());
+        let one_document = format == Format::Records || (format == Format::Npy && number(&shard.fields));
+        Shard { one_document, path: shard.path, bytes: shard.bytes, table: shard.table }
     });
     let shards = shards.collect();
     Ok(Dataset::new(format.name(), shards, fields))

@@ -2,32 +2,45 @@
 //!
 //! A [`Dataset`] knows extents, never payload: opening one reads headers and indexes only.
 
-#[allow(dead_code, reason = "formats follow")]
 mod beneath;
-#[allow(dead_code, reason = "formats follow")]
 mod body;
-#[allow(dead_code, reason = "formats follow")]
 mod builder;
+mod checksums;
 mod concat;
 mod files;
 mod fingerprint;
-#[allow(dead_code, reason = "formats follow")]
 mod format;
+mod indexing;
+mod litdata;
+mod mds;
+mod megatron;
 mod merge;
+mod npy;
 mod open;
 mod options;
+mod parse;
+mod reading;
 mod records;
 mod refused;
-#[allow(dead_code, reason = "formats follow")]
+mod rows;
+mod sidecar;
+mod sized;
 mod table;
 mod tar;
+mod tfrecord;
+mod tokens;
 mod webdataset;
+mod whole;
+mod window;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 pub use format::Format;
+pub use indexing::{IndexOutcome, IndexProgress, Indexing, ShardIndex};
+pub use open::IndexState;
 pub use options::Options;
+pub use tfrecord::varints;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -74,12 +87,19 @@ pub struct Shard {
     /// Its size when it was indexed; every extent lies inside.
     pub bytes: u64,
     table: Table,
+    /// Samples are records or single numbers, one behind another.
+    one_document: bool,
 }
 
 impl Shard {
     /// How many samples the shard holds.
     pub fn samples(&self) -> u64 {
         self.table.rows()
+    }
+
+    /// Whether its samples are no documents of their own: to [windows](crate::Builder::windows) of tokens it is one.
+    pub(crate) fn is_one_document(&self) -> bool {
+        self.one_document
     }
 }
 
@@ -93,6 +113,7 @@ pub struct Dataset {
     first: Vec<u64>,
     /// The samples of each dataset that was joined.
     parts: Vec<u64>,
+    index: IndexState,
     /// The first damage that a look-up met.
     damage: Arc<OnceLock<Error>>,
 }
@@ -162,6 +183,11 @@ impl Dataset {
     /// The format's name: `"records"`, `"webdataset"`; `"mixed"` where datasets of different formats are joined.
     pub fn format(&self) -> &'static str {
         self.format
+    }
+
+    /// Which shards' indexes came from sidecars.
+    pub fn index_state(&self) -> &IndexState {
+        &self.index
     }
 
     /// The files.
@@ -266,6 +292,14 @@ impl Dataset {
             total = u64::saturating_add(total, shard.samples());
         }
         first.push(total);
-        Dataset { format, shards, fields, first, parts: vec![total], damage: Arc::default() }
+        Dataset {
+            format,
+            shards,
+            fields,
+            first,
+            parts: vec![total],
+            index: IndexState::default(),
+            damage: Arc::default(),
+        }
     }
 }

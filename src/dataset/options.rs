@@ -1,5 +1,6 @@
 //! What a dataset's files do not say of themselves.
 
+use std::hash::Hasher;
 use std::path::{Path, PathBuf};
 
 use super::{Dataset, Format, open};
@@ -13,6 +14,8 @@ pub struct Options {
     pub(super) dtype: Option<DType>,
     pub(super) record_bytes: Option<u64>,
     pub(super) index_dir: Option<PathBuf>,
+    pub(super) examples: Option<bool>,
+    pub(super) verify: bool,
 }
 
 impl Options {
@@ -41,6 +44,33 @@ impl Options {
     #[must_use]
     pub fn index_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.index_dir = Some(directory.into());
+        self
+    }
+
+    /// What of these decides where samples of that format lie.
+    pub(super) fn hash(&self, format: Format, hash: &mut impl Hasher) {
+        if matches!(format, Format::Records | Format::Tokens | Format::Npy) {
+            hash.write_u64(self.record_bytes.unwrap_or(0));
+            hash.write(self.dtype.map_or("", DType::name).as_bytes());
+        }
+        if format == Format::TfRecord {
+            hash.write_u8(self.examples.map_or(2, u8::from));
+        }
+    }
+
+    /// Whether the records of a TFRecord file are `tf.train.Example`s, whose features become fields; `false` for whole
+    /// records. Default: what the first record is.
+    #[must_use]
+    pub fn examples(mut self, examples: bool) -> Self {
+        self.examples = Some(examples);
+        self
+    }
+
+    /// Reads the shards whole as they are indexed, and compares the checksums that their format has: those of TFRecord.
+    /// Default: only what says where samples lie is read.
+    #[must_use]
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.verify = verify;
         self
     }
 

@@ -26,10 +26,11 @@ unsafe impl RawDevice for HostDevice {
     }
 
     fn allocate(&self, bytes: usize) -> Result<RawMemory> {
-        let arena = Arena::map(bytes)?;
-        let pages = arena.pages().as_str();
-        let (base, bytes) = arena.into_raw();
-        Ok(RawMemory { base: base.as_ptr() as DevicePtr, bytes, host: Some(base), pages })
+        Ok(raw(Arena::map(bytes)?))
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<RawMemory> {
+        Ok(raw(Arena::reserve(bytes)?))
     }
 
     unsafe fn free(&self, memory: RawMemory) {
@@ -68,6 +69,12 @@ unsafe impl RawDevice for HostDevice {
         unsafe { std::ptr::copy_nonoverlapping(source as *const u8, target.as_mut_ptr(), target.len()) };
         Ok(())
     }
+}
+
+fn raw(arena: Arena) -> RawMemory {
+    let pages = arena.pages().as_str();
+    let (base, bytes) = arena.into_raw();
+    RawMemory { base: base.as_ptr() as DevicePtr, bytes, host: Some(base), pages }
 }
 
 /// Holds the last mark. Every mark is reached when it is set.

@@ -104,10 +104,15 @@ pub unsafe trait RawDevice: Send + Sync {
     /// Allocates device memory, uninitialised or zero, 4096-aligned.
     fn allocate(&self, bytes: usize) -> Result<RawMemory>;
 
+    /// The same, where pages may come only when they are first written to, in part perhaps never.
+    fn reserve(&self, bytes: usize) -> Result<RawMemory> {
+        self.allocate(bytes)
+    }
+
     /// Gives memory back.
     ///
     /// # Safety
-    /// `memory` came from `allocate` of this device; no copy or ring still writes to it and no consumer uses it.
+    /// `memory` came from `allocate` or `reserve` of this device; no copy or ring still writes to it and no consumer uses it.
     unsafe fn free(&self, memory: RawMemory);
 
     /// Pins host memory so that streams copy from it and to it asynchronously.
@@ -115,6 +120,11 @@ pub unsafe trait RawDevice: Send + Sync {
     /// # Safety
     /// The memory stays mapped until [`unpin`](RawDevice::unpin).
     unsafe fn pin(&self, base: NonNull<u8>, bytes: usize) -> Result<()>;
+
+    /// Whether what this device has pinned is pinned for `other` too, which then does not pin it again.
+    fn pins_for(&self, _other: &dyn RawDevice) -> bool {
+        false
+    }
 
     /// Takes [`pin`](RawDevice::pin) back. On error the driver may still hold the memory: it must stay mapped, or the
     /// next thing to be mapped there would pass for pinned.

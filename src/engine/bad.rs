@@ -10,15 +10,22 @@
 //! Only the oldest batch is judged, after all its reads have ended, so what becomes of a sample depends on the samples
 //! before it and on nothing that was read ahead. Batches behind it are planned without what is known to be bad by then;
 //! when they are the oldest, they are judged anew.
+//!
+//! Where samples are windows, their numbers may belong to an epoch, and a damaged block may be a part of many. So what is
+//! remembered is a token of that block, counted through all documents as they are stored: every window that needs the
+//! block is bad, in every epoch, on every rank, and no other.
 
 use std::sync::Arc;
 
 use super::Filling;
 use crate::batch::{Body, Places};
-use crate::dataset::Dataset;
+use crate::config::Config;
+use crate::dataset::{Dataset, Extent};
+use crate::documents::{Pieces, blocks};
 use crate::error::{Error, Result};
-use crate::order::{BadSamplePolicy, BadSamples, Order, Standing, Verdict};
+use crate::order::{BadSamplePolicy, BadSamples, Piece, Standing, Verdict};
 use crate::selection::Selection;
+use crate::source::Supply;
 use crate::stats::Counters;
 use crate::storage::Damage;
 
@@ -26,7 +33,10 @@ use crate::storage::Damage;
 pub(crate) struct Bad {
     policy: BadSamplePolicy,
     samples: BadSamples,
-    order: Order,
+    supply: Supply,
+    dataset: Arc<Dataset>,
+    selection: Selection,
+    align: u64,
     /// `samples.skipped()`, as cursors share it.
     skipped: Arc<[u64]>,
     consecutive: u32,
@@ -36,15 +46,25 @@ pub(crate) struct Bad {
 }
 
 impl Bad {
-    pub(crate) fn new(policy: BadSamplePolicy, order: Order, samples: usize, counters: Arc<Counters>) -> Result<Bad> {
+    pub(crate) fn new(
+        config: &Config,
+        supply: &Supply,
+        dataset: &Arc<Dataset>,
+        selection: &Selection,
+        counters: &Arc<Counters>,
+    ) -> Result<Bad> {
+        let policy = config.bad_samples;
         Ok(Bad {
             policy,
             samples: BadSamples::new(policy)?,
-            order,
+            supply: supply.clone(),
+            dataset: dataset.clone(),
+            selection: selection.clone(),
+            align: config.align_bytes,
             skipped: Arc::default(),
             consecutive: 0,
-            planned: Vec::with_capacity(if policy == BadSamplePolicy::Raise { 0 } else { samples }),
-            counters,
+            planned: Vec::with_capacity(if policy == BadSamplePolicy::Raise { 0 } else { config.samples_max() }),
+            counters: counters.clone(),
         })
     }
 
@@ -71,6 +91,7 @@ impl Bad {
         }
         let places = &mut body.places;
         places.samples.clone_from(&body.samples);
+        std::mem::swap(&mut places.pieces, &mut body.pieces);
         (places.padded, places.position) = (body.padded, position);
         self.leave_out(body);
     }
@@ -84,19 +105,14 @@ impl Bad {
         if self.walk(body, &[]).is_err() {
             // So it will end when it is the oldest: it need not be read at all.
             body.samples.clear();
+            body.pieces.clear();
             body.padded = 0;
         }
     }
 
     /// The verdict on the oldest batch, whose reads have all ended: whether it can be handed over as it is, or has to be
     /// read again as it is now.
-    pub(super) fn settle(
-        &mut self,
-        filling: &mut Filling,
-        dataset: &Dataset,
-        selection: &Selection,
-        align: u64,
-    ) -> Result<bool> {
+    pub(super) fn settle(&mut self, filling: &mut Filling) -> Result<bool> {
         let Filling { body, failure, damages, .. } = filling;
         if !self.raises() {
             let mut damages = std::mem::take(damages);
@@ -104,7 +120,7 @@ impl Bad {
                 return Ok(false);
             }
             damages.sort_unstable_by_key(|damage| (damage.extent.shard, damage.extent.offset));
-            if !self.judge(body, &damages, dataset, selection, align)? {
+            if !self.judge(body, &damages)? {
                 return Ok(false);
             }
             self.counters.samples_skipped.add(body.places.skipped);
@@ -115,22 +131,10 @@ impl Bad {
         Ok(true)
     }
 
-    fn judge(
-        &mut self,
-        body: &mut Body,
-        damages: &[Damage],
-        dataset: &Dataset,
-        selection: &Selection,
-        align: u64,
-    ) -> Result<bool> {
-        let cause = |sample: u64| cause(sample, damages, dataset, selection, align);
-        let mut found: Vec<u64> = Vec::new();
-        if let Some(first) = damages.first() {
-            found.extend(body.samples.iter().copied().filter(|&sample| cause(sample).is_some()));
-            found.sort_unstable();
-            if found.is_empty() {
-                return Err(first.error.clone()); // no sample is to blame
-            }
+    fn judge(&mut self, body: &mut Body, damages: &[Damage]) -> Result<bool> {
+        let found = self.found(body, damages);
+        if let (Some(first), true) = (damages.first(), found.is_empty()) {
+            return Err(first.error.clone()); // no sample is to blame
         }
         std::mem::swap(&mut self.planned, &mut body.samples);
         let padded = body.padded;
@@ -138,10 +142,13 @@ impl Bad {
         let known = self.samples.skipped().len();
         let walked = self.walk(body, &found);
         if self.samples.skipped().len() != known {
-            self.learn(cause);
+            self.learn(damages);
         }
-        if let Err((sample, why)) = walked {
-            let cause = cause(sample).map(|damage| Box::new(damage.error.clone()));
+        if let Err((sample, mut why)) = walked {
+            if self.supply.documents().is_some() {
+                why = format!("it is a token, counted through all documents, and a window needs its block; {why}");
+            }
+            let cause = self.cause(sample, damages).map(|damage| Box::new(damage.error.clone()));
             return Err(Error::BadSample { sample, why, cause });
         }
         if !found.is_empty() || body.samples != self.planned || body.padded != padded {
@@ -151,22 +158,56 @@ impl Bad {
         Ok(true)
     }
 
+    /// What of a batch the damages make bad, ascending: samples; where they are windows, tokens.
+    fn found(&self, body: &Body, damages: &[Damage]) -> Vec<u64> {
+        let mut found: Vec<u64> = Vec::new(); // allocates nothing as long as nothing fails
+        if damages.is_empty() {
+            return found;
+        }
+        let hit = |extent: &Extent| damage_in(*extent, damages, self.align);
+        match self.supply.documents() {
+            None => found.extend(body.samples.iter().filter(|&&sample| self.cause(sample, damages).is_some())),
+            Some(documents) => {
+                let pieces = body.pieces.pieces.iter().zip(&body.pieces.extents);
+                let token = |(&piece, extent): (&Piece, &Option<Extent>)| {
+                    let extent = (*extent)?;
+                    let from =
+                        hit(&extent)?.extent.offset.max(blocks(extent, self.align).start) / self.align * self.align;
+                    Some(documents.unreadable(&self.dataset, piece, from..from + self.align))
+                };
+                found.extend(pieces.filter_map(token));
+            }
+        }
+        found.sort_unstable();
+        found
+    }
+
     /// Fills the batch from its places, asking for a verdict wherever a sample is known or `found` (ascending) to be bad.
     fn walk(&mut self, body: &mut Body, found: &[u64]) -> Result<(), (u64, String)> {
-        let Places { samples: places, padded, position, .. } = &body.places;
-        body.samples.clear();
-        body.padded = 0;
+        let Body { samples, pieces, padded, places, epoch, .. } = body;
+        let Places { samples: order, pieces: windows, padded: padding, position, .. } = places;
+        samples.clear();
+        *padded = 0;
+        if windows.are_there() {
+            pieces.begin();
+        }
         let (mut skipped, mut replaced) = (0, 0);
-        for (index, &place) in places.iter().enumerate() {
-            let position = (position + index as u64) % self.order.len();
+        for (index, &place) in order.iter().enumerate() {
+            let position = (*position + index as u64) % self.supply.order().len();
             let mut stand_in = Some(place);
+            if windows.are_there() {
+                pieces.push_from(windows, index);
+            }
             while let Some(sample) = stand_in
-                && (self.samples.contains(sample) || found.binary_search(&sample).is_ok())
+                && let Some(blame) = self.blame(sample, pieces, found)
             {
-                stand_in = match self.samples.bad(sample) {
+                if windows.are_there() {
+                    pieces.pop();
+                }
+                stand_in = match self.samples.bad(blame) {
                     Verdict::Skip => None,
-                    Verdict::Replace(attempt) => Some(self.order.replacement(body.epoch, position, attempt)),
-                    Verdict::Raise(why) => return Err((sample, why)),
+                    Verdict::Replace(attempt) => self.stand_in(place, *epoch, position, attempt, pieces),
+                    Verdict::Raise(why) => return Err((blame, why)),
                 };
             }
             let Some(sample) = stand_in else {
@@ -175,20 +216,57 @@ impl Bad {
             };
             self.samples.good();
             replaced += u64::from(sample != place);
-            body.samples.push(sample);
-            body.padded += u64::from(index as u64 >= places.len() as u64 - padded);
+            samples.push(sample);
+            *padded += u64::from(index as u64 >= order.len() as u64 - *padding);
         }
-        (body.places.skipped, body.places.replaced) = (skipped, replaced);
+        (places.skipped, places.replaced) = (skipped, replaced);
         Ok(())
     }
 
-    fn learn<'a>(&mut self, cause: impl Fn(u64) -> Option<&'a Damage>) {
+    /// What makes a sample bad, if anything known or `found` does: itself; where it is the last window of `pieces`, a token.
+    fn blame(&self, sample: u64, pieces: &Pieces, found: &[u64]) -> Option<u64> {
+        let known = self.samples.skipped();
+        let Some(documents) = self.supply.documents() else {
+            return (self.samples.contains(sample) || found.binary_search(&sample).is_ok()).then_some(sample);
+        };
+        if known.is_empty() && found.is_empty() {
+            return None;
+        }
+        let needs = |tokens: &[u64]| {
+            let pieces = pieces.last().iter();
+            pieces.copied().find_map(|piece| documents.needs(&self.dataset, piece, tokens, self.align))
+        };
+        needs(known).or_else(|| needs(found))
+    }
+
+    /// The sample to try in a place, and its pieces where it is a window.
+    fn stand_in(&self, place: u64, epoch: u64, position: u64, attempt: u32, pieces: &mut Pieces) -> Option<u64> {
+        let sample = self.supply.replacement(&self.dataset, place, epoch, position, attempt)?;
+        // Every window of an epoch can be found: so its pieces say.
+        self.supply.push_window(&self.dataset, epoch, sample, pieces).ok()?;
+        Some(sample)
+    }
+
+    fn learn(&mut self, damages: &[Damage]) {
+        let what = self.supply.documents().map_or("sample", |_| "the block of token");
         for &sample in self.samples.skipped().iter().filter(|sample| !self.skipped.contains(sample)) {
-            let error = cause(sample).map_or(String::new(), |damage| format!(": {}", damage.error));
-            tracing::warn!("sample {sample} cannot be read{error}");
+            let error = self.cause(sample, damages).map_or(String::new(), |damage| format!(": {}", damage.error));
+            tracing::warn!("{what} {sample} cannot be read{error}");
         }
         self.skipped = self.samples.skipped().into();
         self.counters.bad_samples(self.skipped.clone());
+    }
+
+    /// The damage that a sample's own blocks have part in; where samples are windows, a token's.
+    fn cause<'a>(&self, sample: u64, damages: &'a [Damage]) -> Option<&'a Damage> {
+        let hit = |extent: Extent| damage_in(extent, damages, self.align);
+        match self.supply.documents() {
+            Some(documents) => documents.token_extent(&self.dataset, sample).and_then(hit),
+            None => {
+                let extent = |&field: &usize| self.dataset.extent(sample, field);
+                self.selection.numbers.iter().filter_map(extent).find_map(hit)
+            }
+        }
     }
 
     fn raises(&self) -> bool {
@@ -196,23 +274,16 @@ impl Bad {
     }
 }
 
-/// The damage, of those in file order and apart from each other, that a sample's own blocks have part in.
-fn cause<'a>(
-    sample: u64,
-    damages: &'a [Damage],
-    dataset: &Dataset,
-    selection: &Selection,
-    align: u64,
-) -> Option<&'a Damage> {
-    let extents = selection.numbers.iter().filter_map(|&field| dataset.extent(sample, field));
-    extents.filter(|extent| extent.len > 0).find_map(|extent| {
-        let begin = extent.offset / align * align;
-        let end = (extent.offset + extent.len).next_multiple_of(align);
-        let before = |damage: &Damage| {
-            let damaged = damage.extent;
-            (damaged.shard, damaged.offset + damaged.len) <= (extent.shard, begin)
-        };
-        let damage = damages.get(damages.partition_point(before))?;
-        (damage.extent.shard == extent.shard && damage.extent.offset < end).then_some(damage)
-    })
+/// The damage, of those in file order and apart from each other, that the blocks of an extent have part in.
+fn damage_in(extent: Extent, damages: &[Damage], align: u64) -> Option<&Damage> {
+    if extent.len == 0 {
+        return None;
+    }
+    let own = blocks(extent, align);
+    let before = |damage: &Damage| {
+        let damaged = damage.extent;
+        (damaged.shard, damaged.offset + damaged.len) <= (extent.shard, own.start)
+    };
+    let damage = damages.get(damages.partition_point(before))?;
+    (damage.extent.shard == extent.shard && damage.extent.offset < own.end).then_some(damage)
 }

@@ -40,7 +40,7 @@ impl fmt::Display for Pages {
     }
 }
 
-/// Anonymous memory, touched, zeroed, excluded from children of `fork`. Unmapped when dropped.
+/// Anonymous memory, zeroed, excluded from children of `fork`. Unmapped when dropped.
 ///
 /// Whoever lets hardware write into an arena keeps it alive until every such write has completed.
 #[derive(Debug)]
@@ -64,6 +64,15 @@ impl Arena {
 
     /// Maps at least `bytes`, rounded up to 4 KiB, or to 2 MiB from 2 MiB on.
     pub fn map(bytes: usize) -> Result<Arena> {
+        Arena::with_pages(bytes, usize::MAX)
+    }
+
+    /// The same with pages that come when they are first written to, but for the first, which shows what they are.
+    pub fn reserve(bytes: usize) -> Result<Arena> {
+        Arena::with_pages(bytes, HUGE)
+    }
+
+    fn with_pages(bytes: usize, populated: usize) -> Result<Arena> {
         let unit = if bytes >= HUGE { HUGE } else { PAGE };
         let no_memory = |errno| Error::Memory { what: "host memory", bytes: bytes as u64, errno };
         let bytes = bytes.max(1).checked_next_multiple_of(unit).ok_or(no_memory(libc::ENOMEM))?;
@@ -72,12 +81,13 @@ impl Arena {
             None => (map_aligned(bytes).map_err(|e| no_memory(errno(&e)))?, Pages::Small),
         };
         let mut arena = Arena { base, bytes, pages };
-        arena.advise(libc::MADV_DONTFORK).map_err(|e| no_memory(errno(&e)))?;
+        arena.advise(bytes, libc::MADV_DONTFORK).map_err(|e| no_memory(errno(&e)))?;
         if pages == Pages::Small && bytes >= HUGE {
-            let _ = arena.advise(libc::MADV_HUGEPAGE); // EINVAL where the kernel has none: small pages work too
+            let _ = arena.advise(bytes, libc::MADV_HUGEPAGE); // EINVAL where the kernel has none: small pages work too
         }
-        arena.populate().map_err(|e| no_memory(errno(&e)))?;
-        if pages == Pages::Small && arena.huge_bytes().is_some_and(|huge| huge >= bytes / 10 * 9) {
+        let populated = populated.min(bytes);
+        arena.populate(populated).map_err(|e| no_memory(errno(&e)))?;
+        if pages == Pages::Small && arena.huge_bytes().is_some_and(|huge| huge >= populated / 10 * 9) {
             arena.pages = Pages::Transparent;
         }
         Ok(arena)
@@ -113,19 +123,21 @@ impl Arena {
         Arena { base, bytes, pages: Pages::Small }
     }
 
-    fn advise(&self, advice: i32) -> io::Result<()> {
-        // SAFETY: the range is exactly this arena's own mapping, alive as long as `self`.
-        match unsafe { libc::madvise(self.base.as_ptr().cast(), self.bytes, advice) } {
+    /// About the first `bytes`, which are no more than there are.
+    fn advise(&self, bytes: usize, advice: i32) -> io::Result<()> {
+        // SAFETY: the range is inside this arena's own mapping, alive as long as `self`.
+        match unsafe { libc::madvise(self.base.as_ptr().cast(), bytes, advice) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
     }
 
-    /// Faults every page in now: later, pinning would do it, and khugepaged cannot mend pinned small pages.
-    fn populate(&self) -> io::Result<()> {
-        match self.advise(libc::MADV_POPULATE_WRITE) {
+    /// Faults the pages of the first `bytes` in now: later, pinning would do it, and khugepaged cannot mend pinned small
+    /// pages.
+    fn populate(&self, bytes: usize) -> io::Result<()> {
+        match self.advise(bytes, libc::MADV_POPULATE_WRITE) {
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-                for at in (0..self.bytes).step_by(PAGE) {
+                for at in (0..bytes).step_by(PAGE) {
                     // SAFETY: `at` is inside this arena's own writable mapping, which nobody else has seen yet.
                     unsafe { self.base.add(at).write_volatile(0) };
                 }

@@ -16,6 +16,8 @@ pub struct Slab {
 
 // SAFETY: the lease is the only right to its bytes, wherever it is; the arena behind it is Send.
 unsafe impl Send for Slab {}
+// SAFETY: a shared lease gives out addresses and shared views of bytes that nobody writes as long as it is shared.
+unsafe impl Sync for Slab {}
 
 impl Slab {
     /// First byte.
@@ -26,6 +28,28 @@ impl Slab {
     /// Length.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The byte at `offset`.
+    ///
+    /// # Panics
+    /// If it is outside.
+    pub fn at(&self, offset: usize) -> NonNull<u8> {
+        assert!(offset <= self.bytes, "outside the slab");
+        // SAFETY: inside the slab, or one past its end.
+        unsafe { self.base.add(offset) }
+    }
+
+    /// What is in it. Whoever holds a slab has it alone: one that hardware uses is inside a queue.
+    pub fn contents(&self) -> &[u8] {
+        // SAFETY: the arena is mapped, and was written to when it was populated; nobody writes meanwhile, see above.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.bytes) }
+    }
+
+    /// The same, to be written to.
+    pub fn contents_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `self` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.bytes) }
     }
 }
 

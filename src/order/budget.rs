@@ -80,7 +80,7 @@ impl BudgetSchedule {
         self.order.check(from)?;
         let buckets = Buckets::new(&self.order, from.epoch, self.bucketing);
         let (n, budget, rank, policy) = (self.order.len(), self.budget, self.rank, self.policy);
-        Ok(BudgetSteps { buckets, n, budget, rank, policy, at: from, counts: Counts::default() })
+        Ok(BudgetSteps { buckets, n, budget, rank, policy, at: from, first: from.consumed, counts: Counts::default() })
     }
 }
 
@@ -93,6 +93,8 @@ pub struct BudgetSteps {
     rank: Rank,
     policy: Policy,
     at: Progress,
+    /// This rank's first position of the last step.
+    first: u64,
     counts: Counts,
 }
 
@@ -114,6 +116,7 @@ impl BudgetSteps {
         for rank in 0..self.rank.world() {
             let mine = rank == self.rank.rank();
             if position < self.n {
+                self.first = if mine { position } else { self.first };
                 position = self.cut(position, &len_of, mine.then_some(&mut *out))?;
                 continue;
             }
@@ -127,18 +130,25 @@ impl BudgetSteps {
                 Policy::Pad => {
                     counts.padded += 1;
                     if mine {
+                        self.first = self.n - 1;
                         out.push(self.buckets.at(self.n - 1, &len_of).0);
                         padded = 1;
                     }
                 }
                 Policy::Wrap => {
                     let from = counts.wrapped % self.n;
+                    self.first = if mine { from } else { self.first };
                     counts.wrapped += self.cut(from, &len_of, mine.then_some(&mut *out))? - from;
                 }
             }
         }
         (self.at.consumed, self.counts) = (position, counts);
         Ok(Some(padded))
+    }
+
+    /// The position of the first sample of this rank's batch of the last step.
+    pub fn position(&self) -> u64 {
+        self.first
     }
 
     /// Where the run stands once every rank has been given its batch of the last step: the next epoch's start at the end.

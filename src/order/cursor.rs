@@ -47,7 +47,8 @@ pub struct Cursor {
     pub windows: Option<(u64, Option<u64>)>,
     /// Where the next window of a [`Packer`](super::Packer) starts, where there is one.
     pub packer: Option<PackerState>,
-    /// Samples found bad so far, ascending; at most [`SKIPPED_MAX`].
+    /// Samples found bad so far, ascending; at most [`SKIPPED_MAX`]. Where they are windows, tokens of blocks that cannot be
+    /// read, counted through all documents.
     pub skipped: Vec<u64>,
     /// How many of the last places were bad.
     pub consecutive_bad: u32,

@@ -171,8 +171,10 @@ impl Text {
             bucketing.check()?;
         }
         let ascending = self.skipped.windows(2).all(|pair| pair[0] < pair[1]);
-        if self.skipped.len() > SKIPPED_MAX || !ascending || self.skipped.last().is_some_and(|&last| last >= samples) {
-            return Err(bad(format!("skipped is not ascending, or not below {samples}, or longer than {SKIPPED_MAX}")));
+        // Where samples are windows, tokens are skipped: no more than bytes.
+        let below = if self.windows.is_some() || self.packer.is_some() { bytes } else { samples };
+        if self.skipped.len() > SKIPPED_MAX || !ascending || self.skipped.last().is_some_and(|&last| last >= below) {
+            return Err(bad(format!("skipped is not ascending, or not below {below}, or longer than {SKIPPED_MAX}")));
         }
         let mixture = match self.mixture {
             Some(text) if text.weights.is_empty() || text.weights.len() > PARTS_MAX || text.weights.contains(&0) => {

@@ -62,8 +62,8 @@ impl WriteFile {
         Error::Write { path: self.path.clone(), offset, doing: doing.into(), errno }
     }
 
-    /// Through the page cache from here on. Writes in flight end either way.
-    fn demote(&self) -> bool {
+    /// Through the page cache from here on. Writes in flight end either way. False if the file cannot change.
+    pub(super) fn demote(&self) -> bool {
         // SAFETY: takes and gives flags of an open file; no memory is involved.
         let flags = unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_GETFL) };
         // SAFETY: as above.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use strait::order::Shuffle;
 use strait::sim::Rng;
-use strait::{Batch, Builder, Device, Loader, RingChoice};
+use strait::{Batch, Builder, DType, Device, Loader, RingChoice};
 
 use super::Outcome;
 use super::cuda::Gpu;
@@ -38,6 +38,12 @@ pub(crate) fn check(bed: &Bed<'_>, seed: u64) -> Outcome<Checked> {
     let mut builder = shape(&mut rng, Loader::builder(shards.dataset.clone())).device(bed.device.clone());
     if let Some(ring) = bed.ring {
         builder = builder.ring(ring);
+    }
+    // Records are bytes; every other time they are to be an array of them.
+    if let ([record], true) = (shards.dataset.fields(), rng.one_in(2))
+        && let Some(bytes) = record.fixed_bytes
+    {
+        builder = builder.array(&record.name, DType::U8, &[bytes]);
     }
     let mut loader = builder.build()?;
     // A landing as long as a few batches: some are looked at while others are on the stream.
@@ -111,6 +117,13 @@ fn read_back(batch: &Batch, shards: &Shards<'_>) -> Outcome {
             let found = view.read_back(i, &mut bytes)?.then_some(&bytes[..]);
             if found != shards.field(sample, &field.name) {
                 return Err(format!("sample {sample}: `{}` has wrong bytes", field.name).into());
+            }
+        }
+        if let Some(tensor) = batch.tensor(&field.name) {
+            tensor.read_back(&mut bytes)?;
+            let rows = batch.samples().iter().flat_map(|&sample| shards.field(sample, &field.name).unwrap_or(&[]));
+            if !rows.eq(&bytes) {
+                return Err(format!("`{}` as an array has wrong bytes", field.name).into());
             }
         }
     }

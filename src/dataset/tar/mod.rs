@@ -7,13 +7,12 @@
 
 mod header;
 mod pax;
-mod window;
 
 use std::path::Path;
 
+use super::window::Window;
 use crate::error::{Error, Result};
 use header::{BLOCK, Header, Kind};
-use window::Window;
 
 /// The largest PAX header or GNU long name that is taken into memory. Real ones hold a path and perhaps some extended
 /// attributes, which Linux limits to 64 KiB each.
@@ -91,7 +90,10 @@ impl<'a> Members<'a> {
             };
             let kind = header.kind(ahead.named());
             match kind {
-                Kind::File => return self.file(at, &header, ahead).map(Some),
+                Kind::File => {
+                    self.window.expect_extensions(ahead.from.is_some());
+                    return self.file(at, &header, ahead).map(Some);
+                }
                 Kind::Pax | Kind::PaxGlobal | Kind::LongName => self.extension(at, &header, kind, &mut ahead)?,
                 Kind::LongLink => drop(self.pass(at, header.size())?),
                 Kind::Sparse => return Err(self.sparse(at)),

@@ -73,6 +73,11 @@ unsafe impl RawDevice for CudaDevice {
         self.0.check(call, unsafe { register(base.as_ptr().cast(), bytes, HOST_REGISTER_PORTABLE) })
     }
 
+    /// Registered as portable: for the contexts of all CUDA devices.
+    fn pins_for(&self, other: &dyn RawDevice) -> bool {
+        matches!(other.kind(), DeviceKind::Cuda(_))
+    }
+
     unsafe fn unpin(&self, base: NonNull<u8>) -> Result<()> {
         let _entered = self.0.enter()?;
         let (call, unregister) = self.0.driver.host_unregister;

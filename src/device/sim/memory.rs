@@ -76,6 +76,14 @@ impl Memory {
         true
     }
 
+    /// False if the target is not live.
+    pub(super) fn store(&self, target: DevicePtr, bytes: &[u8]) -> bool {
+        let Some(target) = self.locate(target, bytes.len()) else { return false };
+        // SAFETY: `locate` says that the target is live for this length; device and host memory do not overlap.
+        unsafe { target.as_ptr().copy_from(bytes.as_ptr(), bytes.len()) };
+        true
+    }
+
     /// False if the source is not pinned or the target not live: then nothing is copied.
     pub(super) fn copy(&self, source: usize, target: DevicePtr, bytes: usize) -> bool {
         let (Some(target), true) = (self.locate(target, bytes), self.is_pinned(source, bytes)) else { return false };

@@ -100,6 +100,14 @@ impl SimDevice {
         RawStream(std::ptr::without_provenance_mut(self.shared.lock().add_queue()))
     }
 
+    /// Stores bytes in device memory at once, as a program would have computed them there.
+    ///
+    /// # Panics
+    /// If they are outside live memory.
+    pub fn store(&self, target: DevicePtr, bytes: &[u8]) {
+        assert!(self.shared.lock().memory.store(target, bytes), "a store to {target:#x} is outside live memory");
+    }
+
     /// Puts a read of device memory on a consumer's stream, as a kernel that uses a batch would read it: late.
     pub fn consumer_read(&self, consumer: RawStream, source: DevicePtr, bytes: usize) -> Result<SimRead> {
         let read = SimRead::default();

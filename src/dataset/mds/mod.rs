@@ -1,0 +1,85 @@
+//! MosaicML's MDS: `index.json` names the shards, each of which begins with the place of every sample.
+//!
+//! ```text
+//! index.json   shards: names and sizes of files, columns, compression, hashes      see `index`
+//! shard        u32 n, u32 offset[n + 1], a JSON text that the index has too, samples: see `sized`
+//! ```
+//! After `streaming/base/format/mds/writer.py` and `encodings.py`. Numbers, and arrays whose type and shape the encoding
+//! gives (`ndarray:float32:3,224,224`), come with both; other arrays are handed over as stored, with their shape in
+//! front, and everything else as the bytes that its decoder takes.
+
+pub(super) mod index;
+
+use std::path::Path;
+
+use super::Field;
+use super::beneath::beneath;
+use super::files::read_whole;
+use super::format::{Format, Indexed, Look, Reader, Source, Verdict};
+use super::options::Options;
+use super::sized::{Parts, Size, place};
+use crate::error::{Error, Result};
+use index::{Column, INDEX_BYTES_MAX, Index, Shard};
+
+pub(super) const READER: Reader = Reader { format: Format::Mds, recognise, sources };
+
+fn recognise(look: &Look) -> Verdict {
+    if look.ends(&[".mds"]) || look.name.contains(".mds.") {
+        return Verdict::Beside;
+    }
+    (look.name == "index.json" && says(&look.start, b"\"shards\"")).into()
+}
+
+/// Whether an index's start has that key: `MDSWriter` puts keys in order, so that the first shard's comes early.
+fn says(start: &[u8], key: &[u8]) -> bool {
+    start.windows(key.len()).any(|part| part == key)
+}
+
+/// The index, or the directory that it is in.
+fn sources(path: &Path, options: &Options) -> Result<Vec<Source>> {
+    let path = &match path.is_dir() {
+        true => path.join("index.json"),
+        false => path.to_owned(),
+    };
+    let index = Index::parse(&read_whole(path, INDEX_BYTES_MAX)?).map_err(|problem| problem.of(path))?;
+    let root = path.parent().filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    index.shards.iter().map(|shard| source(root, path, shard, options)).collect()
+}
+
+fn source(root: &Path, index: &Path, shard: &Shard, _: &Options) -> Result<Source> {
+    let columns = shard.columns().map_err(|problem| problem.of(index))?;
+    let raw = beneath(root, &shard.raw_data.basename, index).map_err(|e| match (shard.compression(), e.errno()) {
+        (Some(compression), Some(libc::ENOENT)) => {
+            let problem = format!(
+                "the shard {:?} is compressed with {compression}; decompress it beside its index (StreamingDataset does so)",
+                shard.raw_data.basename
+            );
+            Error::format(index, 0, problem)
+        }
+        _ => e,
+    })?;
+    let (samples, bytes) = (shard.samples, shard.raw_data.bytes);
+    Ok(Source {
+        path: raw,
+        beside: vec![index.to_owned()],
+        hashes: shard.raw_data.hashes.clone(),
+        index: Box::new(move |path, _| raw_shard(path, &columns, samples, bytes)),
+    })
+}
+
+fn raw_shard(path: &Path, columns: &[Column], samples: u64, bytes: u64) -> Result<Indexed> {
+    let sizes = columns.iter().map(|column| column.bytes.map_or(Size::Stored, Size::Fixed)).collect();
+    let placed = place(path, samples, &Parts::new(sizes))?;
+    if placed.bytes != bytes {
+        let problem = format!("the index tells of {bytes} bytes, and the shard has {}: it is another's", placed.bytes);
+        return Err(Error::format(path, 0, problem));
+    }
+    let field = |(column, &fixed_bytes): (&Column, &Option<u64>)| Field {
+        name: column.name.as_str().into(),
+        fixed_bytes,
+        dtype: column.dtype,
+        shape: column.shape.as_deref().map(Into::into),
+    };
+    let fields = columns.iter().zip(&placed.fixed_bytes).map(field).collect();
+    Ok(Indexed { path: path.into(), bytes, fields, met_at: Vec::new(), table: placed.table })
+}

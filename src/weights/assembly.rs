@@ -1,0 +1,378 @@
+//! Puts a load together: the plan first, then memory, then, on the engine's thread, ring and streams.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
+
+use super::Builder;
+use super::Digest;
+use super::builder::{Config, Place};
+use super::check::Checker;
+use super::cursor::{Cursor, Limits};
+use super::engine::{Copies, Engine, Shard, State};
+use super::load::{Handed, Load, Output, Shared};
+use super::memory::{Owner, Span, Spot};
+use super::plan::{Check, Plan, Where};
+use super::tensor::Home;
+use crate::assembly::{MakeRing, choose_ring, not_registered};
+use crate::config::PathChoice;
+use crate::device::{CopyQueue, Device, Seq};
+use crate::engine::Pinned;
+use crate::error::{Error, Result};
+use crate::memory::{Arena, SlabPool};
+use crate::sim::Clock;
+use crate::stats::Setup;
+use crate::storage::{Opening, Options, ReadQueue, Registered, ShardFile};
+
+/// A load to be: planned, its memory there, nothing started.
+pub(super) struct Parts {
+    plan: Plan,
+    config: Config,
+    devices: Vec<Device>,
+    blocks: Vec<Option<Spot>>,
+    files: Arc<[ShardFile]>,
+    shared: Arc<Shared>,
+    output: Sender<Output>,
+    clock: Clock,
+}
+
+/// Shards that are read at once: several files, perhaps on several drives, are busy; more would only scatter the reads.
+const SHARDS_AT_ONCE: usize = 8;
+/// More slabs than this are never in use at once.
+const SLABS_MAX: u64 = 64;
+/// Threads that sum up bytes; each shard has one of them.
+const CHECKERS_MAX: usize = 4;
+
+pub(super) fn block_sizes(builder: &Builder) -> Result<Vec<u64>> {
+    builder.config.check()?;
+    let devices = devices(builder);
+    Ok(Plan::new(builder, &devices)?.block_bytes)
+}
+
+fn devices(builder: &Builder) -> Vec<Device> {
+    match &builder.devices[..] {
+        [] => vec![Device::auto()],
+        devices => devices.to_vec(),
+    }
+}
+
+/// Plans, and allocates what tensors lie in.
+pub(super) fn frame(builder: &Builder, clock: Clock) -> Result<(Parts, Receiver<Output>, Arc<Shared>)> {
+    builder.config.check()?;
+    let devices = devices(builder);
+    let plan = Plan::new(builder, &devices)?;
+    let config = builder.config.clone();
+    let blocks = blocks(&plan, &devices, &builder.blocks, config.deadline)?;
+    let tensors = builder.checkpoint.shared_tensors();
+    let targets = plan.targets.iter().map(|target| Handed {
+        place: target.place,
+        device: target.device,
+        shape: target.shape.clone(),
+        bytes: target.rows.bytes(),
+        memory: match (&target.memory, &blocks[target.device]) {
+            _ if target.rows.rows == 0 => Spot::nowhere(),
+            (Where::Caller(place), _) => spot(place, &devices[target.device]),
+            (Where::Block(at), Some(block)) => block.at(*at),
+            (Where::Block(_), None) => unreachable!("a device with bytes has a block"),
+        },
+    });
+    let shared = Arc::new(Shared {
+        targets: targets.collect(),
+        tensors,
+        homes: OnceLock::new(),
+        counters: Arc::default(),
+        deadline: config.deadline,
+        stop: AtomicBool::new(false),
+        stopped: OnceLock::new(),
+        paths: builder.checkpoint.files().iter().map(|file| file.path.clone()).collect(),
+    });
+    // Every target, and one failure.
+    let (output, inbox) = channel::bounded(plan.targets.len() + 1);
+    let files = builder.checkpoint.files().iter();
+    let files = files.map(|file| ShardFile { path: file.path.clone(), bytes: file.bytes }).collect();
+    let parts = Parts { plan, config, devices, blocks, files, shared: shared.clone(), output, clock };
+    Ok((parts, inbox, shared))
+}
+
+/// The block of each device that needs one: the caller's, or one that is allocated.
+fn blocks(plan: &Plan, devices: &[Device], own: &[(usize, Place)], deadline: Duration) -> Result<Vec<Option<Spot>>> {
+    if let Some((device, _)) = own.iter().find(|(device, _)| *device >= devices.len()) {
+        return Err(Error::config("block", format!("there is no device {device} among {}", devices.len())));
+    }
+    let block = |(index, device): (usize, &Device)| {
+        let bytes = plan.block_bytes[index];
+        match own.iter().find(|(device, _)| *device == index) {
+            _ if bytes == 0 => Ok(None),
+            Some((_, place)) if place.bytes < bytes || !place.ptr.is_multiple_of(4096) => {
+                let (ptr, there) = (place.ptr, place.bytes);
+                let problem =
+                    format!("{bytes} bytes from a multiple of 4096 are needed; these are {there} at {ptr:#x}");
+                Err(Error::config("block", problem))
+            }
+            Some((_, place)) => Ok(Some(spot(place, device))),
+            None => Spot::allocate(device, bytes, deadline).map(Some),
+        }
+    };
+    devices.iter().enumerate().map(block).collect()
+}
+
+/// A place of the caller's. Memory of the host device is the host's.
+fn spot(place: &Place, device: &Device) -> Spot {
+    Spot::of_caller(place.ptr, device.kind() == crate::device::DeviceKind::Host, place.owner.clone())
+}
+
+impl Parts {
+    /// Makes the engine, with the ring that the options name or one of the caller's own.
+    pub(super) fn assemble(self, make_ring: Option<MakeRing>) -> Result<Engine> {
+        let limits = Limits {
+            align: self.config.align_bytes,
+            block_bytes: self.config.block_bytes,
+            gap_bytes: self.config.gap_bytes,
+        };
+        let counters = &self.shared.counters;
+        let Config { ring, reads_in_flight: depth, align_bytes, .. } = self.config;
+        let open_files = self.config.open_files_max.min(self.files.len().max(1));
+        let (ring, opening) = match make_ring {
+            Some(make) => (make(depth)?, Opening::Ring { direct: false }),
+            None => choose_ring(ring, depth, open_files, align_bytes, counters)?,
+        };
+        let name = ring.name();
+        // Streams first, so that nothing is pinned when one cannot be had.
+        let slab_count = self.slab_count()?;
+        let streams = self.devices.iter().filter(|_| slab_count > 0).map(|device| device.raw().stream());
+        let streams = streams.collect::<Result<Vec<_>>>()?;
+        let slabs = match slab_count {
+            0 => None,
+            count => Some(SlabPool::new(count, self.config.block_bytes as usize)?),
+        };
+        let pinned = self.pin(slabs.as_ref())?;
+        let copies = streams.into_iter().map(|stream| Copies {
+            queue: CopyQueue::new(stream, slab_count).drop_wait(self.config.deadline),
+            moved: self.clock.now(),
+        });
+        let copies: Vec<Copies> = copies.collect();
+        let home = |(index, device): (usize, &Device)| {
+            let timeline = copies.get(index).map(|copies| copies.queue.timeline());
+            Arc::new(Home { device: device.clone(), timeline, deadline: self.config.deadline })
+        };
+        let _ = self.shared.homes.set(self.devices.iter().enumerate().map(home).collect());
+        let options = Options {
+            depth,
+            bytes_in_flight_max: self.config.bytes_in_flight,
+            // Those that fill, and the one whose reads are being started.
+            landings: slab_count + depth + 1,
+            open_files_max: open_files,
+            deadline: self.config.deadline,
+            opening,
+            clock: self.clock.clone(),
+        };
+        let mut queue = ReadQueue::new(ring, self.files.clone(), options, counters.clone());
+        if let Some(slabs) = &slabs {
+            let (base, bytes) = (slabs.arena().base(), slabs.arena().bytes());
+            // SAFETY: the slabs are dropped after the queue (field order of `Engine`), or leaked with it.
+            if let Registered::No(errno) = unsafe { queue.register_memory(base, bytes) } {
+                counters.fall_back(not_registered(bytes, errno));
+            }
+        }
+        self.say_setup(slabs.as_ref(), name);
+        let expected = self.plan.checks.iter().map(|check| check.digest).collect();
+        let checker = Checker::new(expected, self.checkers())?;
+        let state = self.state();
+        let mut engine = Engine {
+            queue,
+            checker,
+            copies,
+            slabs,
+            _pinned: pinned,
+            limits,
+            owners: Arc::new(self.owners()),
+            plan: self.plan,
+            shared: self.shared,
+            output: self.output,
+            clock: self.clock,
+            state,
+        };
+        engine.hand_over_empty();
+        Ok(engine)
+    }
+
+    /// Slabs for the reads in flight and as many again for the checks and copies behind them; none where all is direct.
+    fn slab_count(&self) -> Result<usize> {
+        if self.plan.items.iter().all(|item| item.direct) {
+            return Ok(0);
+        }
+        let Config { block_bytes, bytes_in_flight, pinned_bytes_max, .. } = self.config;
+        let wanted = bytes_in_flight.saturating_mul(2).div_ceil(block_bytes).clamp(2, SLABS_MAX);
+        let fits = |&count: &u64| Arena::rounded(count * block_bytes) <= pinned_bytes_max;
+        let slabs = (2..=wanted).rev().find(fits).ok_or_else(|| {
+            let problem = format!("{pinned_bytes_max} does not hold two slabs of {block_bytes} bytes");
+            Error::config("pinned_bytes_max", problem)
+        })?;
+        Ok(slabs as usize)
+    }
+
+    /// Pins the slabs with every device, but for those that one pinned before is pinned for too.
+    fn pin(&self, slabs: Option<&SlabPool>) -> Result<Vec<Pinned>> {
+        let Some(slabs) = slabs else { return Ok(Vec::new()) };
+        let mut pinned = Vec::new();
+        for (index, device) in self.devices.iter().enumerate() {
+            let same = |other: &Device| std::ptr::addr_eq(other.raw(), device.raw());
+            if !self.devices[..index].iter().any(|other| same(other) || other.raw().pins_for(device.raw())) {
+                pinned.push(Pinned::new(device, slabs.arena())?);
+            }
+        }
+        Ok(pinned)
+    }
+
+    /// Where time is simulated all is to happen in one order, on one thread.
+    fn checkers(&self) -> usize {
+        if self.clock.is_simulated() {
+            return 0;
+        }
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let shards = self.plan.shards.iter().filter(|items| !items.is_empty()).count();
+        cores.min(CHECKERS_MAX).min(shards.max(1))
+    }
+
+    fn say_setup(&self, slabs: Option<&SlabPool>, ring: &'static str) {
+        let direct = self.plan.items.iter().filter(|item| item.direct).count();
+        let through = self.plan.items.len() - direct;
+        let (path, reason) = match (direct, self.config.path) {
+            (_, _) if through == 0 => ("direct", "the ring writes into the tensors' own memory".to_string()),
+            (0, PathChoice::Staged) => ("staged", "asked for".into()),
+            (0, PathChoice::Auto) => ("staged", "the ring cannot write where the tensors are to be".into()),
+            _ => (
+                "direct",
+                format!(
+                    "the ring writes into the tensors' own memory, but for {through} of {} that are copied: where they \
+                     lie in their file is no place for their elements, or only a part of them is wanted",
+                    self.plan.items.len()
+                ),
+            ),
+        };
+        let names: Vec<String> = self.devices.iter().map(Device::name).collect();
+        let device = names.join(", ");
+        let pages = match slabs {
+            Some(slabs) => slabs.arena().pages().as_str(),
+            None => self.blocks.iter().flatten().next().map_or("none", Spot::pages),
+        };
+        let setup = Setup {
+            path,
+            path_reason: format!("{reason} ({device})"),
+            ring,
+            device,
+            pages,
+            pinned_bytes: slabs.map_or(0, |slabs| slabs.arena().bytes() as u64),
+            region_bytes: self.plan.block_bytes.iter().sum(),
+        };
+        *self.shared.counters.setup.lock().unwrap_or_else(|e| e.into_inner()) = setup;
+    }
+
+    fn owners(&self) -> Vec<Owner> {
+        let caller = self.plan.targets.iter().filter_map(|target| match &target.memory {
+            Where::Caller(place) => Some(Owner::Caller(place.owner.clone())),
+            Where::Block(_) => None,
+        });
+        caller.chain(self.blocks.iter().flatten().map(|block| block.owner.clone())).collect()
+    }
+
+    fn state(&self) -> State {
+        let plan = &self.plan;
+        let mut waiting: VecDeque<usize> = (0..plan.shards.len()).filter(|&i| !plan.shards[i].is_empty()).collect();
+        let active = waiting.drain(..waiting.len().min(SHARDS_AT_ONCE)).collect();
+        let shards = plan.shards.iter().enumerate().map(|(index, items)| {
+            let blocks = &plan.spans[index];
+            let span = self.blocks.first().and_then(Option::as_ref).filter(|_| !blocks.is_empty()).map(|block| {
+                // SAFETY: these blocks of the host's block are this shard's direct items' alone (`Plan::lay_out`), and
+                // only this span gives them out. The block is there: it is as long as the plan says.
+                unsafe { Span::new(block.at(blocks.start), blocks.end - blocks.start) }
+            });
+            Shard {
+                cursor: Cursor::new(items.clone(), self.files[index].bytes),
+                span,
+                windows: 0,
+                checked: plan.checks.iter().any(|check| check.shard == index),
+                turn: 0,
+                early: BTreeMap::new(),
+                held: Vec::new(),
+                unproven: plan.file_checks[index].is_some(),
+            }
+        });
+        State {
+            shards: shards.collect(),
+            active,
+            waiting,
+            filling: None,
+            windows: HashMap::new(),
+            next_tag: 0,
+            left: plan.targets.iter().map(|target| (target.rows.bytes(), Seq(0))).collect(),
+            unchecked: plan.checks.iter().map(|check| check.bytes).collect(),
+            list: Vec::new(),
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn device_name(&self, index: usize) -> String {
+        self.homes.get().map_or_else(String::new, |homes| homes[index].device.name())
+    }
+
+    pub(super) fn corrupt(&self, check: &Check, digest: &Digest) -> Error {
+        let what = match check.place {
+            Some(place) => format!("tensor `{}`", self.tensors[place].name),
+            None => "the file".into(),
+        };
+        let problem = format!("{what} has the {digest}, and should have {}", check.digest.hex());
+        let path = self.paths[check.shard].clone();
+        Error::Corrupt { path, offset: check.offset, bytes: check.bytes, problem }
+    }
+}
+
+/// Starts a load on a thread of its own.
+pub(super) fn start(mut builder: Builder, clock: Clock) -> Result<Load> {
+    let make_ring = builder.make_ring.take();
+    let (parts, output, shared) = frame(&builder, clock)?;
+    let (ready, answer) = channel::bounded(1);
+    let (alive, over) = channel::bounded(0);
+    let engine_shared = shared.clone();
+    let body = move || {
+        let _alive = alive;
+        let life = AssertUnwindSafe(|| match parts.assemble(make_ring) {
+            Ok(engine) => {
+                let _ = ready.send(Ok(()));
+                engine.run();
+            }
+            Err(error) => drop(ready.send(Err(error))),
+        });
+        if let Err(panic) = catch_unwind(life) {
+            let text = panic.downcast_ref::<&str>().map(|s| s.to_string());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            let _ = engine_shared.stopped.set(format!("it panicked: {text}"));
+        }
+    };
+    let no_thread = |e: std::io::Error| Error::Memory {
+        what: "the engine's thread",
+        bytes: 0,
+        errno: e.raw_os_error().unwrap_or(libc::EAGAIN),
+    };
+    thread::Builder::new().name("strait-engine".into()).spawn(body).map_err(no_thread)?;
+    let start = Instant::now();
+    let bound = shared.deadline.max(Duration::from_secs(60)); // a driver may take seconds to wake a GPU
+    match answer.recv_timeout(bound) {
+        Ok(ready) => ready?,
+        Err(RecvTimeoutError::Timeout) => {
+            let what = "the engine to allocate its memory".into();
+            return Err(Error::Timeout { what, waited: start.elapsed() });
+        }
+        Err(RecvTimeoutError::Disconnected) => {
+            return Err(Error::Stopped { reason: shared.stopped.get().cloned().unwrap_or_default() });
+        }
+    }
+    let left = shared.targets.len();
+    Ok(Load { output, shared, left, over })
+}

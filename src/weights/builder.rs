@@ -1,0 +1,246 @@
+//! The options of a load, as people give them.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Checkpoint, Load, Manifest, Part, Selection, TensorInfo, Tensors, assembly};
+use crate::config::{PathChoice, RingChoice};
+use crate::device::{Device, DevicePtr};
+use crate::error::{Error, Result};
+use crate::sim::Clock;
+use crate::storage::Ring;
+
+/// Options of a [`Load`]. Everything has a default; what cannot be met is an error of [`start`](Builder::start).
+pub struct Builder {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) devices: Vec<Device>,
+    pub(super) selection: Selection,
+    pub(super) part: Option<PartFn>,
+    pub(super) place: Option<PlaceFn>,
+    pub(super) blocks: Vec<(usize, Place)>,
+    pub(super) manifest: Option<Manifest>,
+    pub(super) config: Config,
+    pub(super) make_ring: Option<crate::assembly::MakeRing>,
+}
+
+type PartFn = Box<dyn Fn(&TensorInfo, usize) -> Part + Send>;
+type PlaceFn = Box<dyn Fn(&TensorInfo, usize, u64) -> Option<Place> + Send>;
+
+/// Memory of the caller's.
+#[derive(Clone)]
+pub struct Place {
+    /// Its first byte on the device; on the host device a plain address.
+    pub ptr: DevicePtr,
+    /// How long it is.
+    pub bytes: u64,
+    /// What keeps it alive. A load holds this until nothing writes to the memory any more, and every tensor in it does.
+    pub owner: Arc<dyn Any + Send + Sync>,
+}
+
+/// The numbers among the options.
+#[derive(Debug, Clone)]
+pub(super) struct Config {
+    pub(super) block_bytes: u64,
+    pub(super) gap_bytes: u64,
+    pub(super) align_bytes: u64,
+    pub(super) reads_in_flight: usize,
+    pub(super) bytes_in_flight: u64,
+    pub(super) pinned_bytes_max: u64,
+    pub(super) open_files_max: usize,
+    pub(super) deadline: Duration,
+    pub(super) ring: RingChoice,
+    pub(super) path: PathChoice,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            block_bytes: 4 << 20,
+            gap_bytes: 32 << 10,
+            align_bytes: 4096,
+            reads_in_flight: 128,
+            bytes_in_flight: 32 << 20,
+            pinned_bytes_max: 256 << 20,
+            open_files_max: 256,
+            deadline: Duration::from_secs(30),
+            ring: RingChoice::Auto,
+            path: PathChoice::Auto,
+        }
+    }
+}
+
+macro_rules! options {
+    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {
+        $($(#[$doc])*
+        pub fn $name(mut self, $name: $type) -> Builder {
+            self.config.$name = $name;
+            self
+        })*
+    };
+}
+
+impl Builder {
+    pub(super) fn new(checkpoint: Checkpoint) -> Builder {
+        Builder {
+            checkpoint,
+            devices: Vec::new(),
+            selection: Selection::default(),
+            part: None,
+            place: None,
+            blocks: Vec::new(),
+            manifest: None,
+            config: Config::default(),
+            make_ring: None,
+        }
+    }
+
+    options! {
+        /// The longest read, and the size of a slab: a multiple of 4096. Default 4 MiB.
+        block_bytes: u64;
+        /// Wanted bytes that are nearer to each other than this are read as one. Default 32 KiB: what a fast drive reads
+        /// in the time that another read takes.
+        gap_bytes: u64;
+        /// Alignment of direct reads: a power of two, at least 4096. Default 4096.
+        align_bytes: u64;
+        /// Reads in flight at most. Default 128.
+        reads_in_flight: usize;
+        /// Bytes in flight at most. Default 32 MiB.
+        bytes_in_flight: u64;
+        /// Slabs at most, in bytes; where the ring can write into the tensors' own memory there are none. Default 256 MiB.
+        pinned_bytes_max: u64;
+        /// Files open at most. Default 256.
+        open_files_max: usize;
+        /// Whatever takes longer than this is an error that names it. Default 30 s.
+        deadline: Duration;
+        /// Which storage backend. Default: decided by a probe.
+        ring: RingChoice;
+        /// Which way bytes take. Default: direct where possible.
+        path: PathChoice;
+    }
+
+    /// Where the tensors go. Default: [`Device::auto`].
+    pub fn device(mut self, device: Device) -> Builder {
+        self.devices = vec![device];
+        self
+    }
+
+    /// Several devices, each of which gets every tensor, or the [part](Self::part) of it that is its own. What several of
+    /// them want is read once, and copied to each from the same slab.
+    pub fn devices(mut self, devices: Vec<Device>) -> Builder {
+        self.devices = devices;
+        self
+    }
+
+    /// Only tensors of these names, besides those that [`matching`](Self::matching) adds.
+    pub fn names<S: AsRef<str>>(mut self, names: impl IntoIterator<Item = S>) -> Builder {
+        self.selection.names.extend(names.into_iter().map(|name| name.as_ref().to_owned()));
+        self
+    }
+
+    /// Only tensors whose names fit `pattern`, in which `*` stands for any characters and `?` for one, besides those that
+    /// [`names`](Self::names) and other patterns add.
+    pub fn matching(mut self, pattern: &str) -> Builder {
+        self.selection.globs.push(pattern.to_owned());
+        self
+    }
+
+    /// Of the chosen tensors, only those that `filter` wants.
+    pub fn filter(mut self, filter: impl Fn(&TensorInfo) -> bool + Send + 'static) -> Builder {
+        self.selection.filter = Some(Box::new(filter));
+        self
+    }
+
+    /// Which part of a tensor each device gets, by its place in [`devices`](Self::devices). Default: all of it. Bytes that
+    /// no device wants are not read, but for gaps that are not worth a read of their own.
+    pub fn part(mut self, part: impl Fn(&TensorInfo, usize) -> Part + Send + 'static) -> Builder {
+        self.part = Some(Box::new(part));
+        self
+    }
+
+    /// Checks the bytes of every tensor against `manifest` before it is handed over, while they are in host memory anyway.
+    /// Every tensor needs a digest, of its own or of its file.
+    ///
+    /// A tensor with a digest of its own is handed over after its own check, and read whole even if only a part is wanted.
+    /// A file with a digest is read whole, and its tensors are handed over after its last byte.
+    pub fn verify(mut self, manifest: Manifest) -> Builder {
+        self.manifest = Some(manifest);
+        self
+    }
+
+    /// Asks for memory for each tensor: `place` gets the tensor, the device's place in [`devices`](Self::devices), and the
+    /// bytes of the part that it gets. Where it answers `None` memory is allocated.
+    ///
+    /// Bytes go through slabs then, on the host device too: a tensor's first byte rarely lies in the caller's memory as it
+    /// does in a block of the file.
+    ///
+    /// # Safety
+    /// Each place is memory of that device, writable, as long as it says, until its owner is dropped; if that never
+    /// happens, for ever. Nobody else reads or writes it until the tensor is handed over, or until the owner has been
+    /// given back by an unsuccessful load.
+    pub unsafe fn place(
+        mut self,
+        place: impl Fn(&TensorInfo, usize, u64) -> Option<Place> + Send + 'static,
+    ) -> Builder {
+        self.place = Some(Box::new(place));
+        self
+    }
+
+    /// Puts all tensors of a device into one block of the caller's, in place of memory that is allocated. How long it has
+    /// to be says [`block_sizes`](Self::block_sizes); on the host device it starts at a multiple of 4096.
+    ///
+    /// # Safety
+    /// As for [`place`](Self::place).
+    pub unsafe fn block(mut self, device: usize, block: Place) -> Builder {
+        self.blocks.push((device, block));
+        self
+    }
+
+    /// A storage backend of one's own, made on the engine's thread; it gets the number of reads in flight.
+    pub fn custom_ring(mut self, make: impl FnOnce(usize) -> Result<Box<dyn Ring>> + Send + 'static) -> Builder {
+        self.make_ring = Some(Box::new(make));
+        self
+    }
+
+    /// The bytes that [`block`](Self::block) needs on each device: those of the tensors, and on the host device what is
+    /// left of the blocks of the file at both ends of each stretch that is read.
+    pub fn block_sizes(&self) -> Result<Vec<u64>> {
+        assembly::block_sizes(self)
+    }
+
+    /// Plans, allocates all memory, starts the engine's thread, and returns once it reads.
+    pub fn start(self) -> Result<Load> {
+        assembly::start(self, Clock::real())
+    }
+
+    /// Loads everything, and waits for it.
+    pub fn load_all(self) -> Result<Tensors> {
+        self.start()?.load_all()
+    }
+}
+
+impl Config {
+    pub(super) fn check(&self) -> Result<()> {
+        let at_least_1 = [("reads_in_flight", self.reads_in_flight), ("open_files_max", self.open_files_max)];
+        for (option, value) in at_least_1 {
+            if value == 0 {
+                return Err(Error::config(option, "must be at least 1"));
+            }
+        }
+        if self.deadline.is_zero() {
+            return Err(Error::config("deadline", "nothing happens in no time; give at least a few milliseconds"));
+        }
+        let align = self.align_bytes;
+        if !align.is_power_of_two() || !(4096..=1 << 30).contains(&align) {
+            return Err(Error::config("align_bytes", format!("{align} is not a power of two from 4096 to 1 GiB")));
+        }
+        if self.block_bytes == 0 || !self.block_bytes.is_multiple_of(align) || self.block_bytes > 1 << 30 {
+            let problem = format!("{} is not a multiple of {align} up to 1 GiB", self.block_bytes);
+            return Err(Error::config("block_bytes", problem));
+        }
+        if self.reads_in_flight > 4096 {
+            return Err(Error::config("reads_in_flight", "more than 4096 reads in flight help no device"));
+        }
+        Ok(())
+    }
+}

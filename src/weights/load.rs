@@ -1,0 +1,208 @@
+//! A load under way, as its consumer sees it.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+
+use super::tensor::Home;
+use super::{Tensor, TensorInfo};
+use crate::device::Seq;
+use crate::error::{Error, Result};
+use crate::stats::{Counters, Stats};
+
+/// The tensors of a checkpoint, in the order in which they finish.
+///
+/// After an error it ends; tensors that were handed over before are whole and stay so. Dropping it in the middle is fine:
+/// that returns once what is in flight has ended.
+pub struct Load {
+    pub(super) output: Receiver<Output>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) left: usize,
+    pub(super) over: Receiver<()>,
+}
+
+/// What the engine tells the consumer.
+pub(super) enum Output {
+    /// The target of that number is whole at this seq.
+    Ready(u32, Seq),
+    Failed(Error),
+}
+
+/// What engine and consumer have in common.
+pub(super) struct Shared {
+    pub(super) tensors: Arc<[TensorInfo]>,
+    pub(super) targets: Vec<Handed>,
+    /// Of each shard.
+    pub(super) paths: Vec<Arc<Path>>,
+    pub(super) homes: OnceLock<Vec<Arc<Home>>>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) deadline: Duration,
+    /// The consumer is gone.
+    pub(super) stop: AtomicBool,
+    /// Why the engine is gone, if it did not say so itself.
+    pub(super) stopped: OnceLock<String>,
+}
+
+/// What is handed over for one target.
+pub(super) struct Handed {
+    pub(super) place: usize,
+    pub(super) device: usize,
+    pub(super) shape: Vec<u64>,
+    pub(super) bytes: u64,
+    pub(super) memory: super::memory::Spot,
+}
+
+/// The consumer looks this often whether the engine still makes progress.
+const LOOK: Duration = Duration::from_millis(100);
+
+impl Load {
+    /// How many tensors are still to come; a tensor counts once for each device that gets a part of it.
+    pub fn remaining(&self) -> usize {
+        self.left
+    }
+
+    /// What the load has done so far, and which way its bytes took.
+    pub fn stats(&self) -> Stats {
+        self.shared.counters.snapshot()
+    }
+
+    /// Waits for all tensors that are still to come, and for their copies.
+    pub fn load_all(mut self) -> Result<Tensors> {
+        let mut tensors = Vec::with_capacity(self.left);
+        for tensor in &mut self {
+            tensors.push(tensor?);
+        }
+        tensors.iter().try_for_each(Tensor::wait)?;
+        tensors.sort_by_key(|tensor| (tensor.place, tensor.device_index));
+        let by_name = tensors.iter().enumerate().rev().map(|(i, tensor)| (tensor.info().name.clone(), i)).collect();
+        Ok(Tensors { tensors, by_name, stats: self.stats() })
+    }
+
+    fn receive(&mut self) -> Result<Tensor> {
+        let mut since = Instant::now();
+        let mut progress = self.progress();
+        loop {
+            match self.output.recv_timeout(LOOK) {
+                Ok(Output::Ready(target, seq)) => return Ok(self.shared.tensor(target, seq)),
+                Ok(Output::Failed(error)) => return Err(error),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let reason = self.shared.stopped.get().cloned();
+                    return Err(Error::Stopped { reason: reason.unwrap_or_else(|| "its thread is gone".into()) });
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let now = self.progress();
+                    if now != progress {
+                        (progress, since) = (now, Instant::now());
+                    }
+                    // The engine reports a stalled read itself, and first: it knows which one.
+                    if since.elapsed() > self.shared.deadline.saturating_add(10 * LOOK) {
+                        let what = "the next tensor: the engine makes no progress (it may be opening a file that does \
+                                    not answer)"
+                            .into();
+                        return Err(Error::Timeout { what, waited: since.elapsed() });
+                    }
+                }
+            }
+        }
+    }
+
+    /// A number that changes as long as bytes arrive or are checked.
+    fn progress(&self) -> u64 {
+        let counters = &self.shared.counters;
+        counters.reads_ended.get().wrapping_add(counters.bytes_wanted.get())
+    }
+}
+
+impl Iterator for Load {
+    type Item = Result<Tensor>;
+
+    fn next(&mut self) -> Option<Result<Tensor>> {
+        if self.left == 0 {
+            return None;
+        }
+        let next = self.receive();
+        self.left = if next.is_ok() { self.left - 1 } else { 0 };
+        Some(next)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.left))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        // The engine drains reads, then copies, each within a deadline of its own, and is over.
+        let bound = self.shared.deadline.saturating_mul(3).saturating_add(Duration::from_secs(1));
+        if self.over.recv_timeout(bound) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the engine's thread did not end within {bound:?}; it is left to itself");
+        }
+    }
+}
+
+impl Shared {
+    fn tensor(&self, target: u32, seq: Seq) -> Tensor {
+        let handed = &self.targets[target as usize];
+        Tensor {
+            tensors: self.tensors.clone(),
+            place: handed.place,
+            device_index: handed.device,
+            shape: handed.shape.clone(),
+            ptr: handed.memory.ptr,
+            host: handed.memory.host,
+            bytes: handed.bytes,
+            seq,
+            home: self.homes.get().expect("set before the first tensor")[handed.device].clone(),
+            owner: handed.memory.owner.clone(),
+        }
+    }
+}
+
+/// A loaded checkpoint: all its tensors, in the checkpoint's order.
+#[derive(Debug)]
+pub struct Tensors {
+    tensors: Vec<Tensor>,
+    by_name: HashMap<Arc<str>, usize>,
+    stats: Stats,
+}
+
+impl Tensors {
+    /// The tensor of that name; with several devices, the first device's that has a part of it.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.by_name.get(name).map(|&place| &self.tensors[place])
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> std::slice::Iter<'_, Tensor> {
+        self.tensors.iter()
+    }
+
+    /// What the load did, and which way its bytes took.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+}
+
+impl IntoIterator for Tensors {
+    type Item = Tensor;
+    type IntoIter = std::vec::IntoIter<Tensor>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.tensors.into_iter()
+    }
+}

@@ -1,0 +1,402 @@
+//! Runs over windows of tokens from one seed, on storage with blocks that cannot be read: exactly the windows that need
+//! one are left out or replaced, on every rank, as they are stored and packed, and again after a resume.
+//!
+//! `STRAIT_SIM_SEED=n` runs that seed alone, and `STRAIT_SIM_SEEDS=n` so many.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::assembly;
+use crate::batch::Batch;
+use crate::config::{Config, PathChoice, Windows};
+use crate::dataset::Dataset;
+use crate::device::{Device, SimDevice};
+use crate::order::{
+    BadSamplePolicy, Cursor, Order, Packer, PackerState, Piece, Policy, Progress, Rank, Schedule, Shuffle, Stretch,
+    TokenWindows,
+};
+use crate::pipeline_sim::Shards;
+use crate::resume_sim::{Answer, DamagedRing, Damages, Delivered, Ranked, drive, for_seeds};
+use crate::sim::{Clock, Rng};
+
+const ALIGN: u64 = 4096;
+
+/// One document: its shard, and where its bytes start and end there.
+#[derive(Debug, Clone, Copy)]
+struct Document {
+    shard: usize,
+    start: u64,
+    end: u64,
+}
+
+/// One seed's documents, and what its runs have in common.
+struct Bed {
+    paths: Vec<PathBuf>,
+    files: Vec<Vec<u8>>,
+    dataset: Dataset,
+    field: &'static str,
+    documents: Vec<Document>,
+    item: u64,
+    windows: Windows,
+    shuffle: Shuffle,
+    seed: u64,
+    policy: Policy,
+    bad: BadSamplePolicy,
+    damages: Damages,
+}
+
+/// Which windows cannot be read.
+type IsBad<'a> = dyn Fn(&Bed, &[Piece]) -> bool + 'a;
+
+impl Bed {
+    fn new(rng: &mut Rng, shards: &Shards, seed: u64) -> Bed {
+        let item = [1, 2, 4, 6, 3001][rng.below(5) as usize];
+        let raw = item < 8 && rng.one_in(3);
+        let (paths, dataset) = match raw {
+            true => {
+                let (paths, _) = shards.write(rng, 600);
+                let dataset = Dataset::records(&paths, 600).unwrap();
+                (paths, dataset)
+            }
+            false => {
+                let paths: Vec<PathBuf> = (0..2).map(|number| tar(rng, shards, number, item)).collect();
+                let dataset = Dataset::webdataset(&paths).unwrap();
+                (paths, dataset)
+            }
+        };
+        let field = if raw { "record" } else { "txt" };
+        let documents: Vec<Document> = match raw {
+            true => {
+                let shards = dataset.shards().iter().enumerate();
+                shards.map(|(number, shard)| Document { shard: number, start: 0, end: shard.bytes }).collect()
+            }
+            false => {
+                let number = dataset.fields().iter().position(|one| &*one.name == field).unwrap();
+                let extent = |sample| dataset.extent(sample, number);
+                let document = |sample| {
+                    extent(sample).map_or(Document { shard: 0, start: 0, end: 0 }, |extent| Document {
+                        shard: extent.shard as usize,
+                        start: extent.offset,
+                        end: extent.offset + extent.len,
+                    })
+                };
+                (0..dataset.len()).map(document).collect()
+            }
+        };
+        let tokens: u64 = documents.iter().map(|document| (document.end - document.start) / item).sum();
+        let window_tokens = 1 + rng.below((tokens / 8).clamp(1, 3000));
+        let stride_tokens = window_tokens - rng.below(2).min(window_tokens - 1);
+        let windows = match rng.one_in(2) {
+            true => Windows::Stored { window_tokens, stride_tokens },
+            false => Windows::Packed { window_tokens },
+        };
+        let shuffle = [Shuffle::Sequential, Shuffle::Full][rng.below(2) as usize];
+        let policy = [Policy::Drop, Policy::Pad, Policy::Wrap][rng.below(3) as usize];
+        let files = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
+        let (bad, damages) = (BadSamplePolicy::Raise, Vec::new());
+        Bed { paths, files, dataset, field, documents, item, windows, shuffle, seed, policy, bad, damages }
+    }
+
+    fn tokens_of(&self, document: u64) -> u64 {
+        let Document { start, end, .. } = self.documents[document as usize];
+        (end - start) / self.item
+    }
+
+    fn tokens(&self) -> u64 {
+        (0..self.documents.len() as u64).map(|document| self.tokens_of(document)).sum()
+    }
+
+    /// The order of windows, which is what batches are cut from.
+    fn order(&self) -> Order {
+        let (shuffle, windows) = match self.windows {
+            Windows::Stored { window_tokens, stride_tokens } => {
+                (self.shuffle, TokenWindows::new(self.tokens(), window_tokens, stride_tokens).unwrap().len())
+            }
+            Windows::Packed { window_tokens } => (Shuffle::Sequential, self.tokens() / window_tokens),
+        };
+        Order::new(shuffle, windows, self.seed).unwrap()
+    }
+
+    /// The pieces of every window of an epoch, by number.
+    fn pieces(&self, epoch: u64) -> Vec<Vec<Piece>> {
+        let windows = self.order().len();
+        match self.windows {
+            Windows::Stored { window_tokens, stride_tokens } => {
+                let cut = TokenWindows::new(self.tokens(), window_tokens, stride_tokens).unwrap();
+                (0..windows).map(|window| self.stored(cut.range(window))).collect()
+            }
+            Windows::Packed { window_tokens } => {
+                let order = Order::new(self.shuffle, self.documents.len() as u64, self.seed).unwrap();
+                let packer = Packer::new(order, window_tokens, self.tokens()).unwrap();
+                let mut packing = packer.resume(Progress { epoch, consumed: 0 }, PackerState::default());
+                let mut window = |number| {
+                    let mut pieces = Vec::new();
+                    packing.window(number, |document| self.tokens_of(document), &mut pieces, &mut Vec::new()).unwrap();
+                    pieces
+                };
+                (0..windows).map(&mut window).collect()
+            }
+        }
+    }
+
+    fn stored(&self, range: Range<u64>) -> Vec<Piece> {
+        let (mut pieces, mut first) = (Vec::new(), 0);
+        for document in 0..self.documents.len() as u64 {
+            let next = first + self.tokens_of(document);
+            let (start, end) = (range.start.clamp(first, next), range.end.clamp(first, next));
+            if start < end {
+                pieces.push(Piece { document, start: start - first, tokens: end - start });
+            }
+            first = next;
+        }
+        pieces
+    }
+
+    /// Shard and bytes of a piece.
+    fn bytes(&self, piece: &Piece) -> (usize, Range<u64>) {
+        let Document { shard, start, .. } = self.documents[piece.document as usize];
+        let start = start + piece.start * self.item;
+        (shard, start..start + piece.tokens * self.item)
+    }
+
+    /// Whether a window needs a damaged block.
+    fn damaged(&self, pieces: &[Piece]) -> bool {
+        let hit = |piece: &Piece| {
+            let (shard, bytes) = self.bytes(piece);
+            let blocks = bytes.start / ALIGN * ALIGN..bytes.end.next_multiple_of(ALIGN);
+            self.damages
+                .iter()
+                .any(|(s, damage, _)| *s == shard && damage.start < blocks.end && blocks.start < damage.end)
+        };
+        pieces.iter().any(hit)
+    }
+
+    /// Whether a window needs what a token stands for: the token, or the block that it lies in whole.
+    fn needs(&self, pieces: &[Piece], token: u64) -> bool {
+        let of_token = self.stored(token..token + 1)[0];
+        let (_, Range { start, end }) = self.bytes(&of_token);
+        let block = start / ALIGN * ALIGN;
+        let whole = end <= block + ALIGN;
+        let mut same = pieces.iter().filter(|piece| piece.document == of_token.document);
+        same.any(|piece| {
+            let (_, bytes) = self.bytes(piece);
+            let own = bytes.start / ALIGN * ALIGN..bytes.end.next_multiple_of(ALIGN);
+            (bytes.start <= start && end <= bytes.end) || (whole && own.contains(&block))
+        })
+    }
+
+    fn run(&self, rng: &mut Rng, stretch: Stretch, rank: u32, from: Option<&str>, epochs: u64) -> Ranked {
+        let clock = Clock::simulated();
+        let device = match rng.one_in(2) {
+            true => Device::new(Arc::new(SimDevice::new(rng.next_u64(), clock.clone()))),
+            false => Device::host(),
+        };
+        let block_bytes = ALIGN << rng.below(4);
+        let config = Config {
+            policy: Some(self.policy),
+            bad_samples: self.bad,
+            batch_size: stretch.batch_size as usize,
+            tokens: Some((self.field.into(), self.item)),
+            windows: Some(self.windows),
+            shuffle: self.shuffle,
+            seed: self.seed,
+            rank: Rank::new(rank, stretch.world).unwrap(),
+            prefetch: Some(1 + rng.below(4) as usize),
+            path: [PathChoice::Auto, PathChoice::Staged][rng.below(2) as usize],
+            block_bytes,
+            gap_bytes: [0, 4096, 16 << 10][rng.below(3) as usize],
+            reads_in_flight: 1 + rng.below(32) as usize,
+            bytes_in_flight: block_bytes * (1 + rng.below(16)),
+            ..Config::default()
+        };
+        let ring = DamagedRing::new(rng, &clock, config.reads_in_flight, &self.paths, &self.damages);
+        let frame = assembly::frame(self.dataset.clone(), device, config, clock).unwrap();
+        let mut pieces: Option<(u64, Vec<Vec<Piece>>)> = None;
+        drive(frame, ring, from, epochs, stretch.steps_max, |batch| {
+            let known = pieces.take().filter(|(epoch, _)| *epoch == batch.epoch());
+            let (_, of_epoch) = pieces.insert(known.unwrap_or_else(|| (batch.epoch(), self.pieces(batch.epoch()))));
+            self.delivered(batch, of_epoch)
+        })
+    }
+
+    /// Compares every window with the documents.
+    fn delivered(&self, batch: &Batch, of_epoch: &[Vec<Piece>]) -> Delivered {
+        let mut bytes = Vec::new();
+        for (i, &window) in batch.samples().iter().enumerate() {
+            let view = batch.window(i).unwrap();
+            assert_eq!(view.pieces, of_epoch[window as usize], "window {window}");
+            let mut boundaries = vec![0];
+            view.pieces
+                .iter()
+                .for_each(|piece| boundaries.push(boundaries[boundaries.len() - 1] + piece.tokens as u32));
+            assert_eq!(view.cu_seqlens, boundaries);
+            for (number, piece) in view.pieces.iter().enumerate() {
+                assert!(view.bytes.read_back(number, &mut bytes).unwrap());
+                let (shard, want) = self.bytes(piece);
+                assert!(bytes == self.files[shard][want.start as usize..want.end as usize], "wrong bytes in {window}");
+            }
+        }
+        Delivered { epoch: batch.epoch(), samples: batch.samples().to_vec(), padded: batch.padded() }
+    }
+
+    /// What a rank should deliver of a stretch, and the places that were bad.
+    fn expected(
+        &self,
+        stretch: Stretch,
+        rank: u32,
+        mut at: Progress,
+        epochs: u64,
+        bad: &IsBad,
+    ) -> (Vec<Delivered>, u64) {
+        let order = self.order();
+        let rank = Rank::new(rank, stretch.world).unwrap();
+        let schedule = Schedule::new(order.clone(), stretch.batch_size, rank, self.policy).unwrap();
+        let (mut batches, mut met) = (Vec::new(), 0);
+        while at.epoch < epochs && (batches.len() as u64) < stretch.steps_max {
+            let epoch = at.epoch;
+            let bad: Vec<bool> = self.pieces(epoch).iter().map(|pieces| bad(self, pieces)).collect();
+            let steps = schedule.steps(at).unwrap();
+            let left = stretch.steps_max - batches.len() as u64;
+            for step in 0..steps.len().min(left) {
+                let mut places = Vec::new();
+                let padding = steps.batch(step, &mut places);
+                let mut delivered = Delivered { epoch, samples: Vec::new(), padded: 0 };
+                for (index, &place) in places.iter().enumerate() {
+                    let position = steps.position(step, index as u64) % order.len();
+                    let mut stand_in = Some(place);
+                    met += u64::from(bad[place as usize]);
+                    for attempt in 0.. {
+                        if stand_in.is_none_or(|window| !bad[window as usize]) {
+                            break;
+                        }
+                        let other = order.replacement(epoch, position, attempt);
+                        let near = order.len().min(1024);
+                        let other = match self.windows {
+                            Windows::Stored { .. } => other,
+                            Windows::Packed { .. } => {
+                                (u128::from(other) * u128::from(near) / u128::from(order.len())) as u64
+                            }
+                        };
+                        stand_in = (self.bad == BadSamplePolicy::Replace).then_some(other);
+                    }
+                    if let Some(window) = stand_in {
+                        delivered.samples.push(window);
+                        delivered.padded += u64::from(index as u64 >= places.len() as u64 - padding);
+                    }
+                }
+                batches.push(delivered);
+            }
+            at = match steps.len() <= left {
+                true => Progress { epoch: epoch + 1, consumed: 0 },
+                false => steps.progress_after(left - 1),
+            };
+        }
+        (batches, met)
+    }
+
+    /// Documents and damaged blocks that have a part of each other.
+    fn damaged_parts(&self) -> usize {
+        let blocks: BTreeSet<(usize, u64)> = self
+            .damages
+            .iter()
+            .flat_map(|(shard, bytes, _)| bytes.clone().step_by(ALIGN as usize).map(|block| (*shard, block)))
+            .collect();
+        let touches = |(shard, block): &(usize, u64), document: &&Document| {
+            document.shard == *shard && document.start < block + ALIGN && *block < document.end
+        };
+        blocks.iter().map(|block| self.documents.iter().filter(|document| touches(block, document)).count()).sum()
+    }
+}
+
+/// A shard of documents of `item`-byte tokens, some empty, some of many blocks; every fifth sample has none.
+fn tar(rng: &mut Rng, shards: &Shards, number: u64, item: u64) -> PathBuf {
+    let path = shards.directory.path().join(format!("{number}.tar"));
+    let mut tar = ::tar::Builder::new(std::fs::File::create(&path).unwrap());
+    for sample in 0..1 + rng.below(40) {
+        let most = 36_000 / item;
+        let tokens = [rng.below(most / 40 + 3), 0, rng.below(20), rng.below(most), 1][rng.below(5) as usize];
+        let from = rng.below(4096) as usize;
+        for (field, bytes) in [("txt", &shards.base[from..from + (tokens * item) as usize]), ("cls", b"x")] {
+            if field == "cls" || !rng.one_in(5) {
+                let mut header = ::tar::Header::new_ustar();
+                header.set_size(bytes.len() as u64);
+                tar.append_data(&mut header, format!("{number}-{sample:05}.{field}"), bytes).unwrap();
+            }
+        }
+    }
+    // So that there is something to read in any case.
+    let mut header = ::tar::Header::new_ustar();
+    header.set_size(50 * item);
+    tar.append_data(&mut header, format!("{number}-z.txt"), &shards.base[..(50 * item) as usize]).unwrap();
+    tar.finish().unwrap();
+    path
+}
+
+/// Mutants that this catches: a window number remembered in place of a token; only the first piece of a window looked at;
+/// pieces that stay when their window is left out; a known token not met where its block is another window's too.
+#[test]
+fn exactly_the_windows_that_need_a_damaged_block_are_left_out_or_replaced() {
+    const EPOCHS: u64 = 2;
+    for_seeds(200, |seed, rng, shards| {
+        let mut bed = Bed::new(rng, shards, seed);
+        let windows = bed.order().len();
+        for _ in 0..1 + rng.below(3) {
+            let shard = rng.below(bed.files.len() as u64) as usize;
+            let block = rng.below((bed.files[shard].len() as u64).div_ceil(ALIGN)) * ALIGN;
+            let answer = [Answer::Eio, Answer::End][rng.below(2) as usize];
+            bed.damages.push((shard, block..block + ALIGN * (1 + rng.below(2)), answer));
+        }
+        let parts = bed.damaged_parts();
+        let few = (0..EPOCHS)
+            .all(|epoch| 4 * bed.pieces(epoch).iter().filter(|pieces| bed.damaged(pieces)).count() as u64 <= windows);
+        bed.bad = match rng.one_in(2) && few {
+            true => BadSamplePolicy::Replace,
+            false => BadSamplePolicy::Skip { budget: 1024, consecutive: 1 << 20 },
+        };
+        let mut saved: Option<Cursor> = None;
+        for (number, steps_max) in [rng.below(8), u64::MAX].into_iter().enumerate() {
+            let world = 1 + rng.below(windows.min(3)) as u32;
+            let batch_size = 1 + rng.below((windows / 3).clamp(1, 12));
+            let stretch = Stretch { world, batch_size, steps_max, from: None };
+            let text = saved.as_ref().map(Cursor::to_json);
+            let from = saved.as_ref().map_or(Progress::default(), |cursor| cursor.progress);
+            let known: Vec<u64> = saved.iter().flat_map(|cursor| cursor.skipped.clone()).collect();
+            let healed = number == 1 && rng.one_in(2);
+            let damages = bed.damages.clone();
+            if healed {
+                bed.damages.clear();
+            }
+            let bad: &IsBad = match healed {
+                true => &|bed, pieces| known.iter().any(|&token| bed.needs(pieces, token)),
+                false => &|bed, pieces| bed.damaged(pieces),
+            };
+            let mut ranks: Vec<Ranked> = Vec::new();
+            for rank in 0..world {
+                let ranked = bed.run(rng, stretch, rank, text.as_deref(), EPOCHS);
+                assert!(ranked.failure.is_none(), "{:?}", ranked.failure);
+                let (expected, met) = bed.expected(stretch, rank, from, EPOCHS, bad);
+                assert_eq!(ranked.batches, expected, "rank {rank} of {stretch:?}, {:?} {:?}", bed.windows, bed.bad);
+                let stats = &ranked.stats;
+                if steps_max == u64::MAX {
+                    assert_eq!(stats.samples_skipped + stats.samples_replaced, met);
+                    assert!(expected.is_empty() || stats.bad_samples == ranked.cursor.skipped);
+                }
+                assert!(steps_max == 0 || ranked.cursor.skipped.is_empty() == (met == 0 && known.is_empty()));
+                ranks.push(ranked);
+            }
+            bed.damages = damages;
+            let mut cursor = ranks[0].cursor.clone();
+            ranks.iter().for_each(|ranked| cursor.merge(&ranked.cursor).unwrap());
+            // Each token that is remembered lies in a damaged block; where tokens never lie in two, one for each block
+            // and document.
+            let at = |&token: &u64| bed.stored(token..token + 1);
+            assert!(cursor.skipped.iter().all(|token| bed.damaged(&at(token))), "{:?}", cursor.skipped);
+            let aligned =
+                ALIGN.is_multiple_of(bed.item) && bed.documents.iter().all(|one| one.start.is_multiple_of(bed.item));
+            assert!(!aligned || cursor.skipped.len() <= parts, "{} of {parts}", cursor.skipped.len());
+            saved = Some(cursor);
+        }
+    });
+}
