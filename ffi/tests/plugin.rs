@@ -52,6 +52,7 @@ fn compile() -> Option<PathBuf> {
     }
 }
 
+#[allow(clippy::missing_transmute_annotations, reason = "the fields say the types")]
 fn load(library: &Path) -> Sample {
     let path = CString::new(library.to_str().unwrap()).unwrap();
     // SAFETY: a library without initialisers, compiled just now.

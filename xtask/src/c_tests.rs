@@ -36,6 +36,7 @@ pub(crate) fn all(quick: bool) -> Result {
     let mut programs = sources("ffi/examples")?;
     programs.extend(sources("ffi/tests")?);
     programs.push(bed.out.join("misuse.c"));
+    programs.push(readme(&bed.out)?);
     let compilers: Vec<&str> = ["gcc", "clang"].into_iter().filter(|&compiler| is_here(compiler)).collect();
     if compilers.is_empty() {
         println!("SKIPPED the C programs: there is neither gcc nor clang");
@@ -115,6 +116,16 @@ impl Bed {
         };
         command
     }
+}
+
+/// The README's program.
+fn readme(out: &Path) -> Result<PathBuf> {
+    let text = fs::read_to_string(root().join("README.md"))?;
+    let block = text.split_once("```c\n").and_then(|(_, rest)| rest.split_once("```"));
+    let path = out.join("examples/readme.c");
+    fs::create_dir_all(out.join("examples"))?;
+    fs::write(&path, block.ok_or("the README has no program in C")?.0)?;
+    Ok(path)
 }
 
 /// Two shards of records of 4096 bytes.
