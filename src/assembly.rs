@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 
-use crate::batch::{Body, Places};
+use crate::batch::{Body, Kept, Places};
 use crate::config::{Config, PathChoice, RingChoice};
 use crate::dataset::Dataset;
 use crate::device::{Device, DeviceKind, Seq};
@@ -195,7 +195,8 @@ impl Parts {
         let samples = self.config.samples_max();
         let (fields, pieces) = (self.selection.len(), self.sizes.pieces);
         let views = (samples * fields).max(pieces);
-        let dense = &self.selection.dense;
+        let (dense, on_host) = (&self.selection.dense, self.selection.on_host.len());
+        let parts = if regions.host().is_some() { 0 } else { on_host * samples };
         let windows = |pieces| Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces);
         let raises = self.config.bad_samples == BadSamplePolicy::Raise;
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
@@ -214,7 +215,13 @@ impl Parts {
             },
             careful: false,
             standing: Standing::at(Progress::default()),
-            plan: Arc::new(Plan::with_capacity(views, cuts).with_arrays(dense.len(), views, cuts)),
+            kept: match regions.host() {
+                Some(_) => Kept::default(),
+                None => Kept::with_capacity(self.sizes.kept_bytes, views),
+            },
+            plan: Arc::new(
+                Plan::with_capacity(views, cuts).with_arrays(dense.len(), views, cuts).with_parts(parts, cuts),
+            ),
             shapes: dense.iter().map(|dense| [&[0], dense.shape.as_slice()].concat()).collect(),
             region: None,
             seq: Seq(0),
