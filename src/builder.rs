@@ -145,7 +145,8 @@ impl Builder {
     ///
     /// They are copied out of the slabs by the engine's thread, so let them be small. Each batch has room for four times
     /// the usual, 64 KiB to 16 MiB; what exceeds it is an error of `host_bytes`, noted once in the stats, and can be
-    /// read back. In windows there is none.
+    /// read back. In windows there is none, and where [cuFile](crate::RingChoice::Cufile) writes past the host none by
+    /// default: naming some here takes the way through the host.
     ///
     /// [`FieldView::host_bytes`]: crate::FieldView::host_bytes
     pub fn on_host(mut self, names: &[&str]) -> Builder {
@@ -226,6 +227,9 @@ impl Builder {
         {
             let (rank, world) = (said.rank(), said.world());
             tracing::warn!("this is rank {rank} of {world}, and reads what every other rank reads: see rank_from_env");
+        }
+        if make_ring.is_some() {
+            config.ring = RingChoice::Pread; // nothing is to be chosen, and cuFile not to be tried
         }
         let device = device.map_or_else(|| Device::for_rank(config.rank), Ok)?;
         let config = config.with_tokens_of(&dataset);

@@ -24,12 +24,15 @@ pub enum RingChoice {
     Uring,
     /// Threads that call `preadv2`.
     Pread,
+    /// cuFile (GPUDirect Storage), into the memory of a CUDA device, or an error; also in its compatibility mode. `Auto`
+    /// takes it where it reads without a detour.
+    Cufile,
 }
 
 /// Which way bytes take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PathChoice {
-    /// Direct where the ring can write into the batch's memory, staged otherwise.
+    /// Direct where the ring can write into the batch's memory (the host's; a CUDA device's by cuFile), staged otherwise.
     #[default]
     Auto,
     /// Through slabs and a copy stream, even where direct would do.
@@ -238,6 +241,11 @@ impl Config {
     pub(crate) fn length(&self, dataset: &Dataset) -> Result<Length> {
         let tokens = self.tokens.as_ref().map(|(field, item_bytes)| (field.as_str(), *item_bytes));
         Length::new(dataset, &self.selection(dataset)?, tokens)
+    }
+
+    /// The option, if one was given, for which the CPU must see bytes on their way.
+    pub(crate) fn on_the_way(&self) -> Option<&'static str> {
+        self.fields.on_host.as_ref().is_some_and(|names| !names.is_empty()).then_some("on_host")
     }
 
     /// What is read of each sample.

@@ -3,6 +3,7 @@
 //! ```text
 //!  pinned bytes   staged  slabs x slab_bytes                         <= pinned_bytes_max
 //!                 direct  region_bytes: the ring writes there        <= pinned_bytes_max
+//!                         (0 where that is a device's memory: cuFile)
 //!  host bytes     staged  batches_max x kept_bytes, for small fields that are on the host too; kept_bytes <= 16 MiB
 //!  device bytes   region_bytes                                       <= region_bytes_max
 //!  in flight      reads <= reads_in_flight, bytes <= bytes_in_flight
@@ -12,7 +13,7 @@
 
 use crate::config::Config;
 use crate::dataset::{Dataset, Shard};
-use crate::device::Device;
+use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::memory::Arena;
 use crate::plan::{Limits, PLACED_BYTES_MIN, Plan};
@@ -58,7 +59,8 @@ impl Config {
             return Err(Error::config("batch_size", problem));
         }
         let batch = BatchBytes::of(dataset, self, direct)?;
-        let (budget_name, budget) = match direct {
+        // Where the storage writes into a device's memory, no host memory is pinned for it.
+        let (budget_name, budget) = match direct && device.kind() == DeviceKind::Host {
             true => ("pinned_bytes_max", self.pinned_bytes_max),
             false => ("region_bytes_max", self.region_bytes_max),
         };
