@@ -103,6 +103,15 @@ impl Builder {
         self
     }
 
+    /// [Shuffles](Self::shuffle) blocks of about `block_bytes` of the dataset's files, mixed inside windows of `window` of
+    /// them: [`Shuffle::Block`] with as many samples as that is on average. What that costs and brings is said there; the
+    /// number of samples is what the cursor holds.
+    pub fn shuffle_blocks(mut self, block_bytes: u64, window: u64) -> Builder {
+        let bytes = self.dataset.shards().iter().map(|shard| shard.bytes).sum();
+        self.config.shuffle = Shuffle::block_bytes(block_bytes, window, self.dataset.len(), bytes);
+        self
+    }
+
     /// Which slice of every global batch is this process's. Default: all of it.
     pub fn rank(mut self, rank: Rank) -> Builder {
         (self.config.rank, self.rank) = (rank, Some(rank));
