@@ -7,7 +7,7 @@ mod limit_pread;
 mod measure;
 mod options;
 mod oracle;
-mod progress;
+pub(crate) mod progress;
 mod report;
 mod request;
 mod rounds;
