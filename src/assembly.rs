@@ -10,7 +10,7 @@ use crate::config::{Config, PathChoice, RingChoice};
 use crate::dataset::Dataset;
 use crate::device::{Device, DeviceKind, Seq};
 use crate::documents::Pieces;
-use crate::engine::{Bad, Engine, Message, Output, Shared, Stage, State};
+use crate::engine::{Bad, Engine, Message, Output, Shared, Stage, State, Worker};
 use crate::error::{Error, Result};
 use crate::order::{BadSamplePolicy, Progress, Standing};
 use crate::plan::Plan;
@@ -106,9 +106,15 @@ impl Parts {
             self.config.deadline,
         )?;
         let slab_bytes = self.sizes.limits.block_bytes as usize;
+        let gathers = self.sizes.batches_max;
+        // On the direct path nobody else gathers.
+        let worker = match self.direct && !self.selection.dense.is_empty() {
+            true => Some(Worker::new(self.sizes.batches_max, self.clock.is_simulated())?),
+            false => None,
+        };
         let stage = match self.direct {
             true => None,
-            false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes, self.config.deadline)?),
+            false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes, gathers, self.config.deadline)?),
         };
         if let Some(stage) = &stage {
             let _ = self.shared.timeline.set(stage.copies.timeline());
@@ -119,6 +125,7 @@ impl Parts {
         let batches = self.batches(&regions);
         Ok(Engine {
             queue,
+            worker,
             stage,
             regions,
             dataset: self.dataset,
@@ -188,6 +195,7 @@ impl Parts {
         let samples = self.config.samples_max();
         let (fields, pieces) = (self.selection.len(), self.sizes.pieces);
         let views = (samples * fields).max(pieces);
+        let dense = &self.selection.dense;
         let windows = |pieces| Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces);
         let raises = self.config.bad_samples == BadSamplePolicy::Raise;
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
@@ -206,7 +214,8 @@ impl Parts {
             },
             careful: false,
             standing: Standing::at(Progress::default()),
-            plan: Plan::with_capacity(views, cuts),
+            plan: Arc::new(Plan::with_capacity(views, cuts).with_arrays(dense.len(), views, cuts)),
+            shapes: dense.iter().map(|dense| [&[0], dense.shape.as_slice()].concat()).collect(),
             region: None,
             seq: Seq(0),
             fence: regions.fence(slot),

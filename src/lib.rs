@@ -32,7 +32,7 @@ pub mod weights;
 #[cfg(test)]
 mod windows_sim;
 
-pub use batch::{Batch, FieldView, WindowView};
+pub use batch::{Batch, FieldView, Tensor, WindowView};
 pub use builder::Builder;
 pub use config::{PathChoice, RingChoice};
 pub use dataset::Dataset;

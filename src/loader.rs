@@ -360,6 +360,7 @@ impl Shared {
         Shared {
             device,
             fields: selection.fields.clone(),
+            dense: selection.dense.clone(),
             parts: dataset.parts().into(),
             order: supply.order().clone(),
             start: supply.start(dataset),
