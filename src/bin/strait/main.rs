@@ -11,6 +11,7 @@ mod index;
 mod inspect;
 mod interrupt;
 mod linux;
+mod load;
 mod size;
 mod text;
 
@@ -34,6 +35,8 @@ Examples:
   strait inspect /data/train
   # an index beside each shard, with checksums of every sample
   strait index /data/train --checksums
+  # a checkpoint into device memory, next to what the disk can do
+  strait load ./llama
   # a digest of every tensor of a checkpoint, and whether all is still as it was
   strait hash ./llama --per tensor --output ./llama/manifest.json
   strait hash --check ./llama/manifest.json
@@ -68,6 +71,7 @@ enum Command {
     Hash(hash::Options),
     Index(index::Options),
     Inspect(inspect::Options),
+    Load(load::Options),
 }
 
 /// What a subcommand has found out: the same thing for people and for programs.
@@ -89,6 +93,7 @@ fn main() -> ExitCode {
         Command::Hash(options) => hash::run(&options),
         Command::Index(options) => index::run(&options),
         Command::Inspect(options) => inspect::run(&options, cli.json),
+        Command::Load(options) => load::run(&options),
     };
     match answer {
         Ok(answer) => {
