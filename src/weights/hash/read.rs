@@ -94,7 +94,7 @@ impl Reader {
         let Some(slab) = self.slabs.lease() else { return Ok(false) };
         let range = self.range(stretch, begin, number);
         let bytes = range.end - range.start;
-        let landing = self.queue.open(slab, number).ok().expect("as many landings as slabs");
+        let landing = self.queue.open(slab, number).expect("as many landings as slabs");
         let (len, want) = (bytes.next_multiple_of(ALIGN) as u32, bytes as u32);
         let read = Want { shard: stretch.file as u32, offset: range.start, len, want, at: 0 };
         let accepted = self.queue.read(landing, read);

@@ -44,7 +44,7 @@ pub(super) fn run(
     let (setup_seconds, clock, began) = (began.elapsed().as_secs_f64(), Clock::start(), Instant::now());
     let mut load = start(options, manifest, request, &checkpoint)?;
     let (mut bytes, mut tensors): (u64, Vec<Tensor>) = (0, Vec::with_capacity(load.remaining()));
-    while let Some(tensor) = load.next() {
+    for tensor in load.by_ref() {
         let tensor = tensor?;
         if tensors.is_empty() {
             tensor.wait()?;
