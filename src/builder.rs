@@ -103,6 +103,15 @@ impl Builder {
         self
     }
 
+    /// [Shuffles](Self::shuffle) blocks of about `block_bytes` of the dataset's files, mixed inside windows of `window` of
+    /// them: [`Shuffle::Block`] with as many samples as that is on average. What that costs and brings is said there; the
+    /// number of samples is what the cursor holds.
+    pub fn shuffle_blocks(mut self, block_bytes: u64, window: u64) -> Builder {
+        let bytes = self.dataset.shards().iter().map(|shard| shard.bytes).sum();
+        self.config.shuffle = Shuffle::block_bytes(block_bytes, window, self.dataset.len(), bytes);
+        self
+    }
+
     /// Which slice of every global batch is this process's. Default: all of it.
     pub fn rank(mut self, rank: Rank) -> Builder {
         (self.config.rank, self.rank) = (rank, Some(rank));
@@ -211,6 +220,9 @@ impl Builder {
         {
             let (rank, world) = (said.rank(), said.world());
             tracing::warn!("this is rank {rank} of {world}, and reads what every other rank reads: see rank_from_env");
+        }
+        if make_ring.is_some() {
+            config.ring = RingChoice::Pread; // nothing is to be chosen, and cuFile not to be tried
         }
         let device = device.map_or_else(|| Device::for_rank(config.rank), Ok)?;
         let config = config.with_tokens_of(&dataset);

@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
+#[cfg(test)]
+extern crate self as strait; // for what the tests of both sides share
+
 mod assembly;
 mod batch;
 mod builder;

@@ -32,7 +32,7 @@ fn a_tar_of_100_kib_members_is_indexed_from_a_fiftieth_of_its_bytes() {
         tar.member(Style::PaxMtime, &format!("{i:06}.jpg"), &data);
     });
     // Not in /tmp, which may be in memory.
-    let dir = tempfile::tempdir_in(".").unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = write(dir.path(), "a.tar", &tar.finished());
     let Some(before) = bytes_read() else {
         eprintln!("skipped: no /proc/self/io on this machine");

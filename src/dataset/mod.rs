@@ -210,22 +210,15 @@ impl Dataset {
         self.len() == 0
     }
 
-    /// The bytes of the largest sample, all fields together. Takes a pass over the index.
+    /// The bytes of the largest sample, all fields together. Takes a pass over the index, unless sidecars say it.
     pub fn largest_sample(&self) -> u64 {
         let all: Vec<usize> = (0..self.fields.len()).collect();
         self.largest_sample_of(&all)
     }
 
-    /// The same, these fields together.
+    /// The same, these fields together; of some fields, but not all, sidecars give a bound.
     pub(crate) fn largest_sample_of(&self, fields: &[usize]) -> u64 {
-        let largest = |shard: &Shard| {
-            let len = |row, field| shard.table.get(row, field, shard.bytes).ok().flatten().map_or(0, |e| e.len);
-            let sample = |row| fields.iter().map(|&field| len(row, field)).fold(0, u64::saturating_add);
-            // Where one sample is as long as another, one says it.
-            let rows = if shard.table.is_even() { shard.samples().min(1) } else { shard.samples() };
-            (0..rows).map(sample).max().unwrap_or(0)
-        };
-        self.shards.iter().map(largest).max().unwrap_or(0)
+        self.shards.iter().map(|shard| shard.table.largest_of(fields, shard.bytes)).max().unwrap_or(0)
     }
 
     /// Where field number `field` of a sample lies, inside its shard; `None` if the sample lacks that field.

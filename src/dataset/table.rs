@@ -149,15 +149,15 @@ impl Table {
         Ok(Table { crcs: crcs.map(Into::into), largest: Some(largest.into()), ..self })
     }
 
-    /// The same table in numbers that can be written to a file, and these.
+    /// The same table, of `columns` columns, in numbers that can be written to a file, and these.
     ///
     /// # Errors
     /// As [`get`](Self::get), for any row.
-    pub(super) fn portable(&self, shard_bytes: u64) -> Result<(Table, Vec<u8>)> {
-        if let Some(bytes) = self.body.just_made() {
+    pub(super) fn portable(&self, shard_bytes: u64, columns: usize) -> Result<(Table, Vec<u8>)> {
+        if let Some(bytes) = self.body.just_made().filter(|_| columns == self.columns()) {
             return Ok((self.clone(), bytes.to_vec()));
         }
-        let mut builder = Builder::with_columns(self.columns());
+        let mut builder = Builder::with_columns(columns);
         for row in 0..self.rows {
             builder.begin_sample();
             for column in 0..self.columns() {
@@ -193,6 +193,20 @@ impl Table {
             *last = all.max(*last);
         }
         Ok(largest.into())
+    }
+
+    /// The largest row, these of the dataset's fields together, or a bound for it where an index has one.
+    pub(super) fn largest_of(&self, fields: &[usize], shard_bytes: u64) -> u64 {
+        let columns = || fields.iter().filter_map(|&field| self.column(field));
+        if let Some(largest) = &self.largest {
+            let sum = columns().map(|column| largest[column]).fold(0, u64::saturating_add);
+            return sum.min(largest[self.columns()]);
+        }
+        let len = |row, column| self.cell(row, column, shard_bytes).ok().flatten().map_or(0, |entry| entry.len);
+        let sample = |row| columns().map(|column| len(row, column)).fold(0, u64::saturating_add);
+        // Where one sample is as long as another, one says it.
+        let rows = if self.is_even() { self.rows.min(1) } else { self.rows };
+        (0..rows).map(sample).max().unwrap_or(0)
     }
 
     /// That all of an index is as it was written.
@@ -253,7 +267,9 @@ impl Table {
     #[inline]
     pub(super) fn cell(&self, row: u64, column: usize, shard_bytes: u64) -> Result<Option<Entry>> {
         assert!(row < self.rows, "sample {row} of {}", self.rows);
-        let Some((offset, end)) = self.range(row, &self.columns[column])? else { return Ok(None) };
+        // A field that no sample of the shard has may have no column.
+        let Some(cells) = self.columns.get(column) else { return Ok(None) };
+        let Some((offset, end)) = self.range(row, cells)? else { return Ok(None) };
         match (offset, end) {
             (Some(offset), Some(end)) if offset <= end && end <= shard_bytes => {
                 Ok(Some(Entry { offset, len: end - offset }))
@@ -318,12 +334,11 @@ impl Table {
     /// As [`crc`](Self::crc), by column.
     pub(super) fn cell_crc(&self, row: u64, column: usize) -> Result<Option<u32>> {
         let Some(crcs) = &self.crcs else { return Ok(None) };
-        if let Cells::Pairs { offset, .. } = &self.columns[column]
-            && offset.get(&self.body, row)?.is_none()
-        {
-            return Ok(None);
+        match self.columns.get(column) {
+            None => Ok(None),
+            Some(Cells::Pairs { offset, .. }) if offset.get(&self.body, row)?.is_none() => Ok(None),
+            Some(_) => self.body.u32(crcs[column].place(row)).map(Some),
         }
-        self.body.u32(crcs[column].place(row)).map(Some)
     }
 
     /// The column of the dataset's field number `field`, if the shard has one.

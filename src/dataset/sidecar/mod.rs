@@ -193,7 +193,7 @@ pub(super) fn encode(
     fingerprint: u64,
     crcs: Option<&[u32]>,
 ) -> Result<Vec<u8>> {
-    let (table, mut numbers) = indexed.table.portable(indexed.bytes)?;
+    let (table, mut numbers) = indexed.table.portable(indexed.bytes, indexed.fields.len())?;
     let largest = table.largest(indexed.bytes)?;
     let width = indexed.fields.len() as u64;
     numbers.resize(numbers.len().next_multiple_of(8), 0);

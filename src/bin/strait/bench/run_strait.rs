@@ -101,6 +101,7 @@ pub(crate) fn ring(request: &Request) -> RingChoice {
         RingOption::Auto => RingChoice::Auto,
         RingOption::Uring => RingChoice::Uring,
         RingOption::Pread => RingChoice::Pread,
+        RingOption::Cufile => RingChoice::Cufile,
     }
 }
 
