@@ -73,7 +73,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
             || grid_y * grid_z * block_y * block_z != 1
             || block_x == 0
             || block_x > 1024
-            || block_x % 32 != 0
+            || !block_x.is_multiple_of(32)
         {
             return machine.refuse(INVALID_VALUE, "a grid that no GPU takes, or in which warps are not whole");
         }
