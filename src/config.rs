@@ -207,7 +207,7 @@ impl Config {
             Windows::Stored { window_tokens, stride_tokens } => {
                 let parts = match self.mixture {
                     Some(_) => documents.parts(dataset),
-                    None => vec![0..documents.tokens()],
+                    None => std::iter::once(0..documents.tokens()).collect(),
                 };
                 let windows = StoredWindows::new(&parts, window_tokens, stride_tokens)?;
                 let lens = windows.lens();

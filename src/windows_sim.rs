@@ -142,7 +142,7 @@ impl Bed {
         };
         match self.mixture {
             Some(_) => vec![0..of_shard(0), of_shard(0)..of_shard(0) + of_shard(1)],
-            None => vec![0..self.tokens()],
+            None => std::iter::once(0..self.tokens()).collect(),
         }
     }
 
