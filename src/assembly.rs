@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 
-use crate::batch::{Body, Places};
+use crate::batch::{Body, Kept, Places};
 use crate::config::{Config, PathChoice, RingChoice};
 use crate::dataset::Dataset;
 use crate::device::{Device, Seq};
@@ -118,19 +118,27 @@ impl Parts {
             true => Some(Worker::new(self.sizes.batches_max, self.clock.is_simulated())?),
             false => None,
         };
-        let stage = match self.way.is_direct() {
+        let mut stage = match self.way.is_direct() {
             true => None,
             false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes, gathers, self.config.deadline)?),
         };
         if let Some(stage) = &stage {
             let _ = self.shared.timeline.set(stage.copies.timeline());
         }
-        let gate = match in_place {
+        let mut gate = match in_place {
             true => Some(Gate::new(&device, self.sizes.batches_max, self.config.deadline)?),
             false => None,
         };
         if let Some(gate) = &gate {
             let _ = self.shared.timeline.set(gate.timeline());
+        }
+        if !self.selection.dense.is_empty() {
+            let slower = match (&mut stage, &mut gate) {
+                (Some(stage), _) => stage.copies.ready_to_gather(),
+                (None, Some(gate)) => gate.ready_to_gather(),
+                (None, None) => None,
+            };
+            slower.into_iter().for_each(|fallback| self.shared.counters.fall_back(fallback));
         }
         let name = ring.name();
         let mut queue = self.queue(ring, opening);
@@ -219,7 +227,10 @@ impl Parts {
         let samples = self.config.samples_max();
         let (fields, pieces) = (self.selection.len(), self.sizes.pieces);
         let views = (samples * fields).max(pieces);
-        let dense = &self.selection.dense;
+        let (dense, on_host) = (&self.selection.dense, self.selection.on_host.len());
+        // Where the host can address the regions, everything is there; where the storage writes past it, nothing.
+        let keeps = self.way == Way::Staged && regions.memory().host().is_none();
+        let parts = if keeps { on_host * samples } else { 0 };
         let windows = |pieces| Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces);
         let raises = self.config.bad_samples == BadSamplePolicy::Raise;
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
@@ -238,7 +249,13 @@ impl Parts {
             },
             careful: false,
             standing: Standing::at(Progress::default()),
-            plan: Arc::new(Plan::with_capacity(views, cuts).with_arrays(dense.len(), views, cuts)),
+            kept: match keeps {
+                true => Kept::with_capacity(self.sizes.kept_bytes, views),
+                false => Kept::default(),
+            },
+            plan: Arc::new(
+                Plan::with_capacity(views, cuts).with_arrays(dense.len(), views, cuts).with_parts(parts, cuts),
+            ),
             shapes: dense.iter().map(|dense| [&[0], dense.shape.as_slice()].concat()).collect(),
             region: None,
             seq: Seq(0),

@@ -147,6 +147,22 @@ impl Builder {
         self
     }
 
+    /// The fields whose bytes are on the host too, whatever device batches live on: [`FieldView::host_bytes`],
+    /// [`text`](crate::FieldView::text) and [`integer`](crate::FieldView::integer) need not ask the device for them. Default: those of
+    /// a fixed size of at most 8 bytes, and `cls`, `cls2`, `index`, `inx`, `id`, `json`, `jsn`, `text`, `txt`,
+    /// `transcript`.
+    ///
+    /// They are copied out of the slabs by the engine's thread, so let them be small. Each batch has room for four times
+    /// the usual, 64 KiB to 16 MiB; what exceeds it is an error of `host_bytes`, noted once in the stats, and can be
+    /// read back. In windows there is none, and where [cuFile](crate::RingChoice::Cufile) writes past the host none by
+    /// default: naming some here takes the way through the host.
+    ///
+    /// [`FieldView::host_bytes`]: crate::FieldView::host_bytes
+    pub fn on_host(mut self, names: &[&str]) -> Builder {
+        self.config.fields.on_host = Some(names.iter().map(|&name| name.into()).collect());
+        self
+    }
+
     /// Mixes the datasets that [`Dataset::concat`] joined: each gives its weight's share of the positions of an epoch,
     /// without drift, and is shuffled by itself. Default: the samples of all of them are one dataset's.
     pub fn mixture(mut self, weights: &[u32], at_end: AtEnd) -> Builder {
