@@ -8,11 +8,13 @@ use crossbeam::channel::Sender;
 use crate::dataset::Field;
 use crate::device::{DevicePtr, Fence, RawStream, Seq};
 use crate::documents::Pieces;
+use crate::dtype::DType;
 use crate::engine::{Message, Shared};
 use crate::error::{Error, Result};
 use crate::order::{Cursor, Piece, Progress, Standing};
 use crate::plan::Plan;
 use crate::region::Region;
+use crate::selection::Dense;
 
 /// A batch's memory and arithmetic. It goes from the engine to the consumer and back, and is never allocated anew.
 pub(crate) struct Body {
@@ -30,7 +32,10 @@ pub(crate) struct Body {
     pub(crate) careful: bool,
     /// Where the run stands once every rank has its batch of this step.
     pub(crate) standing: Standing,
-    pub(crate) plan: Plan,
+    /// Shared with the worker while it has a job of this batch.
+    pub(crate) plan: Arc<Plan>,
+    /// Of each array.
+    pub(crate) shapes: Vec<Vec<u64>>,
     pub(crate) region: Option<Region>,
     pub(crate) seq: Seq,
     pub(crate) fence: Fence,
@@ -183,6 +188,15 @@ impl Batch {
         Some(FieldView { batch: self, offsets, lengths: &body.plan.lengths()[views] })
     }
 
+    /// One field of all samples as one array: what [`Builder::tensors`](crate::Builder::tensors) says, by default every
+    /// field whose type and shape are known. Of [windows](Self::window) it is the tokens, a row for each window. `None`
+    /// if that field is no array, or there is none of that name.
+    pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        let named = |dense: &Dense| &*self.shared.fields[dense.field].name == name;
+        let array = self.shared.dense.iter().position(named)?;
+        Some(Tensor { batch: self, array })
+    }
+
     /// First byte of the batch's region in device memory; offsets of views count from here. 0 if no sample has a byte.
     pub fn device_ptr(&self) -> DevicePtr {
         self.body().region.as_ref().map_or(0, Region::base)
@@ -248,6 +262,34 @@ impl Batch {
             Err(_) => std::mem::forget(self.body.take()),
         }
         recorded
+    }
+
+    /// Copies bytes of the region, from wherever it is.
+    fn read_back(&self, source: DevicePtr, len: u64, target: &mut Vec<u8>) -> Result<()> {
+        target.clear();
+        target.resize(len as usize, 0);
+        if len == 0 {
+            return Ok(());
+        }
+        self.wait()?;
+        // SAFETY: the bytes lie inside the batch's region, the copies there have ended, and nothing writes to it while the
+        // batch lives.
+        unsafe { self.shared.device.raw().read_back(source, target) }
+    }
+
+    /// Bytes of the region, where the host can address it.
+    fn host(&self, offset: u64, len: u64) -> Result<&[u8]> {
+        let Some(region) = &self.body().region else { return Ok(&[]) };
+        let Some(host) = region.host() else {
+            let device = self.shared.device.name();
+            let problem = format!("the memory of {device} is not the host's; use device_ptr, or copy it back");
+            return Err(Error::config("host_bytes", problem));
+        };
+        self.wait()?;
+        assert!(offset + len <= region.bytes() as u64, "a view outside its region");
+        // SAFETY: the view lies inside the region, whose bytes were written before its seq, reached above. Nothing
+        // writes to it while the batch lives: the lease is in the batch, and the slice borrows the batch.
+        Ok(unsafe { std::slice::from_raw_parts(host.as_ptr().add(offset as usize), len as usize) })
     }
 
     fn body(&self) -> &Body {
@@ -321,18 +363,11 @@ impl<'a> FieldView<'a> {
     /// If `index` is not less than the batch's length.
     pub fn read_back(&self, index: usize, target: &mut Vec<u8>) -> Result<bool> {
         let (offset, len) = (self.offsets[index], self.lengths[index]);
-        target.clear();
         if len == Self::ABSENT {
+            target.clear();
             return Ok(false);
         }
-        target.resize(len as usize, 0);
-        if len > 0 {
-            self.batch.wait()?;
-            // SAFETY: the view lies inside the batch's region, its copies have ended, and nothing writes to it while
-            // the batch lives.
-            unsafe { self.batch.shared.device.raw().read_back(self.device_ptr() + offset, target) }?;
-        }
-        Ok(true)
+        self.batch.read_back(self.device_ptr() + offset, len, target).map(|()| true)
     }
 
     /// The bytes of sample `index` of the batch; `None` if it lacks the field.
@@ -346,16 +381,60 @@ impl<'a> FieldView<'a> {
         if len == Self::ABSENT {
             return Ok(None);
         }
-        let Some(region) = &self.batch.body().region else { return Ok(Some(&[])) };
-        let Some(host) = region.host() else {
-            let device = self.batch.shared.device.name();
-            let problem = format!("the memory of {device} is not the host's; use device_ptr, or copy it back");
-            return Err(Error::config("host_bytes", problem));
-        };
-        self.batch.wait()?;
-        assert!(offset + len <= region.bytes() as u64, "a view outside its region");
-        // SAFETY: the view lies inside the region, whose bytes were written before its seq, reached above. Nothing
-        // writes to it while the batch lives: the lease is in the batch, and the slice borrows the batch.
-        Ok(Some(unsafe { std::slice::from_raw_parts(host.as_ptr().add(offset as usize), len as usize) }))
+        self.batch.host(offset, len).map(Some)
+    }
+}
+
+/// One field of every sample of a batch as one array in device memory: row-major, one sample after the other, without
+/// gaps. What a padded place repeats is a row too.
+///
+/// Valid as long as the batch, and there when its views are: see [`Batch::wait_on`].
+#[derive(Clone, Copy)]
+pub struct Tensor<'a> {
+    batch: &'a Batch,
+    array: usize,
+}
+
+impl<'a> Tensor<'a> {
+    /// First byte: a multiple of the elements' size, and of 4096 unless the samples lay together as they were read. 0 if
+    /// there is no sample.
+    pub fn device_ptr(&self) -> DevicePtr {
+        let body = self.batch.body();
+        body.region.as_ref().map_or(0, |region| region.base() + body.plan.array_at(self.array))
+    }
+
+    /// What its elements are.
+    pub fn dtype(&self) -> DType {
+        self.dense().dtype
+    }
+
+    /// Its dimensions, the outermost first: samples, then those of one sample; or windows, tokens of a window.
+    pub fn shape(&self) -> &'a [u64] {
+        &self.batch.body().shapes[self.array]
+    }
+
+    /// How many elements further the next one along each dimension is.
+    pub fn strides(&self) -> impl Iterator<Item = u64> + 'a {
+        let shape = self.shape();
+        (1..=shape.len()).map(|inner| shape[inner..].iter().product())
+    }
+
+    /// Length in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.shape()[0] * self.dense().row_bytes
+    }
+
+    /// Its bytes, where the host can address the device's memory; elsewhere an error ([`Error::Config`]).
+    pub fn host_bytes(&self) -> Result<&'a [u8]> {
+        self.batch.host(self.batch.body().plan.array_at(self.array), self.bytes())
+    }
+
+    /// Copies it into `target`, from whatever device it is on, and waits for that: for checks, not for the data path.
+    pub fn read_back(&self, target: &mut Vec<u8>) -> Result<()> {
+        self.batch.read_back(self.device_ptr(), self.bytes(), target)
+    }
+
+    fn dense(&self) -> &'a Dense {
+        &self.batch.shared.dense[self.array]
     }
 }

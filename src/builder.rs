@@ -6,6 +6,7 @@ use crate::assembly::{self, MakeRing};
 use crate::config::{Config, PathChoice, RingChoice, Windows};
 use crate::dataset::Dataset;
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::loader::Loader;
 use crate::order::{AtEnd, BadSamplePolicy, Bucketing, Budget, Policy, Rank, Shuffle};
@@ -98,7 +99,7 @@ impl Builder {
     /// the fields that are, [`Batch::fields`](crate::Batch::fields) lists them. Fields less than [`gap_bytes`](Self::gap_bytes) apart are still one
     /// read, with what lies between.
     pub fn fields(mut self, names: &[&str]) -> Builder {
-        self.config.fields = Some(names.iter().map(|&name| name.into()).collect());
+        self.config.fields.names = Some(names.iter().map(|&name| name.into()).collect());
         self
     }
 
@@ -114,6 +115,26 @@ impl Builder {
     /// one is given.
     pub fn rank_from_env(mut self) -> Builder {
         self.rank_from_env = true;
+        self
+    }
+
+    /// Says what a field is that the format knows only as bytes, or knows otherwise: in every sample an array of this type
+    /// and shape (without dimensions: one number), which must take the field's bytes exactly.
+    pub fn array(mut self, field: &str, dtype: DType, shape: &[u64]) -> Builder {
+        self.config.fields.arrays.push((field.into(), dtype, shape.to_vec()));
+        self
+    }
+
+    /// The fields that come out as one array a batch too, [`Batch::tensor`](crate::Batch::tensor). Default: all whose type
+    /// and shape are known, and the tokens of [windows](Self::windows); none if `names` is empty.
+    ///
+    /// Where the samples of a batch do not lie one after the other already, they are moved to where they do: by the copies
+    /// to the device themselves if they are large (64 KiB) and all that is read, else by a gather on the device. On the host a
+    /// thread does that, which is the only way in which the CPU touches them. It takes as much room in the region again.
+    ///
+    /// A sample that lacks such a field, or has it in another size, is an error of its batch.
+    pub fn tensors(mut self, names: &[&str]) -> Builder {
+        self.config.fields.tensors = Some(names.iter().map(|&name| name.into()).collect());
         self
     }
 
@@ -190,6 +211,9 @@ impl Builder {
         {
             let (rank, world) = (said.rank(), said.world());
             tracing::warn!("this is rank {rank} of {world}, and reads what every other rank reads: see rank_from_env");
+        }
+        if make_ring.is_some() {
+            config.ring = RingChoice::Pread; // nothing is to be chosen, and cuFile not to be tried
         }
         let device = device.map_or_else(|| Device::for_rank(config.rank), Ok)?;
         let config = config.with_tokens_of(&dataset);

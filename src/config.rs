@@ -11,7 +11,7 @@ use crate::order::{
     AtEnd, BadSamplePolicy, Bucketing, Budget, BudgetSchedule, Order, Packer, Part, Policy, Rank, Schedule, Shuffle,
     TokenWindows,
 };
-use crate::selection::Selection;
+use crate::selection::{FieldOptions, Selection, Tokens};
 use crate::source::Supply;
 
 /// Which storage backend reads the shards.
@@ -24,12 +24,15 @@ pub enum RingChoice {
     Uring,
     /// Threads that call `preadv2`.
     Pread,
+    /// cuFile (GPUDirect Storage), into the memory of a CUDA device, or an error; also in its compatibility mode. `Auto`
+    /// takes it where it reads without a detour.
+    Cufile,
 }
 
 /// Which way bytes take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PathChoice {
-    /// Direct where the ring can write into the batch's memory, staged otherwise.
+    /// Direct where the ring can write into the batch's memory (the host's; a CUDA device's by cuFile), staged otherwise.
     #[default]
     Auto,
     /// Through slabs and a copy stream, even where direct would do.
@@ -56,8 +59,7 @@ impl Windows {
 /// The options of a loader; see [`crate::Builder`] for what each means.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
-    /// Those that are read; `None`: all.
-    pub(crate) fields: Option<Vec<String>>,
+    pub(crate) fields: FieldOptions,
     pub(crate) batch_size: usize,
     /// In place of `batch_size`.
     pub(crate) budget: Option<(Budget, Bucketing)>,
@@ -91,7 +93,7 @@ pub(crate) struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            fields: None,
+            fields: FieldOptions::default(),
             batch_size: 256,
             budget: None,
             tokens: None,
@@ -241,15 +243,14 @@ impl Config {
         Length::new(dataset, &self.selection(dataset)?, tokens)
     }
 
-    /// What is read of each sample. Windows are of tokens alone.
+    /// What is read of each sample.
     pub(crate) fn selection(&self, dataset: &Dataset) -> Result<Selection> {
-        match (&self.fields, &self.windows, &self.tokens) {
-            (Some(_), Some(_), _) => {
-                Err(Error::config("fields", "windows read the field of their tokens alone; leave this option out"))
-            }
-            (None, Some(_), Some((field, _))) => Selection::new(dataset, "tokens", Some(std::slice::from_ref(field))),
-            (names, ..) => Selection::new(dataset, "fields", names.as_deref()),
-        }
+        let windows = self.windows.and(self.tokens.as_ref()).map(|(field, item_bytes)| Tokens {
+            field,
+            item_bytes: *item_bytes,
+            window_tokens: self.window_tokens(),
+        });
+        Selection::new(dataset, &self.fields, windows)
     }
 
     /// The order of the dataset's samples.

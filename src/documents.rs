@@ -45,6 +45,7 @@ impl Documents {
             total += bytes / item_bytes;
             documents.first_token.push(total);
         }
+        dataset.check()?;
         Ok(documents)
     }
 

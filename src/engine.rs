@@ -1,16 +1,19 @@
 //! The one place where stages meet: one thread, one ring, one copy stream.
 //!
 //! ```text
-//!   turn:  messages -> reap copies -> reap reads, start their copies -> hand over whole batches, oldest first
-//!          -> refill from the plan -> hand over the end, if that was all -> wait
+//!   turn:  messages -> reap copies -> reap reads, start their copies -> gather what is all there
+//!          -> hand over whole batches, oldest first -> refill from the plan -> hand over the end, if that was all -> wait
 //! ```
 //!
-//! It waits in one place: on the ring if reads are in flight, else on the oldest copy, else for a message. What holds
-//! it back is the lack of a slab, of a region, or of a free batch. Nothing is allocated once it runs.
+//! It waits in one place: on the ring if reads are in flight, else on the worker, else on the oldest copy, else for a
+//! message. What holds it back is the lack of a slab, of a region, or of a free batch. Nothing is allocated once it runs.
 
 mod bad;
+mod gate;
+mod land;
 mod refill;
 mod stage;
+mod work;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -21,20 +24,21 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 
 use crate::batch::Body;
 use crate::dataset::{Dataset, Field};
-use crate::device::{Device, Fence, Timeline};
+use crate::device::{Device, Fence, Seq, Timeline};
 use crate::error::{Error, Result};
 use crate::order::{Counts, Cursor, Order, Standing};
 use crate::region::RegionPool;
-use crate::selection::Selection;
+use crate::selection::{Dense, Selection};
 use crate::sim::Clock;
 use crate::sizes::Sizes;
 use crate::source::Source;
 use crate::stats::Counters;
-use crate::storage::{Damage, Landed, LandingId, ReadQueue};
+use crate::storage::{Damage, LandingId, ReadQueue};
 
 pub(crate) use bad::Bad;
-use stage::copy_window;
+pub(crate) use gate::Gate;
 pub(crate) use stage::{Hold, Pinned, Stage};
+pub(crate) use work::Worker;
 
 /// What the consumer tells the engine.
 #[allow(clippy::large_enum_variant, reason = "the queue is allocated once; a box would be allocated in every epoch")]
@@ -59,6 +63,8 @@ pub(crate) enum Output {
 pub(crate) struct Shared {
     pub(crate) device: Device,
     pub(crate) fields: Arc<[Field]>,
+    /// Those that come out as arrays.
+    pub(crate) dense: Arc<[Dense]>,
     /// The number of samples of each dataset that was joined.
     pub(crate) parts: Arc<[u64]>,
     pub(crate) order: Order,
@@ -81,6 +87,12 @@ struct Filling {
     next_read: usize,
     open: Option<(LandingId, u64)>,
     landings: usize,
+    /// Leases with the worker.
+    working: usize,
+    /// The worker has had the whole batch.
+    worked: bool,
+    /// Everything that was to be done has been done or, on the copy stream, started; or has failed.
+    finished: bool,
     failure: Option<Error>,
     damages: Vec<Damage>,
 }
@@ -93,7 +105,11 @@ const SHORT_READ: u32 = 64 << 10;
 /// The engine. Fields drop in order: reads and copies drain before their memory is let go.
 pub(crate) struct Engine {
     pub(crate) queue: ReadQueue<Hold>,
+    /// Where there may be something for it to do.
+    pub(crate) worker: Option<Worker>,
     pub(crate) stage: Option<Stage>,
+    /// Of the direct path into a device's memory.
+    pub(crate) gate: Option<Gate>,
     pub(crate) regions: RegionPool,
     pub(crate) dataset: Arc<Dataset>,
     pub(crate) selection: Selection,
@@ -176,7 +192,10 @@ impl Engine {
 
     fn advance(&mut self) -> Result<()> {
         self.reap_copies()?;
+        self.reap_gate()?;
         self.reap_reads()?;
+        self.reap_work()?;
+        self.finish()?;
         self.replan();
         self.hand_over(); // makes room for more
         self.refill();
@@ -202,8 +221,30 @@ impl Engine {
         }
     }
 
+    /// Takes back the batches that no stream uses any more.
+    fn reap_gate(&mut self) -> Result<()> {
+        while let Some(gate) = &mut self.gate
+            && let Some(body) = gate.passed()?
+        {
+            self.free(body);
+        }
+        Ok(())
+    }
+
+    /// A batch comes back, perhaps with streams still at its region.
+    fn recycle(&mut self, body: Body) {
+        match &mut self.gate {
+            Some(gate) if body.fenced || body.seq > Seq(0) => {
+                if let Err(error) = gate.put(body) {
+                    self.state.broken.get_or_insert(error);
+                }
+            }
+            _ => self.free(body),
+        }
+    }
+
     /// A body becomes free, and with it its region.
-    fn recycle(&mut self, mut body: Body) {
+    fn free(&mut self, mut body: Body) {
         if let Some(region) = body.region.take() {
             if std::mem::take(&mut body.fenced) {
                 self.state.fences.push((region.range(), body.fence));
@@ -211,54 +252,6 @@ impl Engine {
             self.regions.give_back(region);
         }
         self.state.idle.push(body);
-    }
-
-    // ---- copies and reads that have ended -------------------------------------------------------------------------
-
-    fn reap_copies(&mut self) -> Result<()> {
-        let Some(Stage { copies, slabs, moved, .. }) = &mut self.stage else { return Ok(()) };
-        let ended = copies.reap(|copying| slabs.give_back(copying.slab))?;
-        let now = self.clock.now();
-        if ended > 0 || copies.in_flight() == 0 {
-            *moved = now;
-        }
-        let waited = now.saturating_sub(*moved);
-        if waited < self.shared.deadline {
-            return Ok(());
-        }
-        let (left, device) = (copies.in_flight(), self.shared.device.name());
-        let what = format!("{left} copies to {device}: it does not answer, or a consumer's stream holds them up");
-        Err(Error::Timeout { what, waited })
-    }
-
-    fn reap_reads(&mut self) -> Result<()> {
-        while let Some(Landed { lease, tag, result, damages }) = self.queue.reap() {
-            let (slot, window) = ((tag >> 32) as u32, tag & 0xFFFF_FFFF);
-            let state = &mut self.state;
-            let mut batches = state.filling.iter_mut().chain(&mut state.doomed);
-            let filling = batches.find(|f| f.body.slot == slot).expect("a landing belongs to a batch on its way");
-            filling.landings -= 1;
-            filling.damages.extend(damages);
-            match lease {
-                Hold::Region(region) => filling.body.region = Some(region),
-                Hold::Slab(slab) => {
-                    let Stage { copies, slabs, .. } = self.stage.as_mut().expect("slabs are the staged path's");
-                    if result.is_err() || filling.body.generation != state.generation {
-                        slabs.give_back(slab);
-                    } else {
-                        let copied = copy_window(copies, slab, &filling.body, window * self.sizes.limits.window_bytes);
-                        let (seq, bytes) = copied?;
-                        filling.body.seq = filling.body.seq.max(seq);
-                        self.shared.counters.bytes_copied.add(bytes);
-                    }
-                }
-            }
-            if let Err(error) = result {
-                filling.failure.get_or_insert(error);
-            }
-        }
-        self.bury();
-        Ok(())
     }
 
     // ---- hand over --------------------------------------------------------------------------------------------------
@@ -280,7 +273,7 @@ impl Engine {
                 let error = error.clone();
                 return self.fail(error);
             }
-            if self.state.recalling || !filling.whole() || self.output.is_full() {
+            if self.state.recalling || !filling.finished || self.output.is_full() {
                 return;
             }
             match self.bad.settle(filling) {
@@ -318,7 +311,7 @@ impl Engine {
 
     /// Ends this generation with an error, once.
     fn fail(&mut self, error: Error) {
-        if matches!(error, Error::Ring { .. } | Error::Device { .. }) {
+        if matches!(error, Error::Ring { .. } | Error::Device { .. } | Error::Stopped { .. }) {
             self.state.broken.get_or_insert(error.clone());
         }
         if std::mem::take(&mut self.state.running) {
@@ -346,7 +339,7 @@ impl Engine {
     fn bury(&mut self) {
         let mut i = 0;
         while i < self.state.doomed.len() {
-            if self.state.doomed[i].landings == 0 {
+            if self.state.doomed[i].is_idle() {
                 let filling = self.state.doomed.swap_remove(i);
                 self.recycle(filling.body);
             } else {
@@ -364,7 +357,16 @@ impl Engine {
             let want = if short { (in_flight / 4).clamp(1, 16) } else { 1 };
             return self.queue.wait(want, SLICE);
         }
-        if self.queue.has_ended() || self.state.recalling {
+        if self.queue.has_ended() {
+            return Ok(());
+        }
+        if let Some(worker) = self.worker.as_mut().filter(|worker| worker.out() > 0) {
+            return worker.wait(SLICE);
+        }
+        if let Some(gate) = self.gate.as_mut().filter(|gate| !gate.is_empty()) {
+            return gate.wait(SLICE);
+        }
+        if self.state.recalling {
             return Ok(());
         }
         if let Some(stage) = &mut self.stage
@@ -395,15 +397,28 @@ impl Drop for Engine {
 }
 
 impl Filling {
+    /// A batch to be read, or one that only waits for its turn to say what failed.
+    fn new(body: Body, failure: Option<Error>) -> Filling {
+        let next_read = if failure.is_some() { body.plan.reads().len() } else { 0 };
+        let damages = Vec::new(); // allocates nothing as long as nothing fails
+        let (open, landings, working, worked, finished) = (None, 0, 0, false, false);
+        Filling { body, next_read, open, landings, working, worked, finished, failure, damages }
+    }
+
     fn close(&mut self, queue: &mut ReadQueue<Hold>) {
         if let Some((landing, _)) = self.open.take() {
             queue.close(landing);
         }
     }
 
-    /// Every read has ended and every copy has been started.
-    fn whole(&self) -> bool {
-        self.next_read == self.body.plan.reads().len() && self.open.is_none() && self.landings == 0
+    /// Nothing of it is with the ring or the worker.
+    fn is_idle(&self) -> bool {
+        self.landings == 0 && self.working == 0
+    }
+
+    /// Every read has ended, every copy has been started, and the worker has done its part.
+    fn is_there(&self) -> bool {
+        self.next_read == self.body.plan.reads().len() && self.open.is_none() && self.is_idle()
     }
 
     fn reads_are_short(&self) -> bool {

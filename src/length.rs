@@ -27,7 +27,7 @@ impl Length {
         if item_bytes == 0 {
             return Err(Error::config("tokens", "tokens of 0 bytes; give 1 or more"));
         }
-        let field = selection::number(dataset, "tokens", name)?;
+        let field = selection::number(dataset.fields(), "tokens", name)?;
         Ok(Length { fields: [field].into(), item_bytes, in_tokens: true })
     }
 

@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
+#[cfg(test)]
+extern crate self as strait; // for what the tests of both sides share
+
 mod assembly;
 mod batch;
 mod builder;
@@ -32,7 +35,7 @@ pub mod weights;
 #[cfg(test)]
 mod windows_sim;
 
-pub use batch::{Batch, FieldView, WindowView};
+pub use batch::{Batch, FieldView, Tensor, WindowView};
 pub use builder::Builder;
 pub use config::{PathChoice, RingChoice};
 pub use dataset::Dataset;

@@ -10,9 +10,18 @@
 //!  reads   |---- 1 --------|-- 2 --|                                cut at block_bytes and at window borders
 //! ```
 //!
-//! Nothing is moved afterwards to mend alignment, and one copy per window serves all samples in it.
+//! Nothing is moved afterwards to mend alignment, and one copy per window serves all samples in it. Fields that are to be
+//! one array lie behind the extents: [`Plan::array`].
+
+mod arrays;
+mod parts;
+
+use std::ops::Range;
 
 use crate::dataset::Extent;
+
+pub(crate) use arrays::PLACED_BYTES_MIN;
+pub use parts::{Part, Use};
 
 /// One read of a plan. `offset`, `len` and `at` are multiples of [`Limits::align`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,9 +70,16 @@ pub struct Plan {
     reads: Vec<Read>,
     offsets: Vec<u64>,
     lengths: Vec<u64>,
+    read_bytes: u64,
     region_bytes: u64,
     wanted_bytes: u64,
     sorted: Vec<(Extent, u32)>,
+    /// The views of each array, and where it starts in the region.
+    arrays: Vec<(Range<usize>, u64)>,
+    moves: Vec<Move>,
+    /// The copies carry out the moves, and the region has no extents.
+    placed: bool,
+    parts: Vec<Part>,
 }
 
 impl Plan {
@@ -108,7 +124,7 @@ impl Plan {
             self.cut(first.shard, begin..end, at, shard_bytes(first.shard), limits);
             region_end = at + (end - begin);
         }
-        self.region_bytes = region_end;
+        (self.read_bytes, self.region_bytes) = (region_end, region_end);
     }
 
     /// The reads, in file order.
@@ -124,6 +140,11 @@ impl Plan {
     /// How long each view is; [`Plan::ABSENT`] where there is none.
     pub fn lengths(&self) -> &[u64] {
         &self.lengths
+    }
+
+    /// The bytes that the reads fill, a multiple of the alignment: their [`Read::at`] counts from 0 to here.
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes
     }
 
     /// The bytes of region that the batch needs, a multiple of the alignment.
@@ -144,6 +165,10 @@ impl Plan {
         self.offsets.clear();
         self.lengths.clear();
         self.sorted.clear();
+        self.arrays.clear();
+        self.moves.clear();
+        self.parts.clear();
+        self.placed = false;
         self.wanted_bytes = 0;
         for (view, extent) in extents.enumerate() {
             self.offsets.push(0);
@@ -156,7 +181,7 @@ impl Plan {
         self.sorted.sort_unstable_by_key(|(extent, _)| (extent.shard, extent.offset));
     }
 
-    fn cut(&mut self, shard: u32, blocks: std::ops::Range<u64>, at: u64, shard_bytes: u64, limits: &Limits) {
+    fn cut(&mut self, shard: u32, blocks: Range<u64>, at: u64, shard_bytes: u64, limits: &Limits) {
         let mut offset = blocks.start;
         while offset < blocks.end {
             let at = at + (offset - blocks.start);

@@ -3,6 +3,7 @@
 //! ```text
 //!  pinned bytes   staged  slabs x slab_bytes                         <= pinned_bytes_max
 //!                 direct  region_bytes: the ring writes there        <= pinned_bytes_max
+//!                         (0 where that is a device's memory: cuFile)
 //!  device bytes   region_bytes                                       <= region_bytes_max
 //!  in flight      reads <= reads_in_flight, bytes <= bytes_in_flight
 //!  batches        batches_max = prefetch + hold; each is planned, being filled, waiting, or with the consumer
@@ -11,10 +12,10 @@
 
 use crate::config::Config;
 use crate::dataset::{Dataset, Shard};
-use crate::device::Device;
+use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::memory::Arena;
-use crate::plan::{Limits, Plan};
+use crate::plan::{Limits, PLACED_BYTES_MIN, Plan};
 use crate::selection::Selection;
 
 /// A batch of up to so many samples may be larger than its dataset.
@@ -50,8 +51,9 @@ impl Config {
             let problem = format!("{} of {} samples; give at most {batch_size_max}", self.batch_size, dataset.len());
             return Err(Error::config("batch_size", problem));
         }
-        let batch = BatchBytes::of(dataset, self)?;
-        let (budget_name, budget) = match direct {
+        let batch = BatchBytes::of(dataset, self, direct)?;
+        // Where the storage writes into a device's memory, no host memory is pinned for it.
+        let (budget_name, budget) = match direct && device.kind() == DeviceKind::Host {
             true => ("pinned_bytes_max", self.pinned_bytes_max),
             false => ("region_bytes_max", self.region_bytes_max),
         };
@@ -141,8 +143,9 @@ struct BatchBytes {
 
 impl BatchBytes {
     /// Windows of documents of the mean length; there is room for twice as many pieces, and their blocks.
-    fn of_windows(dataset: &Dataset, config: &Config) -> Result<BatchBytes> {
+    fn of_windows(dataset: &Dataset, config: &Config, direct: bool) -> Result<BatchBytes> {
         let length = config.length(dataset)?;
+        let arrays = array_bytes(&config.selection(dataset)?, direct);
         let (_, item_bytes) = length.tokens().unwrap_or((0, 1));
         let shard_bytes = dataset.shards().iter().map(|shard| shard.bytes).sum::<u64>();
         let mean = match dataset.shards().iter().any(Shard::is_one_document) {
@@ -152,21 +155,21 @@ impl BatchBytes {
         let (samples, tokens) = (config.batch_size as u64, config.window_tokens());
         let pieces = (tokens / mean).saturating_add(2).min(tokens.max(1));
         let blocks = (pieces + 1).saturating_mul(config.align_bytes);
-        let sample = tokens.saturating_mul(item_bytes).saturating_add(blocks);
-        let typical = samples.saturating_mul(sample).max(1);
+        let sample = tokens.saturating_mul(item_bytes).saturating_add(blocks).saturating_add(arrays);
+        let typical = samples.saturating_mul(sample).saturating_add(config.align_bytes);
         let largest = typical.saturating_add(samples.saturating_mul(blocks));
         Ok(BatchBytes {
             sample,
-            least: samples.saturating_mul(tokens).saturating_mul(item_bytes),
+            least: samples.saturating_mul(tokens.saturating_mul(item_bytes).saturating_add(arrays)),
             typical,
             largest,
             pieces: (2 * pieces).saturating_mul(samples).min(PIECES_MAX.max(2 * samples)),
         })
     }
 
-    fn of(dataset: &Dataset, config: &Config) -> Result<BatchBytes> {
+    fn of(dataset: &Dataset, config: &Config, direct: bool) -> Result<BatchBytes> {
         if config.windows.is_some() {
-            return BatchBytes::of_windows(dataset, config);
+            return BatchBytes::of_windows(dataset, config, direct);
         }
         let samples = config.samples_typical(dataset)?.min(dataset.len().max(1));
         let align = config.align_bytes;
@@ -177,33 +180,42 @@ impl BatchBytes {
         };
         let weights = config.mixture.as_ref().map(|(weights, _)| weights.as_slice());
         let all = selection.len() == dataset.fields().len();
-        let sample = match fixed {
+        let extents = match fixed {
             Some(bytes) if bytes.is_multiple_of(align) && starts_aligned(dataset, &selection, align) => bytes,
             // It may start anywhere in a block, and then ends one block later.
             Some(bytes) => bytes.next_multiple_of(align) + align,
             None if all => mean_sample_bytes(dataset, weights).next_multiple_of(align) + align,
             None => mean_room(dataset, &selection, weights, config) + align,
         };
-        let least = samples.saturating_mul(fixed.unwrap_or(0));
-        let typical = samples.saturating_mul(sample).max(1);
-        let widest = match fixed {
-            Some(_) => sample + config.gap_bytes.min(sample),
+        let (arrays, ends) = (array_bytes(&selection, direct), align * selection.dense.len() as u64);
+        let least = samples.saturating_mul(fixed.unwrap_or(0).saturating_add(arrays));
+        let sample = extents.saturating_add(arrays);
+        let typical = samples.saturating_mul(sample).saturating_add(ends).max(1);
+        let widest = arrays.saturating_add(match fixed {
+            Some(_) => extents + config.gap_bytes.min(extents),
             // A few samples may be far larger than the mean: room for a batch of the largest, if the budget has it.
             None => {
                 let (fields, blocks) = (selection.len() as u64, 2 * align);
                 let gaps = fields.saturating_mul(blocks.saturating_add(if all { 0 } else { config.gap_bytes }));
                 dataset.largest_sample_of(&selection.numbers).saturating_add(gaps)
             }
-        };
+        });
         let least = if fixed.is_some() { least } else { widest };
-        let largest = samples.saturating_mul(widest).max(typical);
+        let largest = samples.saturating_mul(widest).saturating_add(ends).max(typical);
         // A batch of the smallest samples has the most of them, and each its blocks.
         let full = config.budget.map_or(Ok(0), |(budget, _)| {
-            let blocks = budget.samples_max.saturating_mul(2 * align);
+            let blocks = budget.samples_max.saturating_mul((2 * align).saturating_add(arrays)).saturating_add(ends);
             config.length(dataset).map(|length| length.bytes_max(budget.cost_max).saturating_add(blocks))
         })?;
         Ok(BatchBytes { sample, least, typical, largest: largest.max(full), pieces: 0 })
     }
+}
+
+/// What arrays take for each sample besides what is read. Where the copies put all of it in its place, that is nothing.
+fn array_bytes(selection: &Selection, direct: bool) -> u64 {
+    let rows = || selection.dense.iter().map(|dense| dense.row_bytes);
+    let placed = !direct && selection.dense.len() == selection.len() && rows().all(|row| row >= PLACED_BYTES_MIN);
+    if placed { 0 } else { rows().fold(0, u64::saturating_add) }
 }
 
 /// Whether the first sample starts with a block; records are all alike then.

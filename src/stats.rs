@@ -74,6 +74,8 @@ pub struct Stats {
     pub open_files_max: u64,
     /// Bytes copied from slabs to regions.
     pub bytes_copied: u64,
+    /// Bytes moved within regions to make arrays of them: on the device, or on the host by a thread.
+    pub bytes_gathered: u64,
     /// Places of batches left empty because their samples cannot be read.
     pub samples_skipped: u64,
     /// Places of batches that hold another sample because their own cannot be read.
@@ -125,6 +127,7 @@ pub(crate) struct Counters {
     pub(crate) reads_in_flight_max: Counter,
     pub(crate) open_files_max: Counter,
     pub(crate) bytes_copied: Counter,
+    pub(crate) bytes_gathered: Counter,
     pub(crate) samples_skipped: Counter,
     pub(crate) samples_replaced: Counter,
     pub(crate) samples_dropped: Counter,
@@ -196,6 +199,7 @@ impl Counters {
             reads_in_flight_max: self.reads_in_flight_max.get(),
             open_files_max: self.open_files_max.get(),
             bytes_copied: self.bytes_copied.get(),
+            bytes_gathered: self.bytes_gathered.get(),
             samples_skipped: self.samples_skipped.get(),
             samples_replaced: self.samples_replaced.get(),
             bad_samples: self.bad_samples.lock().unwrap_or_else(|e| e.into_inner()).to_vec(),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{disk_directory, write_shard};
 use strait::order::{BadSamplePolicy, Bucketing, Budget, Cost, Cursor, IfChanged, Shuffle};
-use strait::{Builder, Dataset, Device, Loader, PathChoice, RingChoice};
+use strait::{Builder, DType, Dataset, Device, Loader, PathChoice, RingChoice};
 
 struct Counting;
 
@@ -53,6 +53,7 @@ fn the_loop_does_not_allocate() {
         for (made_of, builder) in [
             ("samples", builder().batch_size(16)),
             ("all but bad samples", builder().batch_size(16).bad_samples(BadSamplePolicy::Replace)),
+            ("arrays", builder().batch_size(16).array("record", DType::F32, &[1250])),
             ("windows", tokens().windows(20_000, 20_000).batch_size(1)),
             ("packs", tokens().pack(20_000).batch_size(1)),
         ] {

@@ -1,10 +1,11 @@
 //! Plans, checked by carrying them out: every wanted byte is read once, into the place that the plan names.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use proptest::prelude::*;
 use strait::dataset::Extent;
-use strait::plan::{Limits, Plan};
+use strait::plan::{Limits, Move, Plan, Use};
 
 const ALIGN: u64 = 4096;
 
@@ -17,6 +18,10 @@ struct Batch {
 
 fn byte_at(shard: u32, offset: u64) -> u8 {
     (u64::from(shard) * 131 + offset * 7 + offset / 251) as u8
+}
+
+fn bytes_of(extent: &Extent) -> Vec<u8> {
+    (extent.offset..extent.offset + extent.len).map(|offset| byte_at(extent.shard, offset)).collect()
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
@@ -56,7 +61,12 @@ fn batches() -> impl Strategy<Value = Batch> {
 
 /// Carries out the reads; where two reads meet in the region or in a shard, something is read twice.
 fn carry_out(plan: &Plan, batch: &Batch) -> Vec<u8> {
-    let mut region = vec![0xEE; plan.region_bytes() as usize];
+    assert_eq!(plan.read_bytes(), plan.region_bytes());
+    carry_out_reads(plan, batch)
+}
+
+fn carry_out_reads(plan: &Plan, batch: &Batch) -> Vec<u8> {
+    let mut region = vec![0xEE; plan.read_bytes() as usize];
     let mut shard_end: BTreeMap<u32, u64> = BTreeMap::new();
     let mut region_end = 0;
     for read in plan.reads() {
@@ -75,7 +85,7 @@ fn carry_out(plan: &Plan, batch: &Batch) -> Vec<u8> {
             region[(read.at + i) as usize] = byte_at(read.shard, read.offset + i);
         }
     }
-    assert_eq!(region_end, plan.region_bytes());
+    assert_eq!(region_end, plan.read_bytes());
     region
 }
 
@@ -118,6 +128,152 @@ proptest! {
         let most: u64 = spans.map(|e| e.len.next_multiple_of(ALIGN) + ALIGN + batch.limits.gap_bytes.next_multiple_of(ALIGN)).sum();
         prop_assert!(plan.region_bytes() <= most, "{} of at most {most}", plan.region_bytes());
     }
+}
+
+/// The arrays of a batch: runs of its views, in any order, each of views that are there.
+fn arrays(batch: &Batch, cuts: &[usize]) -> Vec<Range<usize>> {
+    let mut runs = Vec::new();
+    let mut start = 0;
+    for end in 0..=batch.extents.len() {
+        let there = batch.extents.get(end).is_some_and(Option::is_some);
+        if !there || cuts.contains(&end) {
+            runs.push(start..end);
+            start = if there { end } else { end + 1 };
+        }
+    }
+    runs.retain(|run| !run.is_empty());
+    runs
+}
+
+/// What is in the region once everything is read, copied window by window, and gathered.
+fn carry_out_all(plan: &Plan, batch: &Batch) -> Vec<u8> {
+    let read = carry_out_reads(plan, batch);
+    let mut region = vec![0xEE; plan.region_bytes() as usize];
+    let window = batch.limits.window_bytes;
+    for at in (0..plan.read_bytes()).step_by(window.min(1 << 40) as usize) {
+        let whole = at..plan.read_bytes().min(at.saturating_add(window));
+        match plan.pieces(at, &batch.limits) {
+            None => region[whole.start as usize..whole.end as usize]
+                .copy_from_slice(&read[whole.start as usize..whole.end as usize]),
+            Some(pieces) => {
+                for Move { source, target, bytes } in pieces {
+                    assert!(whole.start <= *source && source + bytes <= whole.end, "a piece outside its window");
+                    let from = &read[*source as usize..(source + bytes) as usize];
+                    region[*target as usize..(target + bytes) as usize].copy_from_slice(from);
+                }
+            }
+        }
+    }
+    let mut targets = Vec::new();
+    for Move { source, target, bytes } in plan.gather() {
+        assert!(*bytes > 0 && *target >= plan.read_bytes() && source + bytes <= plan.read_bytes());
+        targets.push((*target, target + bytes));
+        region.copy_within(*source as usize..(source + bytes) as usize, *target as usize);
+    }
+    targets.sort_unstable();
+    assert!(targets.windows(2).all(|pair| pair[0].1 <= pair[1].0), "two moves to one place");
+    region
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(250))]
+
+    /// Mutants that this catches: a repeated view taken for the next one; pieces not cut at windows; an array placed on
+    /// another's bytes.
+    #[test]
+    fn arrays_hold_their_views_one_after_the_other(
+        batch in batches(),
+        cuts in prop::collection::vec(0..40usize, 0..6),
+        repeated in any::<bool>(),
+        large in any::<bool>(),
+        item_bytes in prop_oneof![Just(1), Just(2), Just(16)],
+    ) {
+        let mut batch = batch;
+        if large {
+            batch.extents.retain(|extent| extent.is_some_and(|extent| extent.len >= 64 << 10));
+        }
+        if let (true, Some(&last)) = (repeated, batch.extents.last()) {
+            batch.extents.extend([last, last]);
+        }
+        let mut plan = Plan::default();
+        for _ in 0..2 {
+            build(&mut plan, &batch);
+            let read_bytes = plan.region_bytes();
+            let runs = arrays(&batch, &cuts);
+            runs.iter().for_each(|run| plan.array(run.clone(), item_bytes, &batch.limits));
+            if batch.limits.window_bytes < 1 << 62 {
+                plan.place(&batch.limits);
+            }
+            prop_assert_eq!(plan.read_bytes(), read_bytes);
+            prop_assert_eq!(plan.region_bytes() % ALIGN, 0);
+            let region = carry_out_all(&plan, &batch);
+            for (number, run) in runs.iter().enumerate() {
+                let at = plan.array_at(number);
+                prop_assert_eq!(at % item_bytes, 0);
+                let want: Vec<u8> = batch.extents[run.clone()].iter().flatten().flat_map(bytes_of).collect();
+                prop_assert_eq!(&region[at as usize..at as usize + want.len()], &want[..]);
+            }
+            for (i, extent) in batch.extents.iter().enumerate() {
+                let Some(extent) = extent else { continue };
+                let at = plan.offsets()[i] as usize;
+                prop_assert_eq!(&region[at..at + extent.len as usize], &bytes_of(extent)[..], "views stay views");
+            }
+        }
+    }
+
+    /// Mutant that this catches: a part that reaches over the border of a window.
+    #[test]
+    fn parts_cover_the_views_that_are_used_and_lie_in_one_window_each(batch in batches(), used in any::<u64>()) {
+        let mut plan = Plan::default();
+        build(&mut plan, &batch);
+        let purpose = |view: usize| Use { check: used >> (view % 64) & 1 == 1, keep: view.is_multiple_of(3) };
+        plan.part(purpose, &batch.limits);
+        let read = carry_out(&plan, &batch);
+        let mut views: Vec<Vec<u8>> = vec![Vec::new(); batch.extents.len()];
+        let window = batch.limits.window_bytes;
+        let mut seen = 0;
+        for at in (0..plan.read_bytes()).step_by(window.min(1 << 40) as usize) {
+            for part in plan.parts_in(at, &batch.limits) {
+                prop_assert!(part.at / window == at / window && (part.at + part.bytes - 1) / window == at / window);
+                prop_assert_eq!(part.purpose, purpose(part.view as usize));
+                let view = &mut views[part.view as usize];
+                prop_assert_eq!(part.from, view.len() as u64);
+                view.extend_from_slice(&read[part.at as usize..(part.at + part.bytes) as usize]);
+                seen += 1;
+            }
+        }
+        prop_assert_eq!(seen, plan.parts().len());
+        for (view, bytes) in views.iter().enumerate() {
+            let used = purpose(view) != Use::default();
+            let want = batch.extents[view].as_ref().filter(|_| used).map(bytes_of).unwrap_or_default();
+            prop_assert_eq!(bytes, &want);
+        }
+    }
+}
+
+#[test]
+fn only_what_lies_apart_is_moved_and_large_pieces_are_placed() {
+    let staged = Limits { align: ALIGN, block_bytes: 1 << 20, window_bytes: 1 << 20, gap_bytes: 0 };
+    // The first so many views are an array.
+    let plan = |extents: &[(u64, u64)], views: usize| {
+        let mut plan = Plan::default();
+        let extents = extents.iter().map(|&(offset, len)| Some(Extent { shard: 0, offset, len }));
+        plan.build(extents, |_| 1 << 30, &staged);
+        plan.array(0..views, 4, &staged);
+        plan.place(&staged);
+        plan
+    };
+    let rows = plan(&[(128, 100), (228, 100), (328, 100)], 3);
+    assert_eq!((rows.array_at(0), rows.region_bytes(), rows.gather().len()), (128, 4096, 0), "rows as they are stored");
+    let odd = plan(&[(130, 100), (230, 100)], 2);
+    assert_eq!((odd.array_at(0), odd.gather().len()), (4096, 1), "where no item may start");
+    let shuffled = plan(&[(8192, 100), (0, 100), (100, 100)], 3);
+    assert_eq!((shuffled.array_at(0), shuffled.gather().len()), (8192, 2), "neighbours are one move");
+    let large = plan(&[(1 << 20, 100_000), (8 << 20, 100_000)], 2);
+    assert_eq!(large.region_bytes(), 200_000u64.next_multiple_of(ALIGN), "no extents");
+    assert_eq!((large.offsets(), large.gather().len()), (&[0, 100_000][..], 0));
+    let beside = plan(&[(1 << 20, 100_000), (8 << 20, 100_000), (0, 3)], 2);
+    assert_eq!(beside.gather().len(), 2, "something else must be copied anyway");
 }
 
 #[test]

@@ -20,8 +20,9 @@ pub(super) struct Body {
     path: Option<Arc<Path>>,
 }
 
+/// Where the bytes are.
 #[derive(Debug)]
-enum Bytes {
+pub(super) enum Bytes {
     Owned(Box<[u8]>),
     Mapped(Mapping),
 }
@@ -52,9 +53,17 @@ impl Body {
     }
 
     /// Of a sidecar, whose numbers begin at byte `from`, with the checksums that its head has.
-    pub(super) fn summed(map: Mapping, path: &Path, from: usize, sums: Box<[u32]>) -> Arc<Body> {
+    pub(super) fn summed(bytes: Bytes, path: &Path, from: usize, sums: Box<[u32]>) -> Arc<Body> {
         let right = sums.chunks(64).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Body { bytes: Bytes::Mapped(map), sums: Some(Sums { from, sums, right }), path: Some(path.into()) })
+        Arc::new(Body { bytes, sums: Some(Sums { from, sums, right }), path: Some(path.into()) })
+    }
+
+    /// The bytes, where they were just made.
+    pub(super) fn just_made(&self) -> Option<&[u8]> {
+        match &self.bytes {
+            Bytes::Owned(bytes) if self.sums.is_none() => Some(bytes),
+            _ => None,
+        }
     }
 
     /// How many bytes there are.

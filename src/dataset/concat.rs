@@ -1,6 +1,6 @@
 //! Several datasets as one, their fields united by name.
 
-use super::{Dataset, Field};
+use super::{Dataset, Field, IndexState};
 use crate::error::{Error, Result};
 
 /// More fields than this do not occur; tables number them with 16 bits.
@@ -14,6 +14,7 @@ pub(super) fn concat(datasets: Vec<Dataset>) -> Result<Dataset> {
         [first, ..] if formats.iter().all(|format| *format == first.format) => first.format,
         _ => "mixed",
     };
+    let index = datasets.iter().fold(IndexState::default(), |all, one| all.joined(&one.index));
     let parts = datasets.iter().map(Dataset::len).collect();
     let mut shards = Vec::with_capacity(datasets.iter().map(|dataset| dataset.shards.len()).sum());
     for dataset in datasets {
@@ -25,7 +26,7 @@ pub(super) fn concat(datasets: Vec<Dataset>) -> Result<Dataset> {
             shard
         }));
     }
-    Ok(Dataset { parts, ..Dataset::new(format, shards, fields) })
+    Ok(Dataset { parts, index, ..Dataset::new(format, shards, fields) })
 }
 
 /// Every name once, in the order of appearance; of fixed size, type and shape where every dataset has it and they agree.

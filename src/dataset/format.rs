@@ -116,8 +116,6 @@ pub(super) struct Look {
     pub(super) path: PathBuf,
     /// Its name without directories, in lower case.
     pub(super) name: String,
-    /// Its size.
-    pub(super) bytes: u64,
     /// Its first bytes: [`START_BYTES`] of them, or all.
     pub(super) start: Vec<u8>,
 }
@@ -128,12 +126,12 @@ const START_BYTES: usize = 1024;
 impl Look {
     /// Reads the start of a regular file.
     pub(super) fn at(path: &Path) -> Result<Look> {
-        let (file, bytes) = open_file(path)?;
+        let (file, _) = open_file(path)?;
         let mut start = vec![0; START_BYTES];
         let got = read_at(&file, path, 0, &mut start)?;
         start.truncate(got);
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        Ok(Look { path: path.to_owned(), name, bytes, start })
+        Ok(Look { path: path.to_owned(), name, start })
     }
 
     /// Whether the name ends in one of these, which are in lower case.

@@ -3,15 +3,14 @@
 //! A [`Dataset`] knows extents, never payload: opening one reads headers and indexes only.
 
 mod beneath;
-#[allow(dead_code, reason = "sidecars follow")]
 mod body;
-#[allow(dead_code, reason = "sidecars follow")]
 mod builder;
+mod checksums;
 mod concat;
 mod files;
 mod fingerprint;
-#[allow(dead_code, reason = "sidecars follow")]
 mod format;
+mod indexing;
 mod litdata;
 mod mds;
 mod megatron;
@@ -20,22 +19,26 @@ mod npy;
 mod open;
 mod options;
 mod parse;
+mod reading;
 mod records;
 mod refused;
 mod rows;
+mod sidecar;
 mod sized;
-#[allow(dead_code, reason = "sidecars follow")]
 mod table;
 mod tar;
 mod tfrecord;
 mod tokens;
 mod webdataset;
+mod whole;
 mod window;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 pub use format::Format;
+pub use indexing::{IndexOutcome, IndexProgress, Indexing, ShardIndex};
+pub use open::IndexState;
 pub use options::Options;
 pub use tfrecord::varints;
 
@@ -110,6 +113,7 @@ pub struct Dataset {
     first: Vec<u64>,
     /// The samples of each dataset that was joined.
     parts: Vec<u64>,
+    index: IndexState,
     /// The first damage that a look-up met.
     damage: Arc<OnceLock<Error>>,
 }
@@ -181,6 +185,11 @@ impl Dataset {
         self.format
     }
 
+    /// Which shards' indexes came from sidecars.
+    pub fn index_state(&self) -> &IndexState {
+        &self.index
+    }
+
     /// The files.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
@@ -201,22 +210,15 @@ impl Dataset {
         self.len() == 0
     }
 
-    /// The bytes of the largest sample, all fields together. Takes a pass over the index.
+    /// The bytes of the largest sample, all fields together. Takes a pass over the index, unless sidecars say it.
     pub fn largest_sample(&self) -> u64 {
         let all: Vec<usize> = (0..self.fields.len()).collect();
         self.largest_sample_of(&all)
     }
 
-    /// The same, these fields together.
+    /// The same, these fields together; of some fields, but not all, sidecars give a bound.
     pub(crate) fn largest_sample_of(&self, fields: &[usize]) -> u64 {
-        let largest = |shard: &Shard| {
-            let len = |row, field| shard.table.get(row, field, shard.bytes).ok().flatten().map_or(0, |e| e.len);
-            let sample = |row| fields.iter().map(|&field| len(row, field)).fold(0, u64::saturating_add);
-            // Where one sample is as long as another, one says it.
-            let rows = if shard.table.is_even() { shard.samples().min(1) } else { shard.samples() };
-            (0..rows).map(sample).max().unwrap_or(0)
-        };
-        self.shards.iter().map(largest).max().unwrap_or(0)
+        self.shards.iter().map(|shard| shard.table.largest_of(fields, shard.bytes)).max().unwrap_or(0)
     }
 
     /// Where field number `field` of a sample lies, inside its shard; `None` if the sample lacks that field.
@@ -283,6 +285,14 @@ impl Dataset {
             total = u64::saturating_add(total, shard.samples());
         }
         first.push(total);
-        Dataset { format, shards, fields, first, parts: vec![total], damage: Arc::default() }
+        Dataset {
+            format,
+            shards,
+            fields,
+            first,
+            parts: vec![total],
+            index: IndexState::default(),
+            damage: Arc::default(),
+        }
     }
 }

@@ -4,13 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::files::side_by_side;
-use super::format::{Format, Look, Reader, Source, Verdict, reader};
+use super::format::{Format, Indexed, Look, Reader, Source, Verdict, reader};
 use super::options::Options;
+use super::sidecar::{self, Found, Stamp};
 use super::{Dataset, megatron, merge, refused};
 use crate::error::{Error, Result};
-
-/// What the names of sidecar indexes end in.
-const SIDECAR_ENDING: &[u8] = b".strait";
 
 pub(super) fn open<P: AsRef<Path>>(paths: &[P], options: &Options) -> Result<Dataset> {
     let (reader, sources) = sources(paths, options)?;
@@ -28,8 +26,79 @@ pub(super) fn files<P: AsRef<Path>>(paths: &[P], options: &Options) -> Result<Da
 }
 
 fn index(reader: &Reader, sources: &[Source], options: &Options) -> Result<Dataset> {
-    let shards = side_by_side(sources, |source| (source.index)(&source.path, options))?;
-    merge::merge(reader.format, shards)
+    let found = side_by_side(sources, |source| shard(reader.format, source, options))?;
+    let mut state = IndexState::default();
+    let mut shards = Vec::with_capacity(found.len());
+    for (indexed, sidecar) in found {
+        state.add(&indexed, sidecar);
+        shards.push(indexed);
+    }
+    if let Some(why) = &state.why {
+        tracing::warn!("{} of {} sidecar indexes are not used: {why}", state.unusable, sources.len());
+    }
+    Ok(Dataset { index: state, ..merge::merge(reader.format, shards)? })
+}
+
+/// Whether a shard's index came from its sidecar, or why not, if there is one.
+enum Sidecar {
+    Used,
+    None,
+    Unusable(String),
+}
+
+fn shard(format: Format, source: &Source, options: &Options) -> Result<(Indexed, Sidecar)> {
+    let mut unusable = Sidecar::None;
+    let stamp = Stamp::of(source, format, options)?;
+    if options.verify {
+        return Ok(((source.index)(&source.path, options)?, unusable));
+    }
+    for sidecar in sidecar::place_for_reading(&source.path, options) {
+        match sidecar::find(&sidecar, &source.path, format, &stamp) {
+            Found::Index(found) => return Ok((found.indexed, Sidecar::Used)),
+            Found::Unusable(why) => unusable = Sidecar::Unusable(format!("{}: {why}", sidecar.display())),
+            Found::Nothing => {}
+        }
+    }
+    Ok(((source.index)(&source.path, options)?, unusable))
+}
+
+/// Which shards' indexes came from sidecars.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct IndexState {
+    /// Shards whose sidecar is used.
+    pub sidecars: u64,
+    /// Of these, shards with checksums.
+    pub checksums: u64,
+    /// Shards with a sidecar that is stale or damaged, and was not used.
+    pub unusable: u64,
+    /// Why the first of those was not; `strait index` makes it anew.
+    pub why: Option<String>,
+}
+
+impl IndexState {
+    fn add(&mut self, indexed: &Indexed, sidecar: Sidecar) {
+        match sidecar {
+            Sidecar::Used => {
+                self.sidecars += 1;
+                self.checksums += u64::from(indexed.table.has_crcs());
+            }
+            Sidecar::None => {}
+            Sidecar::Unusable(why) => {
+                self.unusable += 1;
+                self.why.get_or_insert(why);
+            }
+        }
+    }
+
+    /// Of both together.
+    pub(super) fn joined(mut self, other: &IndexState) -> IndexState {
+        self.sidecars += other.sidecars;
+        self.checksums += other.checksums;
+        self.unusable += other.unusable;
+        self.why = self.why.or_else(|| other.why.clone());
+        self
+    }
 }
 
 /// The shards named, and who reads them.
@@ -38,8 +107,9 @@ pub(super) fn sources<P: AsRef<Path>>(paths: &[P], options: &Options) -> Result<
         return Err(Error::config("paths", "no file was named"));
     }
     let mut files: Vec<(PathBuf, &'static Reader)> = Vec::new();
-    for path in paths {
-        expand(path.as_ref(), options, &mut files)?;
+    let paths: Vec<&Path> = paths.iter().map(AsRef::as_ref).collect();
+    for expanded in side_by_side(&paths, |path| expand(path, options))? {
+        files.extend(expanded);
     }
     let (first, reader) = (&files[0].0, files[0].1);
     if let Some((other, theirs)) = files.iter().find(|(_, theirs)| theirs.format != reader.format) {
@@ -59,13 +129,12 @@ pub(super) fn sources<P: AsRef<Path>>(paths: &[P], options: &Options) -> Result<
     Ok((reader, sources))
 }
 
-/// Adds the file, or the directory's files, with who reads them.
-fn expand(path: &Path, options: &Options, files: &mut Vec<(PathBuf, &'static Reader)>) -> Result<()> {
+/// The file, or the directory's files, with who reads them.
+fn expand(path: &Path, options: &Options) -> Result<Vec<(PathBuf, &'static Reader)>> {
     let open_error = |e| Error::open(path, &e);
     let path = &megatron::index_of(path).unwrap_or_else(|| path.to_owned());
     if !fs::metadata(path).map_err(open_error)?.is_dir() {
-        files.push((path.to_owned(), reader_of(path, options)?));
-        return Ok(());
+        return Ok(vec![(path.to_owned(), reader_of(path, options)?)]);
     }
     // A manifest stands for its directory.
     let manifest = path.join("index.json");
@@ -74,14 +143,14 @@ fn expand(path: &Path, options: &Options, files: &mut Vec<(PathBuf, &'static Rea
         && manifest.is_file()
         && let Some((reader, Verdict::Yes)) = Look::at(&manifest)?.reader()
     {
-        files.push((manifest, reader));
-        return Ok(());
+        return Ok(vec![(manifest, reader)]);
     }
     let mut inside = Vec::new();
     for entry in fs::read_dir(path).map_err(open_error)? {
         let file = entry.map_err(open_error)?;
         let name = file.file_name();
-        let hidden = name.as_encoded_bytes().starts_with(b".") || name.as_encoded_bytes().ends_with(SIDECAR_ENDING);
+        let hidden =
+            name.as_encoded_bytes().starts_with(b".") || name.as_encoded_bytes().ends_with(sidecar::ENDING.as_bytes());
         // Through links, as a file that is named outright.
         if !hidden && fs::metadata(file.path()).map_err(|e| Error::open(file.path(), &e))?.is_file() {
             inside.push(file.path());
@@ -92,8 +161,7 @@ fn expand(path: &Path, options: &Options, files: &mut Vec<(PathBuf, &'static Rea
         return Err(Error::config("paths", problem));
     }
     inside.sort_unstable();
-    files.extend(choose(inside, options)?);
-    Ok(())
+    choose(inside, options)
 }
 
 /// The files of a directory that are its shards: those of the one format that is recognised, since makers of shards put

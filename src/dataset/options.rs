@@ -1,5 +1,6 @@
 //! What a dataset's files do not say of themselves.
 
+use std::hash::Hasher;
 use std::path::{Path, PathBuf};
 
 use super::{Dataset, Format, open};
@@ -44,6 +45,17 @@ impl Options {
     pub fn index_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.index_dir = Some(directory.into());
         self
+    }
+
+    /// What of these decides where samples of that format lie.
+    pub(super) fn hash(&self, format: Format, hash: &mut impl Hasher) {
+        if matches!(format, Format::Records | Format::Tokens | Format::Npy) {
+            hash.write_u64(self.record_bytes.unwrap_or(0));
+            hash.write(self.dtype.map_or("", DType::name).as_bytes());
+        }
+        if format == Format::TfRecord {
+            hash.write_u8(self.examples.map_or(2, u8::from));
+        }
     }
 
     /// Whether the records of a TFRecord file are `tf.train.Example`s, whose features become fields; `false` for whole

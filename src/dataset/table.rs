@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use super::body::Body;
+use super::builder::Builder;
 use crate::error::Result;
 
 /// A part of a shard.
@@ -27,6 +28,8 @@ pub(super) struct Table {
     columns: Arc<[Cells]>,
     /// CRC32C of each row of each column, where an index has them.
     crcs: Option<Arc<[Numbers]>>,
+    /// The longest entry of each column, then the largest row, where an index says it.
+    largest: Option<Arc<[u64]>>,
     body: Arc<Body>,
     /// The dataset's field number -> the column here, or [`NO_COLUMN`]. Shards alike share it.
     column_of: Arc<[u16]>,
@@ -83,6 +86,11 @@ impl Numbers {
         }
     }
 
+    /// The same in a body that has `bytes` more in front.
+    pub(super) fn moved_by(self, bytes: u64) -> Numbers {
+        Numbers { at: self.at.saturating_add(bytes), ..self }
+    }
+
     fn place(&self, row: u64) -> u64 {
         self.at.saturating_add(row.saturating_mul(self.stride))
     }
@@ -92,6 +100,17 @@ impl Numbers {
         let bytes = if self.wide { 8 } else { 4 };
         let last = |row: u64| row.checked_mul(self.stride)?.checked_add(self.at)?.checked_add(bytes);
         rows == 0 || last(rows - 1).is_some_and(|end| end <= body.len() as u64)
+    }
+}
+
+impl Cells {
+    /// The same in a body that has `bytes` more in front.
+    pub(super) fn moved_by(self, bytes: u64) -> Cells {
+        match self {
+            Cells::Even { .. } => self,
+            Cells::Between { edges, start, end } => Cells::Between { edges: edges.moved_by(bytes), start, end },
+            Cells::Pairs { offset, len } => Cells::Pairs { offset: offset.moved_by(bytes), len: len.moved_by(bytes) },
+        }
     }
 }
 
@@ -109,14 +128,103 @@ impl Table {
         if !columns.iter().all(fit) || columns.len() >= usize::from(NO_COLUMN) {
             return Err(body.damaged(0, format!("{} bytes do not hold {rows} samples", body.len())));
         }
-        Ok(Table { rows, columns: columns.into(), crcs: None, body, column_of: Arc::new([]) })
+        Ok(Table { rows, columns: columns.into(), crcs: None, largest: None, body, column_of: Arc::new([]) })
     }
 
     /// A table that is arithmetic alone: a column each of `(first, stride, len)`, in bytes.
     pub(super) fn even(rows: u64, columns: &[(u64, u64, u64)]) -> Table {
         let column = |&(first, stride, len): &(u64, u64, u64)| Cells::Even { first, stride, len };
         let columns = columns.iter().map(column).collect();
-        Table { rows, columns, crcs: None, body: Body::owned(Vec::new()), column_of: Arc::new([]) }
+        Table { rows, columns, crcs: None, largest: None, body: Body::owned(Vec::new()), column_of: Arc::new([]) }
+    }
+
+    /// With what else an index says: each row's checksums by column; the longest of each column, then the largest row.
+    ///
+    /// # Errors
+    /// As [`over`](Self::over).
+    pub(super) fn with(self, crcs: Option<Vec<Numbers>>, largest: Vec<u64>) -> Result<Table> {
+        if !crcs.iter().flatten().all(|crcs| crcs.fit(&self.body, self.rows)) {
+            return Err(self.body.damaged(0, format!("{} bytes do not hold {} checksums", self.body.len(), self.rows)));
+        }
+        Ok(Table { crcs: crcs.map(Into::into), largest: Some(largest.into()), ..self })
+    }
+
+    /// The same table, of `columns` columns, in numbers that can be written to a file, and these.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), for any row.
+    pub(super) fn portable(&self, shard_bytes: u64, columns: usize) -> Result<(Table, Vec<u8>)> {
+        if let Some(bytes) = self.body.just_made().filter(|_| columns == self.columns()) {
+            return Ok((self.clone(), bytes.to_vec()));
+        }
+        let mut builder = Builder::with_columns(columns);
+        for row in 0..self.rows {
+            builder.begin_sample();
+            for column in 0..self.columns() {
+                if let Some(entry) = self.cell(row, column, shard_bytes)? {
+                    builder.push(column as u16, entry);
+                }
+            }
+        }
+        let table = builder.build();
+        let bytes = table.body.just_made().unwrap_or_default().to_vec();
+        Ok((table, bytes))
+    }
+
+    /// The longest entry of each column, and, last, the largest row.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), for any row, unless an index has said it.
+    pub(super) fn largest(&self, shard_bytes: u64) -> Result<Arc<[u64]>> {
+        if let Some(largest) = &self.largest {
+            return Ok(largest.clone());
+        }
+        let mut largest = vec![0; self.columns() + 1];
+        // Where one row is as long as another, one says it, and the last one that it lies inside.
+        let rows = if self.is_even() { self.rows.saturating_sub(1)..self.rows } else { 0..self.rows };
+        for row in rows {
+            let mut all = 0u64;
+            for (column, largest) in largest[..self.columns()].iter_mut().enumerate() {
+                let len = self.cell(row, column, shard_bytes)?.map_or(0, |entry| entry.len);
+                *largest = len.max(*largest);
+                all = all.saturating_add(len);
+            }
+            let last = &mut largest[self.columns()];
+            *last = all.max(*last);
+        }
+        Ok(largest.into())
+    }
+
+    /// The largest row, these of the dataset's fields together, or a bound for it where an index has one.
+    pub(super) fn largest_of(&self, fields: &[usize], shard_bytes: u64) -> u64 {
+        let columns = || fields.iter().filter_map(|&field| self.column(field));
+        if let Some(largest) = &self.largest {
+            let sum = columns().map(|column| largest[column]).fold(0, u64::saturating_add);
+            return sum.min(largest[self.columns()]);
+        }
+        let len = |row, column| self.cell(row, column, shard_bytes).ok().flatten().map_or(0, |entry| entry.len);
+        let sample = |row| columns().map(|column| len(row, column)).fold(0, u64::saturating_add);
+        // Where one sample is as long as another, one says it.
+        let rows = if self.is_even() { self.rows.min(1) } else { self.rows };
+        (0..rows).map(sample).max().unwrap_or(0)
+    }
+
+    /// That all of an index is as it was written.
+    ///
+    /// # Errors
+    /// [`Error::Format`](crate::Error::Format).
+    pub(super) fn check_body(&self) -> Result<()> {
+        self.body.check_all()
+    }
+
+    /// Whether the index has checksums.
+    pub(super) fn has_crcs(&self) -> bool {
+        self.crcs.is_some()
+    }
+
+    /// The columns.
+    pub(super) fn cells(&self) -> &[Cells] {
+        &self.columns
     }
 
     /// The number of samples.
@@ -159,7 +267,9 @@ impl Table {
     #[inline]
     pub(super) fn cell(&self, row: u64, column: usize, shard_bytes: u64) -> Result<Option<Entry>> {
         assert!(row < self.rows, "sample {row} of {}", self.rows);
-        let Some((offset, end)) = self.range(row, &self.columns[column])? else { return Ok(None) };
+        // A field that no sample of the shard has may have no column.
+        let Some(cells) = self.columns.get(column) else { return Ok(None) };
+        let Some((offset, end)) = self.range(row, cells)? else { return Ok(None) };
         match (offset, end) {
             (Some(offset), Some(end)) if offset <= end && end <= shard_bytes => {
                 Ok(Some(Entry { offset, len: end - offset }))
@@ -218,8 +328,17 @@ impl Table {
     /// As [`get`](Self::get).
     pub(super) fn crc(&self, row: u64, field: usize) -> Result<Option<u32>> {
         assert!(row < self.rows, "sample {row} of {}", self.rows);
-        let (Some(crcs), Some(column)) = (&self.crcs, self.column(field)) else { return Ok(None) };
-        self.body.u32(crcs[column].place(row)).map(Some)
+        self.column(field).map_or(Ok(None), |column| self.cell_crc(row, column))
+    }
+
+    /// As [`crc`](Self::crc), by column.
+    pub(super) fn cell_crc(&self, row: u64, column: usize) -> Result<Option<u32>> {
+        let Some(crcs) = &self.crcs else { return Ok(None) };
+        match self.columns.get(column) {
+            None => Ok(None),
+            Some(Cells::Pairs { offset, .. }) if offset.get(&self.body, row)?.is_none() => Ok(None),
+            Some(_) => self.body.u32(crcs[column].place(row)).map(Some),
+        }
     }
 
     /// The column of the dataset's field number `field`, if the shard has one.

@@ -1,52 +1,56 @@
 //! The few bytes of a shard that an index needs, read with few calls.
 
-use std::fs::File;
 use std::path::Path;
 
-use super::files::{open_file, read_at};
-use crate::error::{Error, Result};
+use super::reading::Reading;
+use crate::error::Result;
 
-/// Reads end at a multiple of this, in bytes: the page cache fetches no less, so a shorter read saves nothing.
-const PAGE: u64 = 4096;
+/// A next header this near is reached by reading on, in bytes.
+const NEAR_BYTES: u64 = 4096;
 
 /// The unit of a tar file.
 const BLOCK: u64 = 512;
 
 /// What a read behind a hop is for, in bytes: a member's header and, before it, a PAX header with one block of body.
-/// A second read for them would look like sequential reading, and the kernel would read ahead into payload.
+/// A second read for them would cost another wait.
 const HEADERS_BYTES: u64 = 3 * BLOCK;
 
 /// What one read brings at most, in bytes, where headers lie so close that reading on is cheaper than hopping.
-const WINDOW_BYTES_MAX: u64 = 64 << 10;
+const WINDOW_BYTES_MAX: u64 = 256 << 10;
 
 /// A window onto a file that hops from header to header, over the payload between them.
 ///
 /// It grows while the next header lies less than a page behind it, and is small again after a longer hop: so
-/// payload is read only of members that share their pages with headers.
+/// payload is read only of members that share their pages with headers. Where the disk serves single blocks, headers
+/// alone are read, past the page cache: of 100 KiB members 1.5 %, against a page each, 4 %, through it.
 pub(super) struct Window<'a> {
-    path: &'a Path,
-    file: File,
-    /// The file's size when it was opened.
-    bytes: u64,
+    file: Reading<'a>,
     start: u64,
     data: Vec<u8>,
     ahead: u64,
+    /// Whether the last member had an extension header before its own, as the next will have.
+    extended: bool,
 }
 
 impl<'a> Window<'a> {
     pub(super) fn open(path: &'a Path) -> Result<Window<'a>> {
-        let (file, bytes) = open_file(path)?;
-        Ok(Window { path, file, bytes, start: 0, data: Vec::new(), ahead: HEADERS_BYTES })
+        let file = Reading::open(path, BLOCK)?;
+        Ok(Window { file, start: 0, data: Vec::new(), ahead: HEADERS_BYTES, extended: true })
     }
 
-    /// The file's size.
+    /// The file's size when it was opened.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.file.bytes()
+    }
+
+    /// Says whether members have extension headers, so that these are read along.
+    pub(super) fn expect_extensions(&mut self, extended: bool) {
+        self.extended = extended;
     }
 
     /// The block at `offset`, a multiple of the block size; the whole block must lie inside the file.
     pub(super) fn block(&mut self, offset: u64) -> Result<[u8; BLOCK as usize]> {
-        // The window starts at a block and ends at a page or at the file's end, so it holds a block wholly or not at all.
+        // The window starts at a block and ends at one or at the file's end, so it holds a block wholly or not at all.
         let mut block = [0; BLOCK as usize];
         block.copy_from_slice(&self.from(offset)?[..BLOCK as usize]);
         Ok(block)
@@ -73,16 +77,15 @@ impl<'a> Window<'a> {
     }
 
     fn fill(&mut self, offset: u64, end: u64) -> Result<()> {
-        let near = offset >= end && offset - end < PAGE;
-        self.ahead = if near { (self.ahead * 2).min(WINDOW_BYTES_MAX) } else { HEADERS_BYTES };
-        let stop = (offset + self.ahead).next_multiple_of(PAGE).min(self.bytes);
+        let near = offset >= end && offset - end < NEAR_BYTES;
+        let hop = if self.extended { HEADERS_BYTES } else { BLOCK };
+        self.ahead = if near { (self.ahead * 2).min(WINDOW_BYTES_MAX) } else { hop };
+        let unit = self.file.unit().max(BLOCK);
+        let stop = (offset + self.ahead).next_multiple_of(unit).min(self.bytes());
+        let piece = self.file.piece(offset, stop - offset)?;
         self.start = offset;
-        self.data.resize((stop - offset) as usize, 0);
-        let got = read_at(&self.file, self.path, offset, &mut self.data)?;
-        if got < self.data.len() {
-            let (want, got) = (self.data.len() as u64, got as u64);
-            return Err(Error::Truncated { path: self.path.into(), offset, want, got });
-        }
+        self.data.clear();
+        self.data.extend_from_slice(&piece[..(stop - offset) as usize]);
         Ok(())
     }
 }

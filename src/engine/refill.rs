@@ -1,13 +1,15 @@
 //! From the source to reads: what is planned, where it finds a region, and what has to be read again.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Engine, Filling, Hold};
 use crate::batch::Body;
 use crate::device::Seq;
 use crate::error::{Error, Result};
-use crate::plan;
+use crate::plan::{self, Plan};
 use crate::region::Region;
+use crate::selection::{Dense, Selection};
 use crate::storage::{Accepted, Want};
 
 impl Engine {
@@ -74,9 +76,7 @@ impl Engine {
             failure = self.behind_fences(&body, &region).err();
             body.region = Some(region);
         }
-        let next_read = if failure.is_some() { body.plan.reads().len() } else { 0 };
-        let damages = Vec::new(); // allocates nothing as long as nothing fails
-        self.state.filling.push_back(Filling { body, next_read, open: None, landings: 0, failure, damages });
+        self.state.filling.push_back(Filling::new(body, failure));
         true
     }
 
@@ -116,14 +116,16 @@ impl Engine {
                 Some(error)
             }
         };
-        self.plan(&mut body);
+        let planned = self.plan(&mut body);
         // Looking samples up may have met a damaged index; then the plan lacks some.
-        Some((body, failure.or_else(|| self.dataset.check().err())))
+        Some((body, failure.or_else(|| self.dataset.check().err()).or(planned.err())))
     }
 
-    fn plan(&self, body: &mut Body) {
-        let Body { samples, pieces, plan, .. } = body;
-        let dataset = &*self.dataset;
+    /// On an error the batch has no reads.
+    fn plan(&self, body: &mut Body) -> Result<()> {
+        let Body { samples, pieces, plan, shapes, .. } = body;
+        let plan = Arc::get_mut(plan).expect("the worker has no job of this batch");
+        let (dataset, selection) = (&*self.dataset, &self.selection);
         let mut limits = self.sizes.limits;
         if body.careful {
             limits.block_bytes = limits.align;
@@ -136,11 +138,28 @@ impl Engine {
             if pieces.are_there() {
                 plan.build(pieces.extents.iter().copied(), shard_bytes, &limits);
             } else {
-                plan.build(self.selection.extents(dataset, samples), shard_bytes, &limits);
+                plan.build(selection.extents(dataset, samples), shard_bytes, &limits);
+            }
+            for (dense, shape) in selection.dense.iter().zip(&mut *shapes) {
+                shape[0] = samples.len() as u64;
+                let views = match pieces.are_there() {
+                    true => 0..pieces.extents.len(),
+                    false => dense.field * samples.len()..(dense.field + 1) * samples.len(),
+                };
+                if !pieces.are_there()
+                    && let Err(error) = fits(&plan.lengths()[views.clone()], samples, dense, selection)
+                {
+                    plan.build(std::iter::empty(), shard_bytes, &limits);
+                    return Err(error);
+                }
+                plan.array(views, dense.dtype.bytes().unwrap_or(1), &limits);
+            }
+            if self.stage.is_some() {
+                plan.place(&limits);
             }
             // Reading gaps along saves reads and costs room; where there is no room, do without.
             if limits.gap_bytes == 0 || plan.region_bytes() <= self.regions.bytes() as u64 {
-                return;
+                return Ok(());
             }
             limits.gap_bytes = 0;
         }
@@ -149,7 +168,7 @@ impl Engine {
     /// Orders copies into `region` behind the consumers' streams that may still use its memory, or this body's fence.
     fn behind_fences(&mut self, body: &Body, region: &Region) -> Result<()> {
         let Some(stage) = &mut self.stage else {
-            self.state.fences.clear(); // the host's consumers have no streams
+            self.state.fences.clear(); // the host's consumers have no streams; others' batches came through the gate
             return Ok(());
         };
         let mut result = Ok(());
@@ -177,7 +196,11 @@ impl Engine {
 
     /// Plans recalled batches anew, once nothing lands in their regions any more.
     pub(super) fn replan(&mut self) {
-        if !self.state.recalling || self.state.filling.iter().any(|filling| filling.landings > 0) {
+        if !self.state.recalling || self.state.filling.iter().any(|filling| !filling.is_idle()) {
+            return;
+        }
+        // Where no stream orders new reads behind the gathers, they have to be over.
+        if self.gate.as_ref().is_some_and(|gate| !gate.is_empty()) {
             return;
         }
         self.state.recalling = false;
@@ -186,9 +209,24 @@ impl Engine {
                 self.regions.give_back(region);
             }
             self.bad.leave_out(&mut body);
-            self.plan(&mut body);
+            let planned = self.plan(&mut body);
             let failure = failure.filter(|error| !self.bad.forgives(error)).or_else(|| self.dataset.check().err());
+            let failure = failure.or(planned.err());
             self.state.planned.push_front((body, failure));
         }
     }
+}
+
+/// An array takes a batch whose every sample has the field, in the size that its shape says.
+fn fits(lengths: &[u64], samples: &[u64], dense: &Dense, selection: &Selection) -> Result<()> {
+    let Some(odd) = lengths.iter().position(|&len| len != dense.row_bytes) else { return Ok(()) };
+    let name = &selection.fields[dense.field].name;
+    let has = match lengths[odd] {
+        Plan::ABSENT => format!("no {name}"),
+        len => format!("a {name} of {len} bytes"),
+    };
+    let (sample, bytes) = (samples[odd], dense.row_bytes);
+    let problem =
+        format!("sample {sample} has {has}, not of {bytes}: it fits no array; leave {name} out of the tensors");
+    Err(Error::config("tensors", problem))
 }

@@ -8,6 +8,7 @@ use crate::batch::Body;
 use crate::device::{CopyQueue, Device, RawCopy, Seq};
 use crate::error::Result;
 use crate::memory::{Arena, Slab, SlabPool};
+use crate::plan::{Limits, Move};
 use crate::region::{DeviceMemory, Region};
 use crate::storage::Memory;
 
@@ -38,7 +39,8 @@ unsafe impl Memory for Hold {
 /// What a copy holds: where it reads, and a share in the memory that it writes to. A copy whose end is never seen keeps
 /// both for ever.
 pub(crate) struct Copying {
-    pub(super) slab: Slab,
+    /// None where only device memory is used.
+    pub(super) slab: Option<Slab>,
     _target: Arc<DeviceMemory>,
 }
 
@@ -58,14 +60,20 @@ pub(crate) struct Pinned {
 }
 
 impl Stage {
-    /// Maps and pins slabs, and opens a copy stream for them.
-    pub(crate) fn new(device: &Device, slabs: usize, slab_bytes: usize, deadline: Duration) -> Result<Stage> {
+    /// Maps and pins slabs, and opens a copy stream for them, and for so many gathers at once.
+    pub(crate) fn new(
+        device: &Device,
+        slabs: usize,
+        slab_bytes: usize,
+        gathers: usize,
+        deadline: Duration,
+    ) -> Result<Stage> {
         // First, so that nothing is pinned when it fails.
         let stream = device.raw().stream()?;
         let pool = SlabPool::new(slabs, slab_bytes)?;
         let pinned = Pinned::new(device, pool.arena())?;
         Ok(Stage {
-            copies: CopyQueue::new(stream, slabs).drop_wait(deadline),
+            copies: CopyQueue::new(stream, slabs + gathers).drop_wait(deadline),
             slabs: pool,
             moved: Duration::ZERO,
             _pinned: pinned,
@@ -95,15 +103,42 @@ impl Drop for Pinned {
     }
 }
 
-/// Starts the copy of one landed window; gives the point behind it and the bytes.
-pub(super) fn copy_window(copies: &mut CopyQueue<Copying>, slab: Slab, body: &Body, at: u64) -> Result<(Seq, u64)> {
+/// Starts the copies of one landed window, which starts at `at` among what is read; gives the point behind them and their
+/// bytes.
+pub(super) fn copy_window(
+    copies: &mut CopyQueue<Copying>,
+    slab: Slab,
+    body: &Body,
+    at: u64,
+    limits: &Limits,
+) -> Result<(Seq, u64)> {
     let region = body.region.as_ref().expect("staged batches keep their region");
-    let bytes = (body.plan.region_bytes() - at).min(slab.bytes() as u64);
-    let copy = RawCopy { source: slab.base(), target: region.base() + at, bytes: bytes as usize };
-    let copying = Copying { slab, _target: region.memory().clone() };
-    // SAFETY: the slab is pinned for as long as it lives (`Pinned`), and moves into the queue. The target lies in the
-    // body's region: its memory is not freed before the copy has ended, as a share in it moves into the queue too, and
+    let (source, room, target) = (slab.base(), slab.bytes() as u64, region.base());
+    let copying = Copying { slab: Some(slab), _target: region.memory().clone() };
+    let copy = |piece: &Move| {
+        let from = piece.source - at;
+        assert!(from + piece.bytes <= room && piece.target + piece.bytes <= region.bytes() as u64);
+        // SAFETY: `from` is inside the slab, by the check above.
+        let source = unsafe { source.add(from as usize) };
+        RawCopy { source, target: target + piece.target, bytes: piece.bytes as usize }
+    };
+    let whole = [Move { source: at, target: at, bytes: (body.plan.read_bytes() - at).min(room) }];
+    let pieces = body.plan.pieces(at, limits).unwrap_or(&whole);
+    // SAFETY: the slab is pinned for as long as it lives (`Pinned`), and moves into the queue. The targets lie in the
+    // body's region: its memory is not freed before the copies have ended, as a share in it moves into the queue too, and
     // whoever gets the region next writes to it through the same stream.
-    let seq = unsafe { copies.copy(copying, copy) }?;
-    Ok((seq, bytes))
+    let seq = unsafe { copies.copy_all(copying, pieces.iter().map(copy)) }?;
+    Ok((seq, pieces.iter().map(|piece| piece.bytes).sum()))
+}
+
+/// Starts the gather of a batch whose copies have all been started; gives the point behind it.
+pub(super) fn gather<L: From<Copying>>(copies: &mut CopyQueue<L>, body: &Body) -> Result<Seq> {
+    let region = body.region.as_ref().expect("staged batches keep their region");
+    let (bytes, moves) = (region.bytes() as u64, body.plan.gather());
+    assert!(moves.iter().all(|one| one.source + one.bytes <= bytes && one.target + one.bytes <= bytes));
+    let copying = Copying { slab: None, _target: region.memory().clone() };
+    // SAFETY: the moves stay within the body's region, by the check above, and a plan's targets lie behind all that is
+    // read. As for the copies, a share in the memory moves into the queue, and whoever gets the region next writes to it
+    // through the same stream, or has waited for it at the gate.
+    unsafe { copies.gather(copying.into(), region.base(), moves) }
 }

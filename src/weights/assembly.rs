@@ -299,10 +299,12 @@ impl Parts {
                 checked: plan.checks.iter().any(|check| check.shard == index),
                 turn: 0,
                 early: BTreeMap::new(),
-                held: Vec::new(),
-                unproven: plan.file_checks[index].is_some(),
             }
         });
+        let mut left: Vec<(u64, Seq)> = plan.targets.iter().map(|target| (target.rows.bytes(), Seq(0))).collect();
+        for target in plan.checks.iter().flat_map(|check| check.targets.clone()) {
+            left[target].0 += 1;
+        }
         State {
             shards: shards.collect(),
             active,
@@ -310,7 +312,7 @@ impl Parts {
             filling: None,
             windows: HashMap::new(),
             next_tag: 0,
-            left: plan.targets.iter().map(|target| (target.rows.bytes(), Seq(0))).collect(),
+            left,
             unchecked: plan.checks.iter().map(|check| check.bytes).collect(),
             list: Vec::new(),
         }
@@ -341,7 +343,8 @@ pub(super) fn start(mut builder: Builder, clock: Clock) -> Result<Load> {
     let (alive, over) = channel::bounded(0);
     let engine_shared = shared.clone();
     let body = move || {
-        let _alive = alive;
+        let _alive = alive; // goes last: what is shared keeps memory
+        let engine_shared = engine_shared;
         let life = AssertUnwindSafe(|| match parts.assemble(make_ring) {
             Ok(engine) => {
                 let _ = ready.send(Ok(()));

@@ -75,7 +75,7 @@ pub(super) struct State {
     /// Windows on their way, by tag.
     pub(super) windows: HashMap<u64, Window>,
     pub(super) next_tag: u64,
-    /// Of each target: bytes that have not come yet, and the seq of those that have.
+    /// Of each target: bytes that have not come and checks that have not ended, and the seq of the bytes that have come.
     pub(super) left: Vec<(u64, Seq)>,
     /// Of each check: bytes that have not been given to it.
     pub(super) unchecked: Vec<u64>,
@@ -95,10 +95,6 @@ pub(super) struct Shard {
     pub(super) turn: u64,
     /// Windows that landed before their turn.
     pub(super) early: BTreeMap<u64, (Window, Hold)>,
-    /// Targets that are whole, and wait for the check of the whole file.
-    pub(super) held: Vec<u32>,
-    /// The check of the whole file is still to come.
-    pub(super) unproven: bool,
 }
 
 impl Engine {
@@ -228,12 +224,8 @@ impl Engine {
             if digest != check.digest {
                 return Err(self.shared.corrupt(check, &digest));
             }
-            if check.place.is_none() {
-                let shard = &mut self.state.shards[check.shard];
-                shard.unproven = false;
-                for target in std::mem::take(&mut shard.held) {
-                    self.hand_over(target);
-                }
+            for target in check.targets.clone() {
+                self.come(target, 1, Seq(0));
             }
         }
         self.settle(window, hold)
@@ -308,17 +300,18 @@ impl Engine {
                     continue;
                 }
                 self.shared.counters.bytes_wanted.add(bytes);
-                let (left, behind) = &mut self.state.left[target];
-                *left -= bytes;
-                *behind = seq.max(*behind);
-                if *left == 0 {
-                    let shard = &mut self.state.shards[window.shard];
-                    match shard.unproven {
-                        true => shard.held.push(target as u32),
-                        false => self.hand_over(target as u32),
-                    }
-                }
+                self.come(target, bytes, seq);
             }
+        }
+    }
+
+    /// So many bytes of a target have come, or so many of its checks have ended: hands it over if that was all.
+    fn come(&mut self, target: usize, count: u64, seq: Seq) {
+        let (left, behind) = &mut self.state.left[target];
+        *left -= count;
+        *behind = seq.max(*behind);
+        if *left == 0 {
+            self.hand_over(target as u32);
         }
     }
 

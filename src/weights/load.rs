@@ -146,7 +146,7 @@ impl Drop for Load {
 }
 
 impl Shared {
-    fn tensor(&self, target: u32, seq: Seq) -> Tensor {
+    pub(super) fn tensor(&self, target: u32, seq: Seq) -> Tensor {
         let handed = &self.targets[target as usize];
         Tensor {
             tensors: self.tensors.clone(),

@@ -28,10 +28,15 @@ mod assembly;
 mod builder;
 mod check;
 mod checkpoint;
+#[cfg(test)]
+#[path = "../../tests/checkpoints/mod.rs"]
+mod checkpoints;
 mod cursor;
 mod digest;
 mod engine;
 mod load;
+#[cfg(test)]
+mod load_sim;
 mod manifest;
 mod memory;
 mod plan;

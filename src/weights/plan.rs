@@ -82,6 +82,8 @@ pub(super) struct Check {
     pub(super) shard: usize,
     /// The tensor that they are; otherwise they are the whole file.
     pub(super) place: Option<usize>,
+    /// What is not handed over before they are found to be right.
+    pub(super) targets: Range<usize>,
     pub(super) offset: u64,
     pub(super) bytes: u64,
 }
@@ -103,7 +105,7 @@ impl Plan {
                 plan.add(builder, devices, place, &mut empty)?;
             }
             if let Some(manifest) = &builder.manifest {
-                plan.add_checks(checkpoint, manifest, shard, first, &mut empty)?;
+                plan.add_checks(checkpoint, manifest, shard, first)?;
             }
             plan.shards.push(first..plan.items.len());
         }
@@ -137,19 +139,10 @@ impl Plan {
     }
 
     /// What has to be read, whole, so that a shard's tensors can be checked.
-    fn add_checks(
-        &mut self,
-        checkpoint: &Checkpoint,
-        manifest: &Manifest,
-        shard: usize,
-        first: usize,
-        empty: &mut [Target],
-    ) -> Result<()> {
+    fn add_checks(&mut self, checkpoint: &Checkpoint, manifest: &Manifest, shard: usize, first: usize) -> Result<()> {
         let file = &checkpoint.files()[shard];
-        let of_shard = |target: &&mut Target| checkpoint.tensors()[target.place].shard as usize == shard;
-        let nothing = self.items.len() == first && !empty.iter_mut().any(|target| of_shard(&target));
-        if nothing {
-            return Ok(());
+        if self.items.len() == first {
+            return Ok(()); // nothing of it is read
         }
         let known = manifest.file(&file.path);
         if let Some(bytes) = known.and_then(|known| known.bytes).filter(|&bytes| bytes != file.bytes) {
@@ -165,14 +158,11 @@ impl Plan {
                 Some(digest) => {
                     let (offset, bytes) = (tensor.offset, tensor.bytes);
                     item.check = Some(self.checks.len());
-                    self.checks.push(Check { digest, shard, place: Some(place), offset, bytes });
+                    let targets = item.targets.clone();
+                    self.checks.push(Check { digest, shard, place: Some(place), targets, offset, bytes });
                 }
                 None => whole_file = true,
             }
-        }
-        for target in empty.iter().filter(|target| checkpoint.tensors()[target.place].shard as usize == shard) {
-            let tensor = &checkpoint.tensors()[target.place];
-            whole_file |= known.and_then(|known| known.tensor(&tensor.name)).is_none() && tensor.bytes > 0;
         }
         if !whole_file {
             return Ok(());
@@ -184,7 +174,8 @@ impl Plan {
             Error::config("verify", format!("the manifest has no digest of `{name}` in {path}, nor of that file"))
         })?;
         self.file_checks[shard] = Some(self.checks.len());
-        self.checks.push(Check { digest, shard, place: None, offset: 0, bytes: file.bytes });
+        let targets = self.items[first].targets.start..self.targets.len();
+        self.checks.push(Check { digest, shard, place: None, targets, offset: 0, bytes: file.bytes });
         self.fill(first, file.bytes);
         Ok(())
     }

@@ -70,7 +70,7 @@ pub fn pad_to(tensors: &[Made], at: usize) -> usize {
 }
 
 /// A tensor of any type with up to about `bytes_max` bytes; sometimes none.
-pub fn any(rng: &mut Rng, name: String, bytes_max: u64) -> Made {
+pub fn any_tensor(rng: &mut Rng, name: String, bytes_max: u64) -> Made {
     let dtype = any_dtype(rng);
     let elements = rng.below(bytes_max * 8 / dtype.bits() + 1);
     let shape = match rng.below(6) {

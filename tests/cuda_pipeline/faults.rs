@@ -1,14 +1,15 @@
 //! Every call that a loader makes fails once, at every point of its life.
 
-use strait::{Device, Error, Result};
+use strait::order::Shuffle;
+use strait::{DType, Device, Error, Result};
 
-use super::Bed;
+use super::{Bed, RECORD};
 use crate::check::cuda::Gpu;
 use crate::check::reader::{Reader, Release};
 use crate::stand_in::{take, wait_for_engines};
 
 /// What a loader calls, from the device's first to its last.
-const SYMBOLS: [&str; 20] = [
+const SYMBOLS: [&str; 21] = [
     "cuInit",
     "cuDeviceGetCount",
     "cuDeviceGet",
@@ -20,6 +21,7 @@ const SYMBOLS: [&str; 20] = [
     "cuMemHostRegister_v2",
     "cuEventCreate",
     "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyDtoDAsync_v2",
     "cuEventRecord",
     "cuEventQuery",
     "cuStreamWaitEvent",
@@ -32,13 +34,15 @@ const SYMBOLS: [&str; 20] = [
 ];
 
 /// Calls that may have started something though they failed.
-const STARTS_WORK: [&str; 4] = ["cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuEventRecord", "cuStreamWaitEvent"];
+const STARTS_WORK: [&str; 5] =
+    ["cuMemcpyHtoDAsync_v2", "cuMemcpyDtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuEventRecord", "cuStreamWaitEvent"];
 
 /// A loader's whole life, with a batch read on the host, one on a stream, and one simply dropped, again and again.
 fn life(bed: &Bed, reader: Option<&mut Reader>) -> Result<()> {
     let device = Device::cuda(0)?;
     let shards = bed.shards();
-    let mut loader = bed.builder(&device).build()?;
+    let typed = bed.builder(&device).array("record", DType::U8, &[RECORD as u64]).shuffle(Shuffle::Full);
+    let mut loader = typed.build()?;
     let mut bytes = Vec::new();
     let mut reader = reader;
     for (step, batch) in loader.epoch(0).enumerate() {
@@ -52,6 +56,9 @@ fn life(bed: &Bed, reader: Option<&mut Reader>) -> Result<()> {
                 let sample = batch.samples()[0];
                 batch.field("record").unwrap().read_back(0, &mut bytes)?;
                 assert_eq!(Some(&bytes[..]), shards.field(sample, "record"), "sample {sample}");
+                batch.tensor("record").unwrap().read_back(&mut bytes)?;
+                let rows = batch.samples().iter().flat_map(|&sample| shards.field(sample, "record").unwrap());
+                assert!(rows.eq(&bytes), "an array has wrong bytes");
             }
             _ => batch.wait()?,
         }

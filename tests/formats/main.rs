@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use common::{bytes_of, disk_directory};
 use proptest::prelude::*;
-use strait::dataset::Format;
+use strait::dataset::{Format, IndexOutcome, Indexing, Options};
 use strait::order::Shuffle;
 use strait::{DType, Dataset, Device, Loader};
 use writers::{Column, Sample, sample};
@@ -74,7 +74,32 @@ fn check(dataset: &Dataset, format: &str, want: &[Sample]) {
 
 #[track_caller]
 fn open(path: &PathBuf) -> Dataset {
-    Dataset::open(&[path]).unwrap()
+    let dataset = Dataset::open(&[path]).unwrap();
+    check_sidecars(&dataset, path, &Dataset::options());
+    dataset
+}
+
+/// A dataset is the same from sidecars, whose checksums are those of the bytes.
+#[track_caller]
+fn check_sidecars(dataset: &Dataset, path: &PathBuf, options: &Options) {
+    let apart = tempfile::tempdir().unwrap();
+    let options = options.clone().index_dir(apart.path());
+    let how = Indexing { checksums: true, ..Indexing::default() };
+    let shards = options.index(&[path], &how, &|_| true).unwrap();
+    assert!(shards.iter().all(|shard| matches!(shard.outcome, IndexOutcome::Written)), "{shards:?}");
+    let same = options.open(&[path]).unwrap();
+    assert_eq!(same.index_state().sidecars, same.shards().len() as u64);
+    assert_eq!((same.len(), same.fields()), (dataset.len(), dataset.fields()));
+    let bytes = by_extents(&same);
+    for (id, sample) in (0..).zip(&bytes) {
+        for (field, (name, bytes)) in sample.iter().enumerate() {
+            assert_eq!(same.extent(id, field), dataset.extent(id, field), "{name} of {id}");
+            assert_eq!(same.crc32c(id, field), bytes.as_ref().map(|bytes| crc32c::crc32c(bytes)), "{name} of {id}");
+        }
+    }
+    let how = Indexing { check: true, ..Indexing::default() };
+    let shards = options.index(&[path], &how, &|_| true).unwrap();
+    assert!(shards.iter().all(|shard| matches!(shard.outcome, IndexOutcome::Right)), "{shards:?}");
 }
 
 /// Sizes around the blocks of disks.
@@ -366,7 +391,7 @@ fn a_megatron_index_that_leads_out_of_its_bin_is_an_error() {
         let mut damaged = whole.clone();
         damaged[at..at + bytes.len()].copy_from_slice(bytes);
         std::fs::write(&idx, damaged).unwrap();
-        let dataset = open(&idx);
+        let dataset = Dataset::open(&[&idx]).unwrap();
         let gone = (0..2).filter(|&id| dataset.extent(id, 0).is_none()).count();
         assert_eq!(gone, 1, "{at} {bytes:?}");
         assert_eq!(dataset.check().unwrap_err().path(), Some(idx.as_path()));

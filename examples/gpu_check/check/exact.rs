@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use strait::order::Shuffle;
 use strait::sim::Rng;
-use strait::{Batch, Builder, Device, Loader, RingChoice};
+use strait::{Batch, Builder, DType, Device, Loader, RingChoice};
 
 use super::Outcome;
 use super::cuda::Gpu;
@@ -26,6 +26,8 @@ pub(crate) struct Bed<'a> {
     pub(crate) source: &'a Source,
     /// Shards are written to a directory of their own in here.
     pub(crate) directory: &'a Path,
+    /// In place of those that the seeds choose.
+    pub(crate) ring: Option<RingChoice>,
 }
 
 /// Builds the loader of `seed`, runs two epochs, and compares every byte.
@@ -33,7 +35,17 @@ pub(crate) fn check(bed: &Bed<'_>, seed: u64) -> Outcome<Checked> {
     let mut rng = Rng::new(seed);
     let directory = tempfile::tempdir_in(bed.directory)?;
     let shards = shards(bed, &mut rng, directory.path())?;
-    let mut loader = shape(&mut rng, Loader::builder(shards.dataset.clone())).device(bed.device.clone()).build()?;
+    let mut builder = shape(&mut rng, Loader::builder(shards.dataset.clone())).device(bed.device.clone());
+    if let Some(ring) = bed.ring {
+        builder = builder.ring(ring);
+    }
+    // Records are bytes; every other time they are to be an array of them.
+    if let ([record], true) = (shards.dataset.fields(), rng.one_in(2))
+        && let Some(bytes) = record.fixed_bytes
+    {
+        builder = builder.array(&record.name, DType::U8, &[bytes]);
+    }
+    let mut loader = builder.build()?;
     // A landing as long as a few batches: some are looked at while others are on the stream.
     let mut reader = Reader::new(bed.gpu, 4 * loader.stats().region_bytes as usize, 0)?;
     let mut checked = Checked::default();
@@ -59,7 +71,10 @@ pub(crate) fn check(bed: &Bed<'_>, seed: u64) -> Outcome<Checked> {
         checked.samples += samples as u64;
     }
     let stats = loader.stats();
-    if stats.path != "staged" || stats.pinned_bytes_max > 256 << 20 {
+    let direct = stats.ring == "cufile"; // which is chosen where it works
+    let path = if direct { "direct" } else { "staged" };
+    let asked = bed.ring == Some(RingChoice::Cufile);
+    if stats.path != path || (asked && !direct) || stats.pinned_bytes_max > 256 << 20 {
         return Err(format!("seed {seed}: path {:?}, {} bytes pinned", stats.path, stats.pinned_bytes_max).into());
     }
     Ok(checked)
@@ -102,6 +117,13 @@ fn read_back(batch: &Batch, shards: &Shards<'_>) -> Outcome {
             let found = view.read_back(i, &mut bytes)?.then_some(&bytes[..]);
             if found != shards.field(sample, &field.name) {
                 return Err(format!("sample {sample}: `{}` has wrong bytes", field.name).into());
+            }
+        }
+        if let Some(tensor) = batch.tensor(&field.name) {
+            tensor.read_back(&mut bytes)?;
+            let rows = batch.samples().iter().flat_map(|&sample| shards.field(sample, &field.name).unwrap_or(&[]));
+            if !rows.eq(&bytes) {
+                return Err(format!("`{}` as an array has wrong bytes", field.name).into());
             }
         }
     }

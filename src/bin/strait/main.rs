@@ -6,6 +6,8 @@ mod bench;
 mod dataset;
 mod doctor;
 mod failure;
+mod index;
+mod inspect;
 mod interrupt;
 mod linux;
 mod size;
@@ -27,6 +29,10 @@ Examples:
   strait bench /data/*.bin
   # the same numbers for a program
   strait bench --json > result.json
+  # what is in these shards?
+  strait inspect /data/train
+  # an index beside each shard, with checksums of every sample
+  strait index /data/train --checksums
   # does every sample come once, on 8 ranks?
   strait audit /data --world 8
 
@@ -55,6 +61,8 @@ enum Command {
     Audit(audit::Options),
     Bench(bench::Options),
     Doctor(doctor::Options),
+    Index(index::Options),
+    Inspect(inspect::Options),
 }
 
 /// What a subcommand has found out: the same thing for people and for programs.
@@ -73,6 +81,8 @@ fn main() -> ExitCode {
         Command::Audit(options) => audit::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Index(options) => index::run(&options),
+        Command::Inspect(options) => inspect::run(&options, cli.json),
     };
     match answer {
         Ok(answer) => {
@@ -91,6 +101,9 @@ fn main() -> ExitCode {
 
 /// Writes a result; a reader that went away (`strait doctor | head`) is not an error.
 fn print(mut text: String) {
+    if text.is_empty() {
+        return; // raw bytes were written already
+    }
     if !text.ends_with('\n') {
         text.push('\n');
     }

@@ -90,7 +90,10 @@ impl<'a> Members<'a> {
             };
             let kind = header.kind(ahead.named());
             match kind {
-                Kind::File => return self.file(at, &header, ahead).map(Some),
+                Kind::File => {
+                    self.window.expect_extensions(ahead.from.is_some());
+                    return self.file(at, &header, ahead).map(Some);
+                }
                 Kind::Pax | Kind::PaxGlobal | Kind::LongName => self.extension(at, &header, kind, &mut ahead)?,
                 Kind::LongLink => drop(self.pass(at, header.size())?),
                 Kind::Sparse => return Err(self.sparse(at)),

@@ -1,0 +1,134 @@
+//! Hashes of whole files, as manifests give them.
+
+use std::hash::Hasher;
+
+use sha2::Digest;
+
+use super::format::Source;
+use super::reading::Reading;
+use crate::error::{Error, Result};
+
+const PIECE_BYTES: u64 = 4 << 20;
+const UNIT_MAX: u64 = 4096;
+
+/// One hash under way.
+enum State {
+    Sha1(sha1::Sha1),
+    Sha224(sha2::Sha224),
+    Sha256(sha2::Sha256),
+    Sha384(sha2::Sha384),
+    Sha512(sha2::Sha512),
+    Md5(md5::Md5),
+    Xxh32(xxhash_rust::xxh32::Xxh32),
+    Xxh64(xxhash_rust::xxh64::Xxh64),
+    Xxh3(Box<xxhash_rust::xxh3::Xxh3>, bool),
+}
+
+impl State {
+    /// By the name that Python's `hashlib` and `xxhash` have for it.
+    fn new(name: &str) -> Option<State> {
+        Some(match name.to_ascii_lowercase().as_str() {
+            "sha1" => State::Sha1(Default::default()),
+            "sha224" => State::Sha224(Default::default()),
+            "sha256" => State::Sha256(Default::default()),
+            "sha384" => State::Sha384(Default::default()),
+            "sha512" => State::Sha512(Default::default()),
+            "md5" => State::Md5(Default::default()),
+            "xxh32" => State::Xxh32(xxhash_rust::xxh32::Xxh32::new(0)),
+            "xxh64" => State::Xxh64(xxhash_rust::xxh64::Xxh64::new(0)),
+            "xxh3_64" => State::Xxh3(Default::default(), false),
+            "xxh3_128" | "xxh128" => State::Xxh3(Default::default(), true),
+            _ => return None,
+        })
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            State::Sha1(state) => state.update(bytes),
+            State::Sha224(state) => state.update(bytes),
+            State::Sha256(state) => state.update(bytes),
+            State::Sha384(state) => state.update(bytes),
+            State::Sha512(state) => state.update(bytes),
+            State::Md5(state) => state.update(bytes),
+            State::Xxh32(state) => state.update(bytes),
+            State::Xxh64(state) => state.write(bytes),
+            State::Xxh3(state, _) => state.update(bytes),
+        }
+    }
+
+    fn digits(self) -> String {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        match self {
+            State::Sha1(state) => hex(&state.finalize()),
+            State::Sha224(state) => hex(&state.finalize()),
+            State::Sha256(state) => hex(&state.finalize()),
+            State::Sha384(state) => hex(&state.finalize()),
+            State::Sha512(state) => hex(&state.finalize()),
+            State::Md5(state) => hex(&state.finalize()),
+            State::Xxh32(state) => format!("{:08x}", state.digest()),
+            State::Xxh64(state) => format!("{:016x}", state.digest()),
+            State::Xxh3(state, false) => format!("{:016x}", state.digest()),
+            State::Xxh3(state, true) => format!("{:032x}", state.digest128()),
+        }
+    }
+}
+
+/// Compares a shard with the hashes that its manifest has, if it has some. Those of unknown names are passed over.
+///
+/// # Errors
+/// [`Error::Corrupt`] for a hash that differs; those of reading.
+pub(super) fn check(source: &Source, read: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
+    let known = source.hashes.iter().filter_map(|(name, want)| Some((name, want, State::new(name)?)));
+    let mut hashes: Vec<_> = known.collect();
+    if hashes.is_empty() {
+        return Ok(());
+    }
+    let mut file = Reading::open(&source.path, UNIT_MAX)?;
+    let (mut offset, bytes) = (0, file.bytes());
+    while offset < bytes {
+        let piece = file.piece(offset, PIECE_BYTES.min(bytes - offset))?;
+        hashes.iter_mut().for_each(|(.., state)| state.update(piece));
+        let len = piece.len() as u64;
+        offset += len;
+        read(len)?;
+    }
+    for (name, want, state) in hashes {
+        let got = state.digits();
+        if !got.eq_ignore_ascii_case(want) {
+            let problem = format!("the manifest's {name} of the file is {want}, that of its bytes is {got}");
+            return Err(Error::Corrupt { path: source.path.as_path().into(), offset: 0, bytes, problem });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::options::Options;
+
+    #[test]
+    fn hashes_are_those_of_their_names() {
+        // `printf abc | sha1sum` and so on; xxHash's by its own `xxhsum`.
+        let known = [
+            ("sha1", "a9993e364706816aba3e25717850c26c9cd0d89d"),
+            ("sha256", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+            ("md5", "900150983cd24fb0d6963f7d28e17f72"),
+            ("xxh32", "32d153ff"),
+            ("xxh64", "44bc2cf5ad770999"),
+            ("xxh3_64", "78af5f94892f3950"),
+            ("xxh128", "06b05ab6733a618578af5f94892f3950"),
+        ];
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"abc").unwrap();
+        let index = |_: &std::path::Path, _: &Options| unreachable!("only hashed");
+        let mut source = Source::file(file.path(), index);
+        for (name, digits) in known {
+            source.hashes = vec![("crc99".into(), "?".into()), (name.into(), digits.to_uppercase())];
+            check(&source, &mut |_| Ok(())).unwrap_or_else(|e| panic!("{name}: {e}"));
+            source.hashes[1].1.replace_range(..1, "f");
+            let error = check(&source, &mut |_| Ok(())).unwrap_err();
+            assert!(error.code() == 15 && error.to_string().contains(name), "{error}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! `strait index` and `strait inspect` as a person and as a program see them.
+#![cfg(feature = "cli")]
+
+mod dataset_tar;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use dataset_tar::{Style, Tar, write};
+use serde_json::Value;
+use strait::Dataset;
+
+fn strait(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_strait")).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The exit code and the one JSON object on standard output.
+fn json(arguments: &[&str]) -> (Option<i32>, Value) {
+    let output = strait(&[arguments, &["--json"]].concat());
+    let json = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", text(&output.stdout), text(&output.stderr)));
+    (output.status.code(), json)
+}
+
+fn tar(samples: usize) -> Vec<u8> {
+    let mut tar = Tar::default();
+    for i in 0..samples {
+        tar.member(Style::Ustar, &format!("{i:05}.jpg"), &vec![i as u8; 100 + i]);
+        tar.member(Style::Ustar, &format!("{i:05}.cls"), i.to_string().as_bytes());
+    }
+    tar.finished()
+}
+
+fn sidecars(dir: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.to_str().unwrap().ends_with(".strait")).collect()
+}
+
+#[test]
+fn help_teaches() {
+    for (command, words) in [
+        ("index", &["Examples:", "--checksums", "--check", "--index-dir", "--threads", "Exit codes:"][..]),
+        ("inspect", &["Examples:", "--sample", "--field", "--raw", "--format", "--dtype", "Exit codes:"][..]),
+    ] {
+        let help = text(&strait(&[command, "--help"]).stdout);
+        for word in words {
+            assert!(help.contains(word), "no {word} in:\n{help}");
+        }
+    }
+}
+
+#[test]
+fn a_killed_run_goes_on_where_it_was_and_leaves_nothing_else_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let shard = write(dir.path(), "00000.tar", &tar(50));
+    const SHARDS: usize = 400;
+    for i in 1..SHARDS {
+        std::fs::hard_link(&shard, dir.path().join(format!("{i:05}.tar"))).unwrap();
+    }
+    let path = dir.path().to_str().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(["index", path, "--threads", "1"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while sidecars(dir.path()).len() < 5 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before there were 5");
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success(), "it was done before it was killed");
+    let files = std::fs::read_dir(dir.path()).unwrap().count();
+    let there = sidecars(dir.path()).len();
+    assert!(there < SHARDS, "it was done before it was killed");
+    assert!(files <= SHARDS + there, "{files} files: more than shards and whole sidecars");
+    let (code, answer) = json(&["index", path]);
+    let (kept, written) = (answer["kept"].as_u64().unwrap() as usize, answer["written"].as_u64().unwrap() as usize);
+    assert_eq!((code, kept + written), (Some(0), SHARDS));
+    // The one that was being linked in may have got its name, and not its place.
+    assert!(kept >= there.saturating_sub(1) && kept <= there, "{kept} of {there} were kept");
+    assert_eq!(answer["samples"], 50 * SHARDS);
+    assert!(answer["samples_per_second"].as_f64().unwrap() > 0.0);
+    assert_eq!(Dataset::open(&[dir.path()]).unwrap().index_state().sidecars, SHARDS as u64);
+}
+
+#[test]
+fn shards_and_indexes_that_disagree_are_exit_code_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = [write(dir.path(), "a.tar", &tar(5)), write(dir.path(), "b.tar", &tar(6))];
+    let path = dir.path().to_str().unwrap();
+    let (code, answer) = json(&["index", path, "--check"]);
+    assert_eq!((code, answer["failed"].as_array().unwrap().len()), (Some(1), 2), "there is none");
+    assert_eq!(json(&["index", path, "--checksums"]).0, Some(0));
+    let (code, answer) = json(&["index", path, "--check"]);
+    assert_eq!((code, &answer["right"], &answer["samples"]), (Some(0), &2.into(), &11.into()));
+    std::fs::write(&paths[1], tar(7)).unwrap();
+    let output = strait(&["index", path, "--check"]);
+    let (out, code) = (text(&output.stdout), output.status.code());
+    assert!(code == Some(1) && out.contains("b.tar") && out.contains("make it anew"), "{code:?} {out}");
+    std::fs::write(&paths[1], &tar(7)[..900]).unwrap();
+    let (code, answer) = json(&["index", path]);
+    assert_eq!((code, &answer["kept"]), (Some(1), &1.into()));
+    assert!(answer["failed"][0]["shard"].as_str().unwrap().ends_with("b.tar"), "{answer}");
+    assert_eq!(answer["failed"][0]["code"], 3);
+}
+
+#[test]
+fn inspection_says_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "a.tar", &tar(5));
+    write(dir.path(), "b.tar", &tar(6));
+    let path = dir.path().to_str().unwrap();
+    let (code, answer) = json(&["inspect", path]);
+    let bytes = (tar(5).len() + tar(6).len()) as u64;
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        [&answer["format"], &answer["shards"], &answer["samples"], &answer["bytes"]],
+        [&Value::from("webdataset"), &2.into(), &11.into(), &bytes.into()]
+    );
+    let jpg = &answer["fields"][0];
+    assert_eq!((&jpg["name"], &jpg["dtype"], &jpg["shape"]), (&"jpg".into(), &Value::Null, &Value::Null));
+    assert_eq!((&jpg["smallest"], &jpg["largest"], &jpg["present"]), (&100.into(), &105.into(), &11.into()));
+    assert_eq!((&answer["index"]["sidecars"], &jpg["aligned_512"]), (&0.into(), &11.into()));
+    strait(&["index", path, "--checksums"]);
+    assert_eq!(json(&["inspect", path]).1["index"]["checksums"], 2);
+    let shown = text(&strait(&["inspect", path]).stdout);
+    for word in ["webdataset", "jpg", "sidecars for 2 of 2 shards, with checksums", "multiples of 512", "####"] {
+        assert!(shown.contains(word), "no {word} in:\n{shown}");
+    }
+    // A sample: scalar, hex, raw, and what does not exist.
+    let (_, answer) = json(&["inspect", path, "--sample", "7"]);
+    let fields = &answer["sample"]["fields"];
+    assert_eq!((&fields[1]["field"], &fields[1]["value"], &fields[1]["hex"]), (&"cls".into(), &2.into(), &"32".into()));
+    assert_eq!((&fields[0]["bytes"], &fields[0]["value"]), (&102.into(), &Value::Null));
+    assert!(text(&strait(&["inspect", path, "--sample", "7"]).stdout).contains("02 02 02"));
+    let raw = strait(&["inspect", path, "--sample", "7", "--field", "jpg", "--raw"]);
+    assert_eq!((raw.status.code(), raw.stdout), (Some(0), vec![2; 102]));
+    for wrong in [["--sample", "11"], ["--field", "png"]] {
+        let output = strait(&[&["inspect", path][..], &wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn numbers_are_shown_as_their_type_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens: Vec<u8> = [1u16, 500, 65535, 7].iter().flat_map(|token| token.to_le_bytes()).collect();
+    let path = write(dir.path(), "train.bin", &tokens);
+    let path = path.to_str().unwrap();
+    let (code, answer) = json(&["inspect", path, "--format", "tokens", "--dtype", "u16", "--sample", "0"]);
+    assert_eq!((code, &answer["fields"][0]["dtype"]), (Some(0), &"u16".into()), "{answer}");
+    assert_eq!(answer["sample"]["fields"][0]["value"], serde_json::json!([1, 500, 65535, 7]));
+    assert_eq!(json(&["inspect", path]).0, Some(1), "nobody can tell");
+    assert_eq!(strait(&["inspect", path, "--format", "tar"]).status.code(), Some(2));
+}
