@@ -361,6 +361,7 @@ impl Shared {
             device,
             fields: selection.fields.clone(),
             dense: selection.dense.clone(),
+            on_host: selection.on_host.clone(),
             parts: dataset.parts().into(),
             order: supply.order().clone(),
             start: supply.start(dataset),
