@@ -80,7 +80,7 @@ fn compressed_shards_are_decompressed_once_and_it_is_said() {
     }
 }
 
-/// Mutants that this catches: the raw shard written in place; a size not compared; a hash not compared.
+/// Mutants that this catches: a size not compared; a hash not compared.
 #[test]
 fn a_damaged_compressed_shard_leaves_nothing_behind() {
     let samples = mds_samples(COLUMNS[1], &[0, 511, 70_000, 4097]);

@@ -8,12 +8,14 @@
 //! anything is written, so that a full disk shows at once; a hash that the index gives, of a kind that is known here, is
 //! compared while the bytes are at hand.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, fallocate, linkat, open};
 
 use super::index::Stored;
 use crate::dataset::files::open_file;
@@ -70,14 +72,29 @@ fn write(zip: &Path, compression: &str, raw: &Stored, target: &Path) -> Result<(
     let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = |e: io::Error| Error::open(target, &e);
     fs::create_dir_all(directory).map_err(failed)?;
-    // Several processes may do this at once: each has its own file until one is renamed, and then another the same.
-    let name = target.file_name().unwrap_or_default().display();
-    let temporary = directory.join(format!(".{name}.{}.strait", std::process::id()));
-    let mut out = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary).map_err(failed)?;
+    let new = new_name(target, directory);
+    // Without a name until it is whole, where the file system can do that, a killed process leaves nothing behind.
+    let nameless = open(directory, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o666));
+    let (mut out, named) = match nameless {
+        Ok(out) => (File::from(out), false),
+        Err(_) => (File::create_new(&new).map_err(failed)?, true),
+    };
     let made = reserve(&out, raw.bytes).map_err(failed).and_then(|()| copy(&mut *reader, &mut out, zip, raw, target));
-    drop(out);
-    let renamed = made.and_then(|()| fs::rename(&temporary, target).map_err(failed));
-    renamed.inspect_err(|_| drop(fs::remove_file(&temporary)))
+    let named = made.and_then(|()| if named { Ok(()) } else { name(&out, &new).map_err(failed) });
+    let renamed = named.and_then(|()| fs::rename(&new, target).map_err(failed));
+    renamed.inspect_err(|_| drop(fs::remove_file(&new)))
+}
+
+/// A name that no one else has: several processes, and several threads of one, may decompress the same shard.
+fn new_name(target: &Path, directory: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let (name, count) = (target.file_name().unwrap_or_default().display(), COUNT.fetch_add(1, Ordering::Relaxed));
+    directory.join(format!(".{name}.{}-{count}.strait", std::process::id()))
+}
+
+fn name(file: &File, path: &Path) -> io::Result<()> {
+    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(linkat(CWD, own, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
 }
 
 fn reserve(file: &File, bytes: u64) -> io::Result<()> {
