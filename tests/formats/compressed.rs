@@ -89,7 +89,8 @@ fn a_damaged_compressed_shard_leaves_nothing_behind() {
     let flip = |zip: &mut Vec<u8>| *zip.last_mut().unwrap() ^= 0xff;
     let other = |zip: &mut Vec<u8>| *zip = squeeze("gz", b"too short");
     let more = |zip: &mut Vec<u8>| *zip = squeeze("gz", &vec![0; 10 << 20]);
-    let cases: [(&str, &str, &dyn Fn(&mut Vec<u8>)); 8] = [
+    type Case<'a> = (&'a str, &'a str, &'a dyn Fn(&mut Vec<u8>));
+    let cases: [Case; 8] = [
         ("gz", "", &cut),
         ("zstd", "", &cut),
         ("bz2", "", &cut),
