@@ -27,6 +27,7 @@ use crate::storage::{
 };
 
 use way::Way;
+pub(crate) use way::stay_near;
 
 /// Makes a ring for so many reads in flight.
 pub(crate) type MakeRing = Box<dyn FnOnce(usize) -> Result<Box<dyn Ring>> + Send>;
@@ -75,6 +76,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
     let shared = Arc::new(Shared::new(device, &dataset, &selection, &supply, config.deadline));
     refusal.into_iter().for_each(|refusal| shared.counters.fall_back(refusal));
+    dataset.fallbacks().iter().for_each(|fallback| shared.counters.fall_back(fallback.clone()));
     let dataset = Arc::new(dataset);
     let bad = Bad::new(&config, &supply, &dataset, &selection, &shared.counters)?;
     let engine = Parts {
@@ -95,6 +97,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
 impl Parts {
     /// Makes the engine, with the ring that the options name or one of the caller's own.
     pub(crate) fn assemble(self, make_ring: Option<MakeRing>) -> Result<Engine> {
+        let numa_node = stay_near(&self.shared.device, &self.shared.counters);
         // Where time is simulated nobody waits for real.
         let idle = if self.clock.is_simulated() { Duration::ZERO } else { IDLE };
         let (ring, opening) = match make_ring {
@@ -118,23 +121,32 @@ impl Parts {
             true => Some(Worker::new(self.sizes.batches_max, self.clock.is_simulated())?),
             false => None,
         };
-        let stage = match self.way.is_direct() {
+        let mut stage = match self.way.is_direct() {
             true => None,
             false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes, gathers, self.config.deadline)?),
         };
         if let Some(stage) = &stage {
             let _ = self.shared.timeline.set(stage.copies.timeline());
         }
-        let gate = match in_place {
+        let mut gate = match in_place {
             true => Some(Gate::new(&device, self.sizes.batches_max, self.config.deadline)?),
             false => None,
         };
         if let Some(gate) = &gate {
             let _ = self.shared.timeline.set(gate.timeline());
         }
+        if !self.selection.dense.is_empty() {
+            let slower = match (&mut stage, &mut gate) {
+                (Some(stage), _) => stage.copies.ready_to_gather(),
+                (None, Some(gate)) => gate.ready_to_gather(),
+                (None, None) => None,
+            };
+            slower.into_iter().for_each(|fallback| self.shared.counters.fall_back(fallback));
+        }
         let name = ring.name();
         let mut queue = self.queue(ring, opening);
         self.register(&mut queue, &stage, &regions, name);
+        self.shared.counters.setup.lock().unwrap_or_else(|e| e.into_inner()).numa_node = numa_node;
         let batches = self.batches(&regions);
         Ok(Engine {
             queue,
@@ -211,7 +223,7 @@ impl Parts {
         let region_bytes = regions.bytes() as u64;
         // Where cuFile writes, no host memory is pinned.
         let pinned_bytes = if matches!(self.way, Way::Cufile { .. }) { 0 } else { bytes as u64 };
-        let setup = Setup { path, path_reason, ring, device, pages, pinned_bytes, region_bytes };
+        let setup = Setup { path, path_reason, ring, device, numa_node: None, pages, pinned_bytes, region_bytes };
         *self.shared.counters.setup.lock().unwrap_or_else(|e| e.into_inner()) = setup;
     }
 

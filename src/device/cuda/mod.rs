@@ -4,6 +4,7 @@
 //! again, so no thread's current context changes.
 
 mod driver;
+mod gather;
 mod shared;
 mod stream;
 
@@ -86,6 +87,10 @@ unsafe impl RawDevice for CudaDevice {
             driver::DEINITIALIZED => Ok(()),
             code => self.0.check(call, code),
         }
+    }
+
+    fn numa_node(&self) -> Option<u32> {
+        self.0.numa_node()
     }
 
     fn make_current(&self) -> Result<()> {

@@ -1,19 +1,19 @@
 //! `strait bench`: how fast samples reach the device, next to what the disk can do at all.
 
 mod blocks;
-mod fio;
+pub(crate) mod fio;
 mod limit;
 mod limit_pread;
-mod measure;
-mod options;
+pub(crate) mod measure;
+pub(crate) mod options;
 mod oracle;
-mod progress;
-mod report;
-mod request;
-mod rounds;
-mod run_strait;
+pub(crate) mod progress;
+pub(crate) mod report;
+pub(crate) mod request;
+pub(crate) mod rounds;
+pub(crate) mod run_strait;
 mod sample;
-mod summary;
+pub(crate) mod summary;
 
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ pub(crate) fn run(options: &Options) -> Result<Answer> {
     options::check(options)?;
     let sample = if options.paths.is_empty() { Some(sample::make(options)?) } else { None };
     let paths: Vec<PathBuf> = sample.as_ref().map_or(options.paths.clone(), |sample| vec![sample.path.clone()]);
-    let request = Request::new(options, &paths, sample_bytes(options, &paths)?)?;
+    let request = request(options, paths)?;
     if request.file_bytes == 0 {
         return Err(Failure::new("there is nothing to read", "the files are empty", "name files that hold samples"));
     }
@@ -37,20 +37,22 @@ pub(crate) fn run(options: &Options) -> Result<Answer> {
     let passes = stages.len() as u64 * u64::from(options.rounds) + u64::from(options.verify);
     let mut watch = Watch::new(passes);
     let verified_bytes = if options.verify { Some(verify(&request, &mut watch)?) } else { None };
-    let all = rounds::run(&request, &stages, options.rounds, &mut watch)?;
+    let all = rounds::run(&request, &stages, options.rounds, &mut watch, &mut run_strait::run)?;
     drop(watch);
     let all = Rounds { fio_reason: all.fio_reason.or(fio_reason), ..all };
     Ok(report::answer(&request, &all, verified_bytes, sample.is_some()))
 }
 
-/// The mean size of a sample. Opening the dataset here finds bad input before anything long begins.
-fn sample_bytes(options: &Options, paths: &[PathBuf]) -> Result<u64> {
+/// What is read: the shards' files, and the mean size of a sample. Opening the dataset here finds bad input before
+/// anything long begins.
+fn request(options: &Options, named: Vec<PathBuf>) -> Result<Request> {
     if options.references_only {
-        return Ok(options.record_bytes());
+        return Request::new(options, named.clone(), named, options.record_bytes());
     }
-    let dataset = options.dataset().open(paths)?;
+    let dataset = options.dataset().open(&named)?;
     let payload: u64 = dataset.shards().iter().map(|shard| shard.bytes).sum();
-    Ok((payload / dataset.len().max(1)).max(1))
+    let files = dataset.shards().iter().map(|shard| shard.path.to_path_buf()).collect();
+    Request::new(options, named, files, (payload / dataset.len().max(1)).max(1))
 }
 
 fn stages(options: &Options, fio: std::result::Result<String, String>) -> (Vec<Stage>, Option<String>) {
