@@ -1373,8 +1373,8 @@ const char *strait_stats_name(size_t index);
 
 /**
  * A number, counted since the loader was built: `"batches"`, `"samples"`, `"bytes_wanted"` (payload bytes delivered),
- * `"bytes_read"` (asked of the storage), `"reads"`, `"bytes_copied"`, `"pinned_bytes_max"` and others;
- * `strait_stats_name` lists all.
+ * `"bytes_read"` (asked of the storage), `"reads"`, `"bytes_copied"`, `"pinned_bytes_max"` and others; `"numa_node"` that the
+ * engine keeps to, or `STRAIT_UNKNOWN`. `strait_stats_name` lists all.
  */
 strait_status strait_stats_number(const strait_stats *stats,
                                   const char *name,
