@@ -75,6 +75,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
     let shared = Arc::new(Shared::new(device, &dataset, &selection, &supply, config.deadline));
     refusal.into_iter().for_each(|refusal| shared.counters.fall_back(refusal));
+    dataset.fallbacks().iter().for_each(|fallback| shared.counters.fall_back(fallback.clone()));
     let dataset = Arc::new(dataset);
     let bad = Bad::new(&config, &supply, &dataset, &selection, &shared.counters)?;
     let engine = Parts {
