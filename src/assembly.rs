@@ -1,5 +1,7 @@
 //! Puts an engine together: sums first, then memory, ring and stream, on the thread that will own them.
 
+mod way;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +10,9 @@ use crossbeam::channel::{self, Receiver, Sender};
 use crate::batch::{Body, Places};
 use crate::config::{Config, PathChoice, RingChoice};
 use crate::dataset::Dataset;
-use crate::device::{Device, DeviceKind, Seq};
+use crate::device::{Device, Seq};
 use crate::documents::Pieces;
-use crate::engine::{Bad, Engine, Message, Output, Shared, Stage, State, Worker};
+use crate::engine::{Bad, Engine, Gate, Message, Output, Shared, Stage, State, Worker};
 use crate::error::{Error, Result};
 use crate::order::{BadSamplePolicy, Progress, Standing};
 use crate::plan::Plan;
@@ -21,8 +23,10 @@ use crate::sizes::Sizes;
 use crate::source::Supply;
 use crate::stats::{Counters, Fallback, Setup};
 use crate::storage::{
-    Opening, Options, Pread, Prober, REGISTER_FORBIDDEN, ReadQueue, Registered, Ring, ShardFile, Uring,
+    Cufile, Opening, Options, Pread, Prober, REGISTER_FORBIDDEN, ReadQueue, Registered, Ring, ShardFile, Uring,
 };
+
+use way::Way;
 
 /// Makes a ring for so many reads in flight.
 pub(crate) type MakeRing = Box<dyn FnOnce(usize) -> Result<Box<dyn Ring>> + Send>;
@@ -43,7 +47,7 @@ pub(crate) struct Parts {
     selection: Selection,
     config: Config,
     bad: Bad,
-    direct: bool,
+    way: Way,
     clock: Clock,
     shared: Arc<Shared>,
     messages: Receiver<Message>,
@@ -61,15 +65,16 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
         let shards = dataset.shards().len();
         return Err(Error::config("dataset", format!("no sample in its {shards} files; check the paths")));
     }
-    let direct = device.kind() == DeviceKind::Host && config.path == PathChoice::Auto;
     let supply = config.supply(&dataset)?;
     let selection = config.selection(&dataset)?;
-    let sizes = config.sizes(&dataset, &device, direct)?;
+    let (way, refusal) = way::choose(&device, &dataset, &config)?;
+    let sizes = config.sizes(&dataset, &device, way.is_direct())?;
     // Every batch may be on its way back at once, and an epoch, a stop, and a few more that the engine has not seen.
     let (messages, inbox) = channel::bounded(sizes.batches_max + 8);
     // Every batch, the end of this generation, and that of the one before.
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
     let shared = Arc::new(Shared::new(device, &dataset, &selection, &supply, config.deadline));
+    refusal.into_iter().for_each(|refusal| shared.counters.fall_back(refusal));
     let dataset = Arc::new(dataset);
     let bad = Bad::new(&config, &supply, &dataset, &selection, &shared.counters)?;
     let engine = Parts {
@@ -78,7 +83,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
         dataset,
         selection,
         config,
-        direct,
+        way,
         clock,
         shared: shared.clone(),
         messages: inbox,
@@ -97,6 +102,7 @@ impl Parts {
             None => self.ring()?,
         };
         let device = self.shared.device.clone();
+        let in_place = ring.writes_to_device();
         let region_bytes = self.sizes.region_bytes as usize;
         let regions = RegionPool::new(
             &device,
@@ -108,16 +114,23 @@ impl Parts {
         let slab_bytes = self.sizes.limits.block_bytes as usize;
         let gathers = self.sizes.batches_max;
         // On the direct path nobody else gathers.
-        let worker = match self.direct && !self.selection.dense.is_empty() {
+        let worker = match self.way == Way::Host && !self.selection.dense.is_empty() {
             true => Some(Worker::new(self.sizes.batches_max, self.clock.is_simulated())?),
             false => None,
         };
-        let stage = match self.direct {
+        let stage = match self.way.is_direct() {
             true => None,
             false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes, gathers, self.config.deadline)?),
         };
         if let Some(stage) = &stage {
             let _ = self.shared.timeline.set(stage.copies.timeline());
+        }
+        let gate = match in_place {
+            true => Some(Gate::new(&device, self.sizes.batches_max, self.config.deadline)?),
+            false => None,
+        };
+        if let Some(gate) = &gate {
+            let _ = self.shared.timeline.set(gate.timeline());
         }
         let name = ring.name();
         let mut queue = self.queue(ring, opening);
@@ -127,6 +140,7 @@ impl Parts {
             queue,
             worker,
             stage,
+            gate,
             regions,
             dataset: self.dataset,
             selection: self.selection,
@@ -142,6 +156,13 @@ impl Parts {
     }
 
     fn ring(&self) -> Result<(Box<dyn Ring>, Opening)> {
+        if let Way::Cufile { compat } = self.way {
+            self.shared.device.raw().make_current()?;
+            let enter = way::enter(&self.shared.device);
+            // It is open by now: a read has been tried.
+            let ring = Cufile::new(self.config.reads_in_flight, compat, &enter, self.config.deadline);
+            return Ok((Box::new(ring.map_err(way::broken)?), Opening::Ring { direct: true }));
+        }
         let Config { ring, reads_in_flight, open_files_max, align_bytes, .. } = self.config;
         choose_ring(ring, reads_in_flight, open_files_max, align_bytes, &self.shared.counters)
     }
@@ -173,21 +194,24 @@ impl Parts {
             Some(stage) => {
                 (stage.slabs.arena().base(), stage.slabs.arena().bytes(), stage.slabs.arena().pages().as_str())
             }
-            None => (regions.host().expect("the host's own memory"), regions.bytes(), regions.pages()),
+            None => (regions.first_byte(), regions.bytes(), regions.pages()),
         };
         // SAFETY: slabs and regions are dropped after the queue (field order of `Engine`), or leaked with it.
         if let Registered::No(errno) = unsafe { queue.register_memory(base, bytes) } {
-            self.shared.counters.fall_back(not_registered(bytes, errno));
+            let unregistered = if ring == "cufile" { way::unregistered } else { not_registered };
+            self.shared.counters.fall_back(unregistered(bytes, errno));
         }
         let (path, path_reason) = match (stage.is_some(), self.config.path) {
-            (false, _) => ("direct", "the ring writes into the batch's own memory"),
+            (false, _) => ("direct", self.way.reason()),
             (true, PathChoice::Staged) => ("staged", "asked for"),
-            (true, PathChoice::Auto) => ("staged", "the ring cannot write into this device's memory"),
+            (true, PathChoice::Auto) => ("staged", self.way.reason()),
         };
         let device = self.shared.device.name();
         let path_reason = format!("{path_reason} ({device})");
         let region_bytes = regions.bytes() as u64;
-        let setup = Setup { path, path_reason, ring, device, pages, pinned_bytes: bytes as u64, region_bytes };
+        // Where cuFile writes, no host memory is pinned.
+        let pinned_bytes = if matches!(self.way, Way::Cufile { .. }) { 0 } else { bytes as u64 };
+        let setup = Setup { path, path_reason, ring, device, pages, pinned_bytes, region_bytes };
         *self.shared.counters.setup.lock().unwrap_or_else(|e| e.into_inner()) = setup;
     }
 
@@ -238,6 +262,12 @@ pub(crate) fn choose_ring(
     };
     if choice == RingChoice::Pread {
         return threads();
+    }
+    if choice == RingChoice::Cufile {
+        return Err(Error::config(
+            "ring",
+            "cuFile is for loaders of batches on a CUDA device; leave the ring to be chosen",
+        ));
     }
     match (choice, Uring::new(depth, files)) {
         (RingChoice::Auto, Ok(ring)) => Ok((Box::new(ring), Opening::Probed(Prober::new(true, align)))),

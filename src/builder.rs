@@ -212,6 +212,9 @@ impl Builder {
             let (rank, world) = (said.rank(), said.world());
             tracing::warn!("this is rank {rank} of {world}, and reads what every other rank reads: see rank_from_env");
         }
+        if make_ring.is_some() {
+            config.ring = RingChoice::Pread; // nothing is to be chosen, and cuFile not to be tried
+        }
         let device = device.map_or_else(|| Device::for_rank(config.rank), Ok)?;
         let config = config.with_tokens_of(&dataset);
         let frame = assembly::frame(dataset, device, config, Clock::real())?;

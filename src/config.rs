@@ -24,12 +24,15 @@ pub enum RingChoice {
     Uring,
     /// Threads that call `preadv2`.
     Pread,
+    /// cuFile (GPUDirect Storage), into the memory of a CUDA device, or an error; also in its compatibility mode. `Auto`
+    /// takes it where it reads without a detour.
+    Cufile,
 }
 
 /// Which way bytes take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PathChoice {
-    /// Direct where the ring can write into the batch's memory, staged otherwise.
+    /// Direct where the ring can write into the batch's memory (the host's; a CUDA device's by cuFile), staged otherwise.
     #[default]
     Auto,
     /// Through slabs and a copy stream, even where direct would do.

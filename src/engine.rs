@@ -9,6 +9,7 @@
 //! message. What holds it back is the lack of a slab, of a region, or of a free batch. Nothing is allocated once it runs.
 
 mod bad;
+mod gate;
 mod land;
 mod refill;
 mod stage;
@@ -23,7 +24,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 
 use crate::batch::Body;
 use crate::dataset::{Dataset, Field};
-use crate::device::{Device, Fence, Timeline};
+use crate::device::{Device, Fence, Seq, Timeline};
 use crate::error::{Error, Result};
 use crate::order::{Counts, Cursor, Order, Standing};
 use crate::region::RegionPool;
@@ -35,6 +36,7 @@ use crate::stats::Counters;
 use crate::storage::{Damage, LandingId, ReadQueue};
 
 pub(crate) use bad::Bad;
+pub(crate) use gate::Gate;
 pub(crate) use stage::{Hold, Pinned, Stage};
 pub(crate) use work::Worker;
 
@@ -106,6 +108,8 @@ pub(crate) struct Engine {
     /// Where there may be something for it to do.
     pub(crate) worker: Option<Worker>,
     pub(crate) stage: Option<Stage>,
+    /// Of the direct path into a device's memory.
+    pub(crate) gate: Option<Gate>,
     pub(crate) regions: RegionPool,
     pub(crate) dataset: Arc<Dataset>,
     pub(crate) selection: Selection,
@@ -188,6 +192,7 @@ impl Engine {
 
     fn advance(&mut self) -> Result<()> {
         self.reap_copies()?;
+        self.reap_gate()?;
         self.reap_reads()?;
         self.reap_work()?;
         self.finish()?;
@@ -216,8 +221,30 @@ impl Engine {
         }
     }
 
+    /// Takes back the batches that no stream uses any more.
+    fn reap_gate(&mut self) -> Result<()> {
+        while let Some(gate) = &mut self.gate
+            && let Some(body) = gate.passed()?
+        {
+            self.free(body);
+        }
+        Ok(())
+    }
+
+    /// A batch comes back, perhaps with streams still at its region.
+    fn recycle(&mut self, body: Body) {
+        match &mut self.gate {
+            Some(gate) if body.fenced || body.seq > Seq(0) => {
+                if let Err(error) = gate.put(body) {
+                    self.state.broken.get_or_insert(error);
+                }
+            }
+            _ => self.free(body),
+        }
+    }
+
     /// A body becomes free, and with it its region.
-    fn recycle(&mut self, mut body: Body) {
+    fn free(&mut self, mut body: Body) {
         if let Some(region) = body.region.take() {
             if std::mem::take(&mut body.fenced) {
                 self.state.fences.push((region.range(), body.fence));
@@ -335,6 +362,9 @@ impl Engine {
         }
         if let Some(worker) = self.worker.as_mut().filter(|worker| worker.out() > 0) {
             return worker.wait(SLICE);
+        }
+        if let Some(gate) = self.gate.as_mut().filter(|gate| !gate.is_empty()) {
+            return gate.wait(SLICE);
         }
         if self.state.recalling {
             return Ok(());

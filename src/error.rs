@@ -262,9 +262,40 @@ impl Error {
 
 /// `"Permission denied (errno 13)"`.
 pub(crate) fn errno_text(errno: i32) -> String {
+    if errno > CUFILE_CODES {
+        return format!("{} (cuFile {errno})", cufile_name(errno));
+    }
     let text = io::Error::from_raw_os_error(errno).to_string();
     let name = text.split(" (os error").next().unwrap_or(&text);
     format!("{name} (errno {errno})")
+}
+
+/// Codes of cuFile stand in the place of an errno, and begin behind this; no errno comes near.
+const CUFILE_CODES: i32 = 5000;
+
+fn cufile_name(code: i32) -> &'static str {
+    match code {
+        5001 => "CU_FILE_DRIVER_NOT_INITIALIZED",
+        5004 => "CU_FILE_DRIVER_VERSION_MISMATCH",
+        5007 => "CU_FILE_PLATFORM_NOT_SUPPORTED",
+        5008 => "CU_FILE_IO_NOT_SUPPORTED",
+        5009 => "CU_FILE_DEVICE_NOT_SUPPORTED",
+        5010 => "CU_FILE_NVFS_DRIVER_ERROR",
+        5011 => "CU_FILE_CUDA_DRIVER_ERROR",
+        5012 => "CU_FILE_CUDA_POINTER_INVALID",
+        5016 => "CU_FILE_INVALID_MAPPING_SIZE",
+        5018 => "CU_FILE_INVALID_FILE_TYPE",
+        5020 => "CU_FILE_DIO_NOT_SET",
+        5022 => "CU_FILE_INVALID_VALUE",
+        5025 => "CU_FILE_PERMISSION_DENIED",
+        5030 => "CU_FILE_INTERNAL_ERROR",
+        5033 => "CU_FILE_NVFS_SETUP_ERROR",
+        5034 => "CU_FILE_IO_DISABLED",
+        5035 => "CU_FILE_BATCH_SUBMIT_FAILED",
+        5036 => "CU_FILE_GPU_MEMORY_PINNING_FAILED",
+        5037 => "CU_FILE_BATCH_FULL",
+        _ => "unknown CUfileOpError",
+    }
 }
 
 /// What a person can do about an errno, as the tail of a sentence.
@@ -278,6 +309,7 @@ fn hint(errno: i32) -> &'static str {
             "; the storage reports a media error: see `dmesg`, restore the shard"
         }
         libc::ENOMEM => "; raise the memory limit (`ulimit -l`, cgroup memory.max) or lower pinned_bytes_max",
+        CUFILE_CODES.. => "; see cufile.log in the working directory, or set the path to staged",
         libc::ESTALE | libc::ECONNABORTED | libc::ENOTCONN => "; the file system's server went away: mount it again",
         _ => "",
     }

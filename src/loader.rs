@@ -247,7 +247,7 @@ impl Loader {
                     .to_string()
             }
             _ => format!(
-                "a free region: the consumer holds {held} of {} batches; drop some, or raise hold or region_bytes",
+                "a free region: the consumer holds {held} of {} batches, and its streams may still use some that it released; drop some, or raise hold or region_bytes",
                 self.batches_max
             ),
         };

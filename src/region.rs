@@ -164,16 +164,21 @@ impl Region {
     }
 }
 
-// SAFETY: only the direct path opens regions as landings, and only with host-addressable memory (`RegionPool::host`).
-// The range is this lease's alone, and forgetting the lease forgets its share of the allocation: it stays mapped.
+// SAFETY: only the direct path opens regions as landings: in the host's memory, or, where the ring writes to device memory
+// (`Ring::writes_to_device`), by device address. The range is this lease's alone, and forgetting the lease forgets its share of the allocation: it stays mapped.
 unsafe impl Memory for Region {
     fn base(&self) -> NonNull<u8> {
-        self.host.expect("a landing in memory that the host cannot address")
+        self.host.unwrap_or_else(|| address(self.base))
     }
 
     fn bytes(&self) -> usize {
         self.bytes
     }
+}
+
+/// A device address in a pointer's place, for rings that write there; nobody dereferences it.
+fn address(at: DevicePtr) -> NonNull<u8> {
+    NonNull::new(std::ptr::without_provenance_mut(at as usize)).expect("memory at an address")
 }
 
 /// One allocation, leased first-fit. Batches differ in size and come back in any order; few are out at a time.
@@ -242,9 +247,9 @@ impl RegionPool {
         &self.memory
     }
 
-    /// The whole pool as the host sees it, where it can.
-    pub(crate) fn host(&self) -> Option<NonNull<u8>> {
-        self.host
+    /// The whole pool as a ring sees it: as the host does, where it can, else by device address.
+    pub(crate) fn first_byte(&self) -> NonNull<u8> {
+        self.host.unwrap_or_else(|| address(self.base))
     }
 
     pub(crate) fn bytes(&self) -> usize {

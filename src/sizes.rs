@@ -3,6 +3,7 @@
 //! ```text
 //!  pinned bytes   staged  slabs x slab_bytes                         <= pinned_bytes_max
 //!                 direct  region_bytes: the ring writes there        <= pinned_bytes_max
+//!                         (0 where that is a device's memory: cuFile)
 //!  device bytes   region_bytes                                       <= region_bytes_max
 //!  in flight      reads <= reads_in_flight, bytes <= bytes_in_flight
 //!  batches        batches_max = prefetch + hold; each is planned, being filled, waiting, or with the consumer
@@ -11,7 +12,7 @@
 
 use crate::config::Config;
 use crate::dataset::{Dataset, Shard};
-use crate::device::Device;
+use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::memory::Arena;
 use crate::plan::{Limits, PLACED_BYTES_MIN, Plan};
@@ -51,7 +52,8 @@ impl Config {
             return Err(Error::config("batch_size", problem));
         }
         let batch = BatchBytes::of(dataset, self, direct)?;
-        let (budget_name, budget) = match direct {
+        // Where the storage writes into a device's memory, no host memory is pinned for it.
+        let (budget_name, budget) = match direct && device.kind() == DeviceKind::Host {
             true => ("pinned_bytes_max", self.pinned_bytes_max),
             false => ("region_bytes_max", self.region_bytes_max),
         };

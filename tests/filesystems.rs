@@ -65,7 +65,7 @@ impl Way {
         assert!(stats.ring.contains(took) || matches!(self, Way::Any), "{} where {took} was due", stats.ring);
         match (self, ring) {
             (Way::Any, _) => {}
-            (Way::Ring, _) | (_, RingChoice::Uring) | (Way::Threads, RingChoice::Pread) => {
+            (Way::Ring, _) | (_, RingChoice::Uring | RingChoice::Cufile) | (Way::Threads, RingChoice::Pread) => {
                 assert!(ways.is_empty(), "{ring:?}: {ways:?}");
             }
             (Way::Threads, RingChoice::Auto) => {

@@ -168,3 +168,43 @@ fn what_cannot_be_met_is_an_error() {
     let error = next().unwrap_err().to_string();
     assert!(error.contains("sample 3 has 6, more than a batch's 5"), "{error}");
 }
+
+/// A promise to every saved cursor: a change here is a new order version. The numbers come from a second implementation,
+/// in Python.
+#[test]
+fn golden_bucketing_of_version_1() {
+    let order = Order::new(Shuffle::Full, 40, 9).unwrap();
+    let budget = Budget { samples_max: 40, cost_max: u64::MAX, cost: Cost::Sum };
+    let bucketing = Bucketing { window: 16, run: 3 };
+    let schedule = BudgetSchedule::new(order, bucketing, budget, Rank::SINGLE, Policy::Short).unwrap();
+    let mut samples = Vec::new();
+    let mut steps = schedule.steps(Progress { epoch: 2, consumed: 0 }).unwrap();
+    steps.next(|sample| sample * sample % 17, &mut samples).unwrap();
+    let golden = [
+        20, 14, 37, 36, 12, 39, 7, 10, 30, 0, 16, 35, 1, 23, 2, 4, 18, 11, 32, 26, 9, 27, 22, 3, 8, 17, 34, 33, 19, 15,
+        5, 21, 31, 25, 24, 28, 6, 29, 38, 13,
+    ];
+    assert_eq!(samples, golden);
+}
+
+/// Going on looks at the samples of the next step, and of the bucketing window they are in, and at no others.
+#[test]
+fn going_on_takes_no_walk() {
+    let order = Order::new(Shuffle::Full, 1 << 40, 1).unwrap();
+    let budget = Budget { samples_max: 20, cost_max: 100, cost: Cost::Sum };
+    for (bucketing, most) in [(Bucketing::NONE, 2 * 21), (Bucketing { window: 1 << 10, run: 64 }, 2 << 10)] {
+        let rank = Rank::new(1, 2).unwrap();
+        let schedule = BudgetSchedule::new(order.clone(), bucketing, budget, rank, Policy::Drop).unwrap();
+        for consumed in [0, 1 << 39, (1 << 40) - 50] {
+            let looks = std::cell::Cell::new(0);
+            let len_of = |_| {
+                looks.set(looks.get() + 1);
+                9
+            };
+            let mut steps = schedule.steps(Progress { epoch: 3, consumed }).unwrap();
+            let mut samples = Vec::new();
+            assert_eq!((steps.next(len_of, &mut samples).unwrap(), samples.len()), (Some(0), 11));
+            assert!(looks.get() <= most, "{} looks at {consumed}, {bucketing:?}", looks.get());
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! The permutation and the orders made of it: bijective at every length, even over the keys, fixed for ever.
 
 use proptest::prelude::*;
-use strait::order::{ORDER_VERSION, Order, Permutation, Shuffle};
+use strait::order::{AtEnd, ORDER_VERSION, Order, Part, Permutation, Shuffle};
 
 /// Standard normal score of a chi-square sum (Wilson and Hilferty): beyond 4 is one in 30,000.
 fn z(chi: f64, degrees: f64) -> f64 {
@@ -60,9 +60,40 @@ proptest! {
     }
 }
 
+/// Every length up to 70,000, none left out: a few places of each invert, the first and the last among them.
+#[test]
+fn every_n_up_to_70_000_inverts() {
+    for n in 1..=70_000u64 {
+        let permutation = Permutation::new(n, n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        for index in [0, n / 3, n / 2, n - 1] {
+            let value = permutation.at(index);
+            assert!(value < n && permutation.index_of(value) == index, "n {n} index {index}");
+            assert_eq!(permutation.at(permutation.index_of(index)), index, "n {n}");
+        }
+    }
+}
+
+/// Every power of two up to 2^40 and its neighbours, none left out: places spread evenly and the ends invert.
+#[test]
+fn every_power_of_two_and_its_neighbours_invert() {
+    for bits in 0..=40 {
+        for n in ((1u64 << bits).saturating_sub(2)..=(1 << bits) + 2).filter(|&n| n > 0) {
+            for key in 0..3 {
+                let permutation = Permutation::new(n, key);
+                let step = (n / 101).max(1);
+                for index in (0..n).step_by(step as usize).take(102).chain([n - 1]) {
+                    let value = permutation.at(index);
+                    assert!(value < n && permutation.index_of(value) == index, "n {n} key {key} index {index}");
+                    assert_eq!(permutation.at(permutation.index_of(index)), index, "n {n} key {key}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn lengths_that_broke_other_permutations() {
-    for n in [65_535, 65_536, 65_537, 262_143, 262_144, 262_145] {
+    for n in [65_535, 65_536, 65_537, 69_999, 70_000, 262_143, 262_144, 262_145] {
         assert_bijection(n, |index| Permutation::new(n, 42).at(index));
     }
 }
@@ -151,4 +182,20 @@ fn golden_orders_of_version_1() {
         ]
     );
     assert_eq!(first(Shuffle::Block { block_samples: 4, window: 2 }, 30, 5, 0), [25, 24, 20, 21, 22, 27, 26, 23]);
+}
+
+/// The stand-ins for bad samples; the numbers come from the second implementation too.
+#[test]
+fn golden_replacements_of_version_1() {
+    let order = Order::new(Shuffle::Sequential, 1_000, 7).unwrap();
+    let all = [0, 5, 999].map(|position| [0, 1].map(|attempt| order.replacement(3, position, attempt)));
+    assert_eq!(all, [[462, 574], [908, 306], [352, 986]]);
+    // In a mixture, of the same dataset.
+    let parts = [Part { samples: 50, weight: 7 }, Part { samples: 9, weight: 2 }];
+    let order = Order::mixture(&parts, Shuffle::Full, 11, AtEnd::Repeat { positions: 63 }).unwrap();
+    let dataset = |sample| order.as_mixture().unwrap().locate(sample).0;
+    for position in 0..63 {
+        let own = dataset(order.sample_at(4, position));
+        assert!((0..9).all(|attempt| dataset(order.replacement(4, position, attempt)) == own), "position {position}");
+    }
 }

@@ -98,3 +98,48 @@ fn nonsense_is_an_error() {
     let mut packing = Packer::new(order(), 8, 100).unwrap().resume(Progress::default(), beyond);
     assert!(packing.window(0, |_| 4, &mut Vec::new(), &mut Vec::new()).is_err());
 }
+
+/// A promise to every saved cursor: a change here is a new order version. The numbers come from a second implementation,
+/// in Python.
+#[test]
+fn golden_packing_of_version_1() {
+    let lengths = [7, 0, 3, 12, 1, 4];
+    let packer = Packer::new(Order::new(Shuffle::Full, 6, 3).unwrap(), 5, 27).unwrap();
+    let mut packing = packer.resume(Progress { epoch: 1, consumed: 0 }, PackerState::default());
+    let mut pieces = Vec::new();
+    let windows: [Vec<(u64, u64, u64)>; 5] = std::array::from_fn(|window| {
+        packing.window(window as u64, |document| lengths[document as usize], &mut pieces, &mut Vec::new()).unwrap();
+        pieces.iter().map(|piece: &Piece| (piece.document, piece.start, piece.tokens)).collect()
+    });
+    let golden = [
+        vec![(2, 0, 3), (5, 0, 2)],
+        vec![(5, 2, 2), (4, 0, 1), (0, 0, 2)],
+        vec![(0, 2, 5)],
+        vec![(3, 0, 5)],
+        vec![(3, 5, 5)],
+    ];
+    assert_eq!(
+        (windows, packing.state_at(5, |d| lengths[d as usize]).unwrap()),
+        (golden, PackerState { document: 5, token: 10 })
+    );
+}
+
+/// Going on from a cursor looks at the documents of the next window and at no others, however far the epoch has come.
+#[test]
+fn going_on_takes_no_walk() {
+    let order = Order::new(Shuffle::Full, 1 << 40, 1).unwrap();
+    let packer = Packer::new(order, 100, 7 << 40).unwrap();
+    for consumed in [0, 1 << 36, packer.windows() - 1] {
+        let state = PackerState { document: consumed * 100 / 7, token: consumed * 100 % 7 };
+        let mut packing = packer.resume(Progress { epoch: 3, consumed }, state);
+        let looks = std::cell::Cell::new(0);
+        let tokens_of = |_| {
+            looks.set(looks.get() + 1);
+            7
+        };
+        let mut pieces = Vec::new();
+        packing.window(consumed, tokens_of, &mut pieces, &mut Vec::new()).unwrap();
+        assert_eq!(pieces.iter().map(|piece| piece.tokens).sum::<u64>(), 100);
+        assert_eq!(looks.get(), pieces.len(), "at window {consumed}");
+    }
+}

@@ -22,7 +22,7 @@ use check::reader::{Reader, Release};
 use check::shards::Source;
 use options::Options;
 use report::Report;
-use strait::{Device, Error};
+use strait::{Device, Error, RingChoice};
 
 fn main() -> ExitCode {
     let options = match Options::from_args(std::env::args().skip(1)) {
@@ -61,9 +61,10 @@ fn run(options: &Options, device: &Device) -> check::Outcome<bool> {
     let bytes = Source::new(64 << 20);
     for directory in [&options.dir, &options.tmpfs] {
         let name = format!("{} shapes of loaders, every byte compared ({})", options.seeds, directory.display());
-        let bed = exact::Bed { device, gpu: &gpu, source: &bytes, directory };
+        let bed = exact::Bed { device, gpu: &gpu, source: &bytes, directory, ring: None };
         report.check(&name, all_seeds(&bed, options.seeds));
     }
+    cufile(options, device, &gpu, &bytes, &mut report);
     report.check("regions turn over behind two busy consumer streams", raced(options, device, &gpu, &bytes));
     report.control(race(options, device, &gpu, &bytes, Release::TooEarly));
     if is_stand_in() {
@@ -77,6 +78,20 @@ fn run(options: &Options, device: &Device) -> check::Outcome<bool> {
     println!("\n{}", report.markdown());
     println!("written: {0}.json {0}.md", options.out.display());
     Ok(report.passed())
+}
+
+/// GPUDirect Storage, in compatibility mode too: where it does not open, that is no failure of strait's.
+fn cufile(options: &Options, device: &Device, gpu: &std::rc::Rc<Gpu>, bytes: &Source, report: &mut Report) {
+    let bed = exact::Bed { device, gpu, source: bytes, directory: &options.dir, ring: Some(RingChoice::Cufile) };
+    match exact::check(&bed, 0) {
+        Err(error) if matches!(error.downcast_ref(), Some(strait::Error::Ring { ring: "cufile", .. })) => {
+            report.not_checked(&format!("cuFile: {error}"));
+        }
+        _ => {
+            let name = format!("{} shapes of loaders by cuFile ({})", options.seeds, options.dir.display());
+            report.check(&name, all_seeds(&bed, options.seeds));
+        }
+    }
 }
 
 fn all_seeds(bed: &exact::Bed<'_>, seeds: u64) -> check::Outcome<String> {
@@ -106,6 +121,6 @@ fn race(
 ) -> check::Outcome<Tally> {
     let ballast = if is_stand_in() { 0 } else { 16 };
     let mut readers = [Reader::new(gpu, 64 << 20, ballast)?, Reader::new(gpu, 64 << 20, ballast)?];
-    let load = Load { record: 65_536 + 512, batch: 32, epochs: 40 };
+    let load = Load { record: 65_536 + 512, batch: 32, epochs: 40, ring: RingChoice::Auto };
     race::turn_over(device, source, &options.tmpfs, &mut readers, load, release)
 }

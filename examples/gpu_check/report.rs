@@ -11,6 +11,7 @@ use crate::check::race::Tally;
 pub(crate) struct Report {
     machine: Value,
     checks: Vec<Value>,
+    not_checked: Vec<String>,
     control: Value,
     measurements: Value,
     not_measured: Option<String>,
@@ -20,7 +21,15 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn new(machine: Value) -> Report {
         let null = Value::Null;
-        Report { machine, checks: vec![], control: null.clone(), measurements: null, not_measured: None, passed: true }
+        Report {
+            machine,
+            checks: vec![],
+            not_checked: vec![],
+            control: null.clone(),
+            measurements: null,
+            not_measured: None,
+            passed: true,
+        }
     }
 
     /// Notes a check, and says it.
@@ -41,6 +50,12 @@ impl Report {
             Err(error) => json!({ "error": error.to_string() }),
         };
         println!("       the same without fences, on purpose: {}", self.control);
+    }
+
+    /// Says what this machine does not allow.
+    pub(crate) fn not_checked(&mut self, why: &str) {
+        println!("-      not checked: {why}");
+        self.not_checked.push(why.into());
     }
 
     pub(crate) fn measured(&mut self, measurements: Value) {
@@ -71,6 +86,7 @@ impl Report {
             "passed": self.passed,
             "machine": self.machine,
             "checks": self.checks,
+            "not_checked": self.not_checked,
             "race_without_fences": self.control,
             "measurements": self.measurements,
             "not_measured": self.not_measured,
@@ -86,6 +102,9 @@ impl Report {
         for check in &self.checks {
             let result = if check["passed"] == true { "passed" } else { "**FAILED**" };
             let _ = writeln!(text, "| {} | {result} | {} |", plain(&check["name"]), plain(&check["detail"]));
+        }
+        for why in &self.not_checked {
+            let _ = writeln!(text, "\nNot checked: {why}");
         }
         let _ = writeln!(text, "\nThe race without fences, to see that it can be lost: {}", self.control);
         text += "\n## Measurements\n\n";

@@ -133,6 +133,11 @@ pub unsafe trait RawDevice: Send + Sync {
     /// `base` was pinned by this device and no copy from it or to it is in flight.
     unsafe fn unpin(&self, base: NonNull<u8>) -> Result<()>;
 
+    /// Makes the device current on the calling thread, for libraries that look for it there. For threads of strait's own.
+    fn make_current(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// A new copy queue, for use by one thread at a time.
     fn stream(&self) -> Result<Box<dyn Stream>>;
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   direct   landed: the region, whole ---> worker gathers ---> finished
+//!   gated    landed: the region, whole ---> gather started, see gate.rs ---> finished
 //!   staged   landed: a slab ---> copy started                   all of them ---> gather started ---> finished
 //! ```
 
@@ -94,6 +95,10 @@ impl Engine {
                 _ if moved == 0 => {}
                 (Some(stage), _) => {
                     filling.body.seq = gather(&mut stage.copies, &filling.body)?;
+                }
+                (None, _) if self.gate.is_some() => {
+                    let gate = self.gate.as_mut().expect("just looked");
+                    filling.body.seq = gate.gather(&filling.body)?;
                 }
                 (None, Some(worker)) if !filling.worked => {
                     let region = filling.body.region.take().expect("a batch with bytes has a region");

@@ -168,7 +168,7 @@ impl Engine {
     /// Orders copies into `region` behind the consumers' streams that may still use its memory, or this body's fence.
     fn behind_fences(&mut self, body: &Body, region: &Region) -> Result<()> {
         let Some(stage) = &mut self.stage else {
-            self.state.fences.clear(); // the host's consumers have no streams
+            self.state.fences.clear(); // the host's consumers have no streams; others' batches came through the gate
             return Ok(());
         };
         let mut result = Ok(());
@@ -197,6 +197,10 @@ impl Engine {
     /// Plans recalled batches anew, once nothing lands in their regions any more.
     pub(super) fn replan(&mut self) {
         if !self.state.recalling || self.state.filling.iter().any(|filling| !filling.is_idle()) {
+            return;
+        }
+        // Where no stream orders new reads behind the gathers, they have to be over.
+        if self.gate.as_ref().is_some_and(|gate| !gate.is_empty()) {
             return;
         }
         self.state.recalling = false;

@@ -132,13 +132,13 @@ pub(super) fn copy_window(
 }
 
 /// Starts the gather of a batch whose copies have all been started; gives the point behind it.
-pub(super) fn gather(copies: &mut CopyQueue<Copying>, body: &Body) -> Result<Seq> {
+pub(super) fn gather<L: From<Copying>>(copies: &mut CopyQueue<L>, body: &Body) -> Result<Seq> {
     let region = body.region.as_ref().expect("staged batches keep their region");
     let (bytes, moves) = (region.bytes() as u64, body.plan.gather());
     assert!(moves.iter().all(|one| one.source + one.bytes <= bytes && one.target + one.bytes <= bytes));
     let copying = Copying { slab: None, _target: region.memory().clone() };
     // SAFETY: the moves stay within the body's region, by the check above, and a plan's targets lie behind all that is
     // read. As for the copies, a share in the memory moves into the queue, and whoever gets the region next writes to it
-    // through the same stream.
-    unsafe { copies.gather(copying, region.base(), moves) }
+    // through the same stream, or has waited for it at the gate.
+    unsafe { copies.gather(copying.into(), region.base(), moves) }
 }

@@ -19,17 +19,24 @@ pub enum Shuffle {
     ///
     /// A block is one read where all its samples go into one batch of one rank: where `block_samples * window` divides the
     /// batch size. Then reads are `block_samples` times fewer and larger, and a batch holds `batch_size / block_samples`
-    /// independent draws instead of `batch_size`. A larger window makes batches more varied, and reads smaller again
-    /// unless the reader keeps a whole window while it is used. For 2^18 samples in batches of 256, on 1 rank or 8:
+    /// independent draws instead of `batch_size`. In a larger window neighbours in a batch know less of each other, but a
+    /// batch still has no more draws than it has reads: a loader keeps nothing from batch to batch, so it reads a block anew
+    /// for every batch that takes of it. Small samples of one block are then one read for all that they lie apart (16 KiB
+    /// by default), with what lies between: a window of 64 blocks costs more bytes than `Full`.
     ///
-    /// | | reads per batch | draws per batch, over uniform | neighbours' distance, over uniform |
-    /// |---|---|---|---|
-    /// | `Full` | 256 | 1 | 1 |
-    /// | `block:16x1` | 16 | 0.064 | 0.063 |
-    /// | `block:64x4` | 4 | 0.016 | 0.017 |
-    /// | `block:64x16` | 193 (4 with the window kept) | 0.064 | 0.020 |
-    /// | `block:64x64` | 240 (4 with the window kept) | 0.254 | 0.031 |
-    /// | `Sequential` | 1 | 0.016 | 0 |
+    /// For 2^18 samples of 512 bytes and of 4 KiB in batches of 256: reads of a batch, how many times fewer than with
+    /// `Full`, and bytes read for each one wanted. And how far from uniform, which is 1: *variety*, the draws of a batch;
+    /// *spread*, how far apart neighbours come; *chi-square*, of the next position's sample, per degree of freedom.
+    ///
+    /// | | 512 B: reads | fewer | bytes | 4 KiB: reads | fewer | bytes | variety | spread | chi-square |
+    /// |---|---|---|---|---|---|---|---|---|---|
+    /// | `full` | 246 | 1.0 | 8.6 | 255 | 1.0 | 1.0 | 1.001 | 1.002 | 1.0 |
+    /// | `block:16x1` | 16 | 15.4 | 1.0 | 16 | 15.9 | 1.0 | 0.064 | 0.063 | 7430.2 |
+    /// | `block:64x4` | 4 | 61.4 | 1.0 | 4 | 63.7 | 1.0 | 0.016 | 0.017 | 532.6 |
+    /// | `block:64x16` | 16 | 15.3 | 3.9 | 69 | 3.7 | 2.0 | 0.064 | 0.020 | 36.2 |
+    /// | `block:64x64` | 65 | 3.8 | 10.2 | 190 | 1.3 | 1.5 | 0.254 | 0.031 | 4.2 |
+    /// | `block:256x16` | 28 | 8.8 | 12.2 | 188 | 1.4 | 1.5 | 0.254 | 0.019 | 51.0 |
+    /// | `sequential` | 1 | 245.5 | 1.0 | 1 | 254.9 | 1.0 | 0.016 | 0.000 | 8454.2 |
     ///
     /// Each sample by itself is at every position equally often; only neighbours know of each other.
     Block {

@@ -4,6 +4,7 @@
 //! and [`WriteQueue`] are the safe owners above it: they hold the memory in flight, continue what ended short, retry,
 //! and drain by counting.
 
+mod cufile;
 mod files;
 mod new_file;
 mod pread;
@@ -13,6 +14,7 @@ mod sim;
 mod uring;
 mod writes;
 
+pub use cufile::{Cufile, Enter, Surroundings};
 pub use files::{Opening, ShardFile};
 pub(crate) use new_file::{DIRECT_ALIGN, NewFile, sync_directory, write_small};
 pub use pread::Pread;
@@ -75,7 +77,8 @@ unsafe impl Send for RawWrite {}
 pub struct Completion {
     /// The token of the read or write.
     pub token: u64,
-    /// Bytes read (0: at or past the end of the file) or written, or `-errno`.
+    /// Bytes read (0: at or past the end of the file) or written, or `-errno`; of cuFile also its own code, negated: -5001
+    /// and below.
     pub result: i32,
 }
 
@@ -101,11 +104,16 @@ pub(crate) const REGISTER_FORBIDDEN: &str =
 /// comes out of [`poll`](Ring::poll) exactly once, and nothing writes to that read's target, or reads that write's
 /// source, after that. Closing or dropping a ring is *not* a completion: reads may still land in memory afterwards.
 pub unsafe trait Ring: Send {
-    /// The name in stats and messages: `"uring"`, `"pread"`, `"sim"`.
+    /// The name in stats and messages: `"uring"`, `"pread"`, `"cufile"`, `"sim"`.
     fn name(&self) -> &'static str;
 
     /// How many reads and writes may be in flight at once.
     fn capacity(&self) -> usize;
+
+    /// Whether targets may be addresses of a device's memory. No other ring takes over the reads of one that does.
+    fn writes_to_device(&self) -> bool {
+        false
+    }
 
     /// Announces memory that later reads and writes will use, for rings that register it. At most once per range.
     ///

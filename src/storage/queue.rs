@@ -352,7 +352,8 @@ impl<L: Memory> ReadQueue<L> {
             self.counters.fall_back(fallback);
         }
         let fd = self.files.slot(slot).fd();
-        if let Registered::No(errno) = self.rings[0].register_file(slot, fd) {
+        let answer = self.rings[0].register_file(slot, fd);
+        if let (Registered::No(errno), false) = (answer, self.rings[0].writes_to_device()) {
             self.counters.fall_back(Fallback {
                 instead: "files looked up at each read instead of registered".into(),
                 reason: "io_uring_register".into(),
@@ -368,7 +369,7 @@ impl<L: Memory> ReadQueue<L> {
     /// The ring that this open file takes. Starts the threads when the first file needs them.
     fn ring_for(&mut self, slot: u32) -> Result<usize> {
         let threads = self.files.slot(slot).mode.way == Way::Threads;
-        if !threads || self.rings[0].name() == "pread" {
+        if !threads || self.rings[0].name() == "pread" || self.rings[0].writes_to_device() {
             return Ok(0);
         }
         if self.rings.len() == 1 {
@@ -387,8 +388,8 @@ impl<L: Memory> ReadQueue<L> {
             file_slot: file.registered().then_some(reading.slot),
             offset: reading.want.offset + u64::from(reading.from),
             len: reading.want.len - reading.from,
-            // SAFETY: `read` checked that the whole read lies inside the landing's memory; `from` <= `len`.
-            target: unsafe { base.add(reading.want.at + reading.from as usize) },
+            // `read` checked that the whole read lies inside the landing's memory; `from` <= `len`. It may be a device's.
+            target: base.map_addr(|addr| addr.saturating_add(reading.want.at + reading.from as usize)),
             rw_flags: file.mode.rw_flags,
             token: u64::from(token),
         };
@@ -446,8 +447,10 @@ impl<L: Memory> ReadQueue<L> {
         let path = self.files.shard(shard).path.clone();
         let error =
             Error::Io { path, offset: offset + u64::from(reading.from), bytes: (len - reading.from).into(), errno };
-        // Not yet by threads through the page cache: that way is still open.
-        let refused = self.files.slot(reading.slot).mode.direct || self.rings[reading.ring].name() != "pread";
+        // Not yet by threads through the page cache: that way is still open, but not into a device's memory.
+        let by_threads = !self.rings[reading.ring].writes_to_device();
+        let refused =
+            by_threads && (self.files.slot(reading.slot).mode.direct || self.rings[reading.ring].name() != "pread");
         match errno {
             libc::EAGAIN | libc::EINTR if reading.retries < RETRIES_MAX => {
                 reading.retries += 1;

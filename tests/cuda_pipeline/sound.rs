@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use strait::order::Shuffle;
 use strait::sim::Rng;
-use strait::{Device, Loader};
+use strait::{Device, Loader, RingChoice};
 
 use super::Bed;
 use crate::check::cuda::{Gpu, is_stand_in};
@@ -29,7 +29,8 @@ fn every_byte_of_every_shape_is_the_shards() {
             // At once, late, or as slow as a bus that cannot keep up with the storage.
             let (latency_us_max, bytes_per_ms) = [(0, 0), (300, 0), (50, 256 << 10)][seed as usize % 3];
             fake.pace(seed, latency_us_max, bytes_per_ms);
-            let exact_bed = exact::Bed { device: &device, gpu: &gpu, source: &bed.source, directory: bed.path() };
+            let exact_bed =
+                exact::Bed { device: &device, gpu: &gpu, source: &bed.source, directory: bed.path(), ring: None };
             bytes += exact::check(&exact_bed, seed).unwrap().bytes;
             assert_eq!(fake.misuse(), "", "seed {seed}");
         }
@@ -57,7 +58,7 @@ fn race(release: Release, late_us: u64) -> (race::Tally, String) {
         let gpu = Gpu::of(&device).unwrap();
         let mut readers = [(); 2].map(|()| Reader::new(&gpu, 1 << 20, 0).unwrap());
         readers.iter().for_each(|reader| fake.late(reader.stream().raw(), late_us));
-        let load = Load { record: 4096, batch: 16, epochs: 3 };
+        let load = Load { record: 4096, batch: 16, epochs: 3, ring: RingChoice::Auto };
         tally = race::turn_over(&device, &bed.source, bed.path(), &mut readers, load, release).unwrap();
         misuse = fake.misuse();
         fake.heal();

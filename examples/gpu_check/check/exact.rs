@@ -26,6 +26,8 @@ pub(crate) struct Bed<'a> {
     pub(crate) source: &'a Source,
     /// Shards are written to a directory of their own in here.
     pub(crate) directory: &'a Path,
+    /// In place of those that the seeds choose.
+    pub(crate) ring: Option<RingChoice>,
 }
 
 /// Builds the loader of `seed`, runs two epochs, and compares every byte.
@@ -34,6 +36,9 @@ pub(crate) fn check(bed: &Bed<'_>, seed: u64) -> Outcome<Checked> {
     let directory = tempfile::tempdir_in(bed.directory)?;
     let shards = shards(bed, &mut rng, directory.path())?;
     let mut builder = shape(&mut rng, Loader::builder(shards.dataset.clone())).device(bed.device.clone());
+    if let Some(ring) = bed.ring {
+        builder = builder.ring(ring);
+    }
     // Records are bytes; every other time they are to be an array of them.
     if let ([record], true) = (shards.dataset.fields(), rng.one_in(2))
         && let Some(bytes) = record.fixed_bytes
@@ -66,7 +71,10 @@ pub(crate) fn check(bed: &Bed<'_>, seed: u64) -> Outcome<Checked> {
         checked.samples += samples as u64;
     }
     let stats = loader.stats();
-    if stats.path != "staged" || stats.pinned_bytes_max > 256 << 20 {
+    let direct = stats.ring == "cufile"; // which is chosen where it works
+    let path = if direct { "direct" } else { "staged" };
+    let asked = bed.ring == Some(RingChoice::Cufile);
+    if stats.path != path || (asked && !direct) || stats.pinned_bytes_max > 256 << 20 {
         return Err(format!("seed {seed}: path {:?}, {} bytes pinned", stats.path, stats.pinned_bytes_max).into());
     }
     Ok(checked)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use strait::order::Shuffle;
 use strait::sim::Rng;
-use strait::{Device, Loader};
+use strait::{Device, Loader, RingChoice};
 
 use super::Outcome;
 use super::reader::{Reader, Release};
@@ -25,6 +25,7 @@ pub(crate) struct Load {
     pub(crate) record: usize,
     pub(crate) batch: usize,
     pub(crate) epochs: u64,
+    pub(crate) ring: RingChoice,
 }
 
 /// Runs epochs of a loader with as little memory as it works with, whose batches go to the readers in turn.
@@ -45,6 +46,7 @@ pub(crate) fn turn_over(
         .shuffle(Shuffle::Full)
         .prefetch(1)
         .hold(1)
+        .ring(load.ring)
         .build()?;
     let mut tally = Tally { epochs: load.epochs, ..Tally::default() };
     let mut turn = 0;

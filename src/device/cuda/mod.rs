@@ -88,6 +88,11 @@ unsafe impl RawDevice for CudaDevice {
         }
     }
 
+    fn make_current(&self) -> Result<()> {
+        // Pushed and never popped: it goes with the thread.
+        self.0.enter().map(std::mem::forget)
+    }
+
     fn stream(&self) -> Result<Box<dyn Stream>> {
         Ok(Box::new(CudaStream::new(self.0.clone())?))
     }

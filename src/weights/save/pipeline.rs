@@ -223,6 +223,7 @@ fn ring(choice: RingChoice, depth: usize, direct: bool, fallbacks: &mut Vec<Fall
     let threads = || -> Result<Box<dyn Ring>> { Ok(Box::new(Pread::new(depth)?)) };
     match (choice, direct) {
         (RingChoice::Pread, _) | (RingChoice::Auto, false) => threads(),
+        (RingChoice::Cufile, _) => Err(Error::config("ring", "cuFile only reads; leave the ring to be chosen")),
         (RingChoice::Uring, _) => Ok(Box::new(Uring::new(depth, 1)?)),
         (RingChoice::Auto, true) => match Uring::new(depth, 1) {
             Ok(ring) => Ok(Box::new(ring)),

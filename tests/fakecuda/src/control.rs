@@ -5,7 +5,7 @@
 use std::ffi::{CStr, c_char};
 use std::time::Duration;
 
-use crate::machine::{Failure, Knobs, changed, machine};
+use crate::machine::{Failure, Knobs, Op, changed, machine};
 
 /// Copies begin up to `latency_us_max` late, as `seed` decides, and run at `bytes_per_ms` (0: no limit).
 #[unsafe(no_mangle)]
@@ -23,6 +23,24 @@ pub extern "C" fn fakecuda_late(stream: usize, us: u64) {
         0 => drop(late.remove(&stream)),
         _ => drop(late.insert(stream, Duration::from_micros(us))),
     }
+}
+
+/// What a storage does that writes to device memory by itself, in no stream's order. False if that is no live memory. Noted
+/// as misuse if a stream could use it now.
+///
+/// # Safety
+/// `source` is valid for `bytes`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fakecuda_write(target: u64, source: *const u8, bytes: usize) -> bool {
+    let mut machine = machine();
+    machine.check_order(0, &Op::OnDevice { source: target, target, bytes });
+    let Some(memory) = machine.device_bytes(target, bytes) else {
+        machine.misuse.push("a storage wrote to memory that is not allocated".into());
+        return false;
+    };
+    // SAFETY: both sides are valid for that length, the source by the caller's promise.
+    unsafe { std::ptr::copy_nonoverlapping(source, memory.as_mut_ptr(), bytes) };
+    true
 }
 
 /// How often `symbol` has been called so far.

@@ -63,7 +63,7 @@ pub(crate) struct Options {
     /// Deliver samples in a random order (full shuffle) instead of the order on disk
     #[arg(long)]
     pub(super) shuffle: bool,
-    /// How files are read; `auto` takes the better one for this place, and says why
+    /// How files are read; `auto` takes the best one for this place, and says why. `cufile` is for CUDA devices
     #[arg(long, value_enum, default_value_t = RingOption::Auto)]
     pub(super) ring: RingOption,
     /// Where batches are delivered: auto, host, cuda:N
@@ -113,6 +113,7 @@ pub(crate) enum RingOption {
     Auto,
     Uring,
     Pread,
+    Cufile,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

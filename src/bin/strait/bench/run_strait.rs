@@ -96,6 +96,7 @@ fn loader(request: &Request) -> Result<Loader> {
         RingOption::Auto => RingChoice::Auto,
         RingOption::Uring => RingChoice::Uring,
         RingOption::Pread => RingChoice::Pread,
+        RingOption::Cufile => RingChoice::Cufile,
     };
     Ok(Loader::builder(request.dataset.open(&request.paths)?)
         .device(device)

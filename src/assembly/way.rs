@@ -1,0 +1,145 @@
+//! Which way bytes take into a device's memory: tried by a real read where the device's own answer does not settle it.
+
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use crate::config::{Config, PathChoice, RingChoice};
+use crate::dataset::Dataset;
+use crate::device::{Device, DeviceKind};
+use crate::error::{Error, Result};
+use crate::stats::Fallback;
+use crate::storage::{Cufile, Enter};
+
+/// The way bytes take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Through slabs and a copy stream.
+    Staged,
+    /// The ring writes into the host's own memory.
+    Host,
+    /// cuFile writes into the device's memory.
+    Cufile {
+        /// Even where it copies through host memory to do so.
+        compat: bool,
+    },
+}
+
+impl Way {
+    pub(crate) fn is_direct(self) -> bool {
+        self != Way::Staged
+    }
+
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Way::Staged => "the ring cannot write into this device's memory",
+            Way::Host => "the ring writes into the batch's own memory",
+            Way::Cufile { compat: false } => "cuFile has the storage write into the batch's own memory",
+            Way::Cufile { compat: true } => "cuFile was asked for, be it in compatibility mode",
+        }
+    }
+}
+
+/// A driver that takes longer than this to open, or to read a megabyte, will not do.
+const TRIAL_MAX: Duration = Duration::from_secs(10);
+/// File systems that are tried; datasets rarely lie on more.
+const FILE_SYSTEMS_MAX: usize = 8;
+
+/// The way that the options name, or the best that works here, and why a better one does not.
+pub(crate) fn choose(device: &Device, dataset: &Dataset, config: &Config) -> Result<(Way, Option<Fallback>)> {
+    let on_host = device.kind() == DeviceKind::Host;
+    if config.ring == RingChoice::Cufile {
+        let problem = match (device.kind(), config.path) {
+            (DeviceKind::Cuda(_), PathChoice::Auto) => None,
+            (DeviceKind::Cuda(_), PathChoice::Staged) => {
+                Some("cuFile writes into the device's memory: it has no slabs")
+            }
+            _ => Some("cuFile reads into the memory of CUDA devices; for this device leave the ring to be chosen"),
+        };
+        if let Some(problem) = problem {
+            return Err(Error::config("ring", problem));
+        }
+    }
+    match (config.path, config.ring, device.kind()) {
+        (PathChoice::Auto, ..) if on_host => Ok((Way::Host, None)),
+        (PathChoice::Auto, RingChoice::Cufile, _) => {
+            try_cufile(device, dataset, config, true).map_err(broken)?;
+            Ok((Way::Cufile { compat: true }, None))
+        }
+        (PathChoice::Auto, RingChoice::Auto, DeviceKind::Cuda(_)) => {
+            Ok(match try_cufile(device, dataset, config, false) {
+                Ok(()) => (Way::Cufile { compat: false }, None),
+                Err(refusal) => (Way::Staged, Some(refusal)),
+            })
+        }
+        _ => Ok((Way::Staged, None)),
+    }
+}
+
+/// A refusal where there is no other way.
+pub(crate) fn broken(refusal: Fallback) -> Error {
+    let Fallback { reason, remedy, errno, .. } = refusal;
+    Error::Ring { ring: "cufile", problem: format!("{reason}; {remedy}"), errno: errno.unwrap_or(libc::ENODEV) }
+}
+
+pub(crate) fn unregistered(bytes: usize, code: i32) -> Fallback {
+    Fallback {
+        instead: "device memory that cuFile opens to the bus at each read, or goes around, instead of registered"
+            .into(),
+        reason: format!("{bytes} bytes with cuFileBufRegister"),
+        errno: Some(code),
+        remedy: "lower region_bytes: a GPU opens only so much of its memory to the bus (BAR1 of `nvidia-smi -q`)",
+    }
+}
+
+/// What makes the device current where cuFile looks for it.
+pub(crate) fn enter(device: &Device) -> Enter {
+    let device = device.clone();
+    Arc::new(move || device.raw().make_current())
+}
+
+/// Reads the start of a shard of each file system into the device's memory, on a thread that is left behind if it hangs.
+fn try_cufile(device: &Device, dataset: &Dataset, config: &Config, compat: bool) -> Result<(), Fallback> {
+    // Asked first: it costs nothing, and most machines stop here.
+    if let Some(obstacle) = Cufile::obstacle(compat) {
+        return Err(obstacle);
+    }
+    let deadline = config.deadline.min(TRIAL_MAX);
+    let (device, shards) = (device.clone(), one_of_each_file_system(dataset));
+    let (tell, answer) = mpsc::channel();
+    let body = move || drop(tell.send(trial(&device, &shards, compat, deadline)));
+    let refused = |reason: &str| Cufile::refusal(reason, "see cufile.log in the working directory, and `dmesg`");
+    let thread = std::thread::Builder::new().name("strait-trial".into()).spawn(body);
+    thread.map_err(|error| refused(&format!("cannot start a thread: {error}")))?;
+    answer.recv_timeout(deadline).unwrap_or_else(|_| Err(refused("a trial read did not return in time")))
+}
+
+fn trial(device: &Device, shards: &[Arc<Path>], compat: bool, deadline: Duration) -> Result<(), Fallback> {
+    let failed = |error: Error| Cufile::refusal(error.to_string(), "run `strait doctor`");
+    let enter = enter(device);
+    enter().map_err(failed)?;
+    let memory = device.raw().allocate(Cufile::TRIAL_BYTES).map_err(failed)?;
+    let target = NonNull::new(std::ptr::without_provenance_mut(memory.base as usize)).expect("memory at an address");
+    // SAFETY: the memory is ours, and cuFile has done with what is read back.
+    let mut read_back = |found: &mut [u8]| unsafe { device.raw().read_back(memory.base, found) };
+    let mut tries = shards.iter();
+    // SAFETY: nobody else has the memory. It is freed behind this; if cuFile does not return, never.
+    let result =
+        tries.try_for_each(|shard| unsafe { Cufile::trial(shard, target, &mut read_back, compat, &enter, deadline) });
+    // SAFETY: every trial has returned and taken its registration back.
+    unsafe { device.raw().free(memory) };
+    result
+}
+
+fn one_of_each_file_system(dataset: &Dataset) -> Vec<Arc<Path>> {
+    let (mut seen, mut shards) = (Vec::new(), Vec::new());
+    for shard in dataset.shards() {
+        let system = std::fs::metadata(&shard.path).map(|meta| std::os::unix::fs::MetadataExt::dev(&meta)).ok();
+        if !seen.contains(&system) && seen.len() < FILE_SYSTEMS_MAX {
+            seen.push(system);
+            shards.push(shard.path.clone());
+        }
+    }
+    shards
+}

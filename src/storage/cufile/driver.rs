@@ -1,0 +1,216 @@
+//! cuFile's driver: what is looked at before it is called, and how it is opened without hanging this process.
+//!
+//! ```text
+//!  /proc/modules? ---no---> refused: cuFileDriverOpen would spin for ever
+//!  /run/udev/data? --no---> refused: no file would be taken
+//!  nvidia-fs or P2PDMA? no> refused, unless compatibility mode is asked for: a copy through host memory, piece by piece
+//!  libcufile.so.0? --no---> refused
+//!  open, on a thread of its own --late--> refused, now and for the rest of the process
+//!  properties: direct? no-> refused, unless ..
+//! ```
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::time::Duration;
+
+use super::library::{Answer, Library, Properties};
+use crate::error::Result;
+use crate::stats::Fallback;
+
+/// What makes a device current on the calling thread: cuFile looks for it there.
+pub type Enter = Arc<dyn Fn() -> Result<()> + Send + Sync>;
+
+/// What cuFile needs of the machine besides itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Surroundings {
+    /// `/proc/modules` exists.
+    pub modules: bool,
+    /// `/run/udev/data` exists.
+    pub udev: bool,
+    /// The module nvidia-fs is loaded.
+    pub nvidia_fs: bool,
+    /// Kernel and driver can do PCI peer-to-peer DMA.
+    pub peer_to_peer: bool,
+}
+
+static PRETENDED: OnceLock<Surroundings> = OnceLock::new();
+
+impl Surroundings {
+    /// What this machine has.
+    pub fn look() -> Surroundings {
+        PRETENDED.get().copied().unwrap_or_else(|| Surroundings {
+            modules: Path::new("/proc/modules").exists(),
+            udev: Path::new("/run/udev/data").is_dir(),
+            nvidia_fs: Path::new("/proc/driver/nvidia-fs/version").exists(),
+            peer_to_peer: kernel_is_new_enough() && driver_is_open(),
+        })
+    }
+
+    /// For tests with a stand-in for cuFile, which needs nothing: what [`look`](Surroundings::look) says from now on.
+    #[doc(hidden)]
+    pub fn pretend(self) {
+        let _ = PRETENDED.set(self);
+    }
+
+    /// What stands in the way, as the caller of cuFile is told.
+    pub fn obstacle(&self, compat: bool) -> Option<Fallback> {
+        if !self.modules {
+            return Some(refusal(
+                "there is no /proc/modules, without which cuFileDriverOpen never returns",
+                "use a kernel with loadable modules (CONFIG_MODULES); some virtual machines have none",
+                None,
+            ));
+        }
+        if !self.udev {
+            return Some(refusal(
+                "there is no /run/udev/data, without which cuFile takes no file",
+                "in a container, mount the host's: `-v /run/udev:/run/udev:ro`",
+                None,
+            ));
+        }
+        if !compat && !self.nvidia_fs && !self.peer_to_peer {
+            return Some(compat_refused());
+        }
+        None
+    }
+}
+
+/// Linux 6.2 brought user mappings of peer-to-peer memory to O_DIRECT.
+fn kernel_is_new_enough() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 2)
+}
+
+fn driver_is_open() -> bool {
+    std::fs::read_to_string("/proc/driver/nvidia/version").is_ok_and(|text| text.contains("Open Kernel Module"))
+}
+
+/// Why bytes go another way than through cuFile.
+pub(super) fn refusal(reason: impl Into<String>, remedy: &'static str, code: Option<i32>) -> Fallback {
+    let instead = "the staged path through host memory instead of cuFile's direct one".into();
+    Fallback { instead, reason: reason.into(), errno: code, remedy }
+}
+
+fn compat_refused() -> Fallback {
+    refusal(
+        "cuFile would run in compatibility mode, which reads into host memory and copies, piece by piece: there is \
+         neither nvidia-fs nor PCI peer-to-peer DMA",
+        "load nvidia-fs, or use Linux 6.2 with NVIDIA's open kernel modules (565 or newer); the staged path is faster than \
+         compatibility mode",
+        None,
+    )
+}
+
+pub(super) fn no_library(why: String) -> Fallback {
+    refusal(why, "install NVIDIA's cuFile (GPUDirect Storage), part of the CUDA toolkit", None)
+}
+
+/// Every answer but success.
+pub(super) fn check(call: &str, answer: Answer) -> Result<(), Fallback> {
+    let Answer { code, cuda } = answer;
+    if code == 0 {
+        return Ok(());
+    }
+    let cuda = if code == CUDA_ERROR { format!(" (CUresult {cuda})") } else { String::new() };
+    Err(refusal(format!("{call} failed{cuda}"), remedy(code), Some(code)))
+}
+
+const CUDA_ERROR: i32 = 5011;
+const ALREADY_OPEN: i32 = 5026;
+
+fn remedy(code: i32) -> &'static str {
+    match code {
+        5001 | 5004 | 5005 | 5033 => "load the module nvidia-fs of the driver's version; see cufile.log",
+        5007 | 5009 => "this GPU or platform has no GPUDirect Storage",
+        5008 | 5018 | 5020 | 5034 => "keep the shards on ext4 or XFS on a local NVMe drive",
+        5016 | 5036 => "lower region_bytes: less device memory can be opened to the bus than that",
+        5025 => "check the rights on /dev/nvidia-fs* and on the files",
+        5030 => "mount the host's /run/udev into the container; see cufile.log",
+        _ => "see cufile.log in the working directory; run `strait doctor`",
+    }
+}
+
+/// cuFile, open in this process.
+#[derive(Clone, Copy)]
+pub(super) struct Driver {
+    pub(super) library: &'static Library,
+    pub(super) batch_max: u32,
+}
+
+#[derive(Clone, Copy)]
+enum Opened {
+    NotYet,
+    Open(Properties),
+    /// A thread is inside cuFile and will not come back.
+    Hung,
+}
+
+/// `CU_FILE_NVME_P2P_SUPPORTED`.
+const STORAGE_PEER_TO_PEER: u32 = 1 << 11;
+
+impl Properties {
+    /// Whether anything at all is read without a detour through host memory.
+    fn is_direct(&self) -> bool {
+        (self.nvidia_fs_major, self.nvidia_fs_minor) != (0, 0) && self.storage != 0
+            || self.storage & STORAGE_PEER_TO_PEER != 0
+    }
+}
+
+impl Driver {
+    /// Opens cuFile's driver, or says why it is not used. It stays open for the rest of the process: other users count on
+    /// it too.
+    pub(super) fn open(enter: &Enter, compat: bool, deadline: Duration) -> Result<Driver, Fallback> {
+        if let Some(obstacle) = Surroundings::look().obstacle(compat) {
+            return Err(obstacle);
+        }
+        let library = Library::get().map_err(no_library)?;
+        let properties = opened(library, enter, deadline)?;
+        if !compat && !properties.is_direct() {
+            return Err(compat_refused());
+        }
+        Ok(Driver { library, batch_max: properties.batch_max.clamp(1, 128) })
+    }
+}
+
+fn opened(library: &'static Library, enter: &Enter, deadline: Duration) -> Result<Properties, Fallback> {
+    static OPENED: Mutex<Opened> = Mutex::new(Opened::NotYet);
+    let hung = || refusal("cuFileDriverOpen did not return in time", "see cufile.log, and `dmesg` for nvidia-fs", None);
+    // Others wait here as long as this one does.
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    match *opened {
+        Opened::Open(properties) => return Ok(properties),
+        Opened::Hung => return Err(hung()),
+        Opened::NotYet => {}
+    }
+    let (tell, answer) = mpsc::channel();
+    let enter = enter.clone();
+    let body = move || drop(tell.send(open_here(library, &enter)));
+    let thread = std::thread::Builder::new().name("strait-cufile".into()).spawn(body);
+    thread.map_err(|error| refusal("cannot start a thread", "raise `ulimit -u`", error.raw_os_error()))?;
+    match answer.recv_timeout(deadline) {
+        Ok(result) => {
+            if let Ok(properties) = result {
+                *opened = Opened::Open(properties);
+            }
+            result
+        }
+        Err(_) => {
+            *opened = Opened::Hung;
+            Err(hung())
+        }
+    }
+}
+
+fn open_here(library: &Library, enter: &Enter) -> Result<Properties, Fallback> {
+    enter().map_err(|error| refusal(error.to_string(), "", None))?;
+    // SAFETY: a context is current, if the device has any.
+    match unsafe { (library.driver_open)() } {
+        Answer { code: ALREADY_OPEN, .. } => {}
+        answer => check("cuFileDriverOpen", answer)?,
+    }
+    let mut properties = Properties::default();
+    // SAFETY: there is room for the properties, and for more than this library's version has.
+    check("cuFileDriverGetProperties", unsafe { (library.properties)(&mut properties) })?;
+    Ok(properties)
+}

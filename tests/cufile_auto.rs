@@ -1,0 +1,43 @@
+//! cuFile that reads without a detour is chosen by itself; tests/cufile_pipeline.rs has what it does then. A process of its
+//! own: the library is opened once, and keeps its mode.
+#![cfg(feature = "cuda")]
+
+mod common;
+#[path = "stand_in/cufile.rs"]
+mod cufile;
+mod stand_in;
+
+use strait::{Dataset, Device, Loader, PathChoice, RingChoice};
+
+#[test]
+fn cufile_is_chosen_where_it_reads_without_a_detour() {
+    let (cuda, _alone) = stand_in::take();
+    let (storage, _alone_too) = cufile::take();
+    storage.set("direct", 1);
+    let directory = common::disk_directory();
+    let path = common::write_shard(directory.path(), 3, 1 << 20);
+    let builder = || {
+        let dataset = Dataset::records(&[&path], 8192).unwrap();
+        Loader::builder(dataset).batch_size(8).device(Device::cuda(1).unwrap())
+    };
+    let stats = builder().build().unwrap().stats();
+    if stats.fallbacks.iter().any(|fallback| fallback.reason.contains("neither ext4 nor XFS")) {
+        return eprintln!("SKIPPED: {} is on another file system", path.display());
+    }
+    assert_eq!((stats.path, stats.ring), ("direct", "cufile"), "{:?}", stats.fallbacks);
+    assert!(stats.path_reason.contains("cuFile"), "{}", stats.path_reason);
+    assert!(stats.fallbacks.is_empty());
+    let reads = storage.live()[3];
+    for (ring, path) in [(RingChoice::Pread, PathChoice::Auto), (RingChoice::Auto, PathChoice::Staged)] {
+        let stats = builder().ring(ring).path(path).build().unwrap().stats();
+        assert_eq!(stats.path, "staged", "{ring:?}");
+    }
+    assert_eq!(storage.live()[3], reads, "tried where it was not wanted");
+    // Not trusted where it reads something else.
+    storage.set("wrong_byte", 5000);
+    let stats = builder().build().unwrap().stats();
+    assert_eq!(stats.path, "staged");
+    assert!(stats.fallbacks[0].to_string().contains("other bytes than pread"), "{}", stats.fallbacks[0]);
+    stand_in::wait_for_engines();
+    assert_eq!((cuda.misuse().as_str(), storage.misuse().as_str()), ("", ""));
+}

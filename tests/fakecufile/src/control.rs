@@ -1,0 +1,57 @@
+//! What tests see and set. The real library has none of these.
+// Found by name in the built library, not by path.
+#![allow(unreachable_pub)]
+
+use std::ffi::{CStr, c_char};
+
+use crate::state::state;
+
+/// Sets a knob: `direct` (0: compatibility mode), `open_hangs`, `open_error`, `register_error`, `batch_error`,
+/// `submit_error`, `status_error` (codes), `short_bytes` (a read gives no more), `late_us_max`, `read_error` (the next entry
+/// ends with this), `event_status` (the next entry ends with this status), `wrong_byte` (`cuFileRead` changes it).
+///
+/// # Safety
+/// `name` is a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fakecufile_set(name: *const c_char, value: i64) {
+    // SAFETY: the caller's promise.
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+    state().knobs.insert(name, value);
+}
+
+/// Takes every knob back.
+#[unsafe(no_mangle)]
+pub extern "C" fn fakecufile_heal() {
+    state().knobs.clear();
+}
+
+/// Makes it as if the memory at `base` had never been registered; false if it was not.
+#[unsafe(no_mangle)]
+pub extern "C" fn fakecufile_forget(base: usize) -> bool {
+    state().buffers.remove(&base).is_some()
+}
+
+/// How many objects are alive: files, buffers, batches; and how many reads there were.
+///
+/// # Safety
+/// `counts` has room for 4.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fakecufile_live(counts: *mut u64) {
+    let state = state();
+    let live = [state.files.len() as u64, state.buffers.len() as u64, state.batches.len() as u64, state.reads];
+    // SAFETY: the caller's promise.
+    unsafe { counts.cast::<[u64; 4]>().write_unaligned(live) };
+}
+
+/// Copies what the program did wrong since the last call, a line each, into `text`; says how many bytes there are.
+///
+/// # Safety
+/// `text` has room for `bytes`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fakecufile_misuse(text: *mut u8, bytes: usize) -> usize {
+    let lines = std::mem::take(&mut state().misuse).join("\n");
+    let fits = lines.len().min(bytes);
+    // SAFETY: `fits` is within both.
+    unsafe { std::ptr::copy_nonoverlapping(lines.as_ptr(), text, fits) };
+    fits
+}

@@ -1,0 +1,94 @@
+//! Loads the stand-in for cuFile, and turns its knobs.
+#![allow(dead_code, reason = "each test file is a crate, and uses a part")]
+
+use std::ffi::{CStr, CString, c_char};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use strait::stats::Fallback;
+use strait::storage::{Cufile, Enter, Surroundings};
+
+/// The controls of the stand-in.
+pub(crate) struct FakeCufile;
+
+/// The stand-in, healed, on a machine that has what cuFile needs. One test at a time has it.
+pub(crate) fn take() -> (FakeCufile, MutexGuard<'static, ()>) {
+    static ONE: Mutex<()> = Mutex::new(());
+    let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    load();
+    Surroundings { modules: true, udev: true, nvidia_fs: true, peer_to_peer: false }.pretend();
+    // SAFETY: the type is that of control.rs.
+    unsafe { function::<extern "C" fn()>(c"fakecufile_heal")() };
+    FakeCufile.misuse();
+    (FakeCufile, alone)
+}
+
+/// A ring for host memory, in compatibility mode, or why there is none.
+pub(crate) fn ring(depth: usize) -> Result<Cufile, Fallback> {
+    Cufile::new(depth, true, &no_device(), Duration::from_secs(20))
+}
+
+/// The host has no context to enter.
+pub(crate) fn no_device() -> Enter {
+    Arc::new(|| Ok(()))
+}
+
+impl FakeCufile {
+    pub(crate) fn set(&self, knob: &str, value: i64) {
+        let name = CString::new(knob).unwrap();
+        // SAFETY: the type is that of control.rs; the name is a C string.
+        unsafe { function::<unsafe extern "C" fn(*const c_char, i64)>(c"fakecufile_set")(name.as_ptr(), value) }
+    }
+
+    /// Files, buffers, batches; and the reads so far.
+    pub(crate) fn live(&self) -> [u64; 4] {
+        let mut counts = [0; 4];
+        // SAFETY: the type is that of control.rs; there is room for 4.
+        unsafe { function::<unsafe extern "C" fn(*mut u64)>(c"fakecufile_live")(counts.as_mut_ptr()) };
+        counts
+    }
+
+    /// Makes it as if the memory at `base` had never been registered.
+    pub(crate) fn forget(&self, base: std::ptr::NonNull<u8>) -> bool {
+        // SAFETY: the type is that of control.rs.
+        unsafe { function::<extern "C" fn(usize) -> bool>(c"fakecufile_forget")(base.as_ptr() as usize) }
+    }
+
+    pub(crate) fn misuse(&self) -> String {
+        let mut text = vec![0; 4096];
+        // SAFETY: the type is that of control.rs; there is room for 4096 bytes.
+        let bytes = unsafe {
+            function::<unsafe extern "C" fn(*mut u8, usize) -> usize>(c"fakecufile_misuse")(
+                text.as_mut_ptr(),
+                text.len(),
+            )
+        };
+        String::from_utf8_lossy(&text[..bytes]).into_owned()
+    }
+}
+
+/// Loads the stand-in, which cargo has built beside this binary, before anything asks for cuFile.
+fn load() -> *mut libc::c_void {
+    static LIBRARY: Mutex<usize> = Mutex::new(0);
+    let mut library = LIBRARY.lock().unwrap();
+    if *library == 0 {
+        let path = std::env::current_exe().unwrap().with_file_name("libfakecufile.so");
+        let path = CString::new(path.into_os_string().into_encoded_bytes()).unwrap();
+        // SAFETY: our own library, which has no initialisers.
+        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+        assert!(!handle.is_null(), "{path:?} cannot be loaded");
+        *library = handle as usize;
+    }
+    *library as *mut libc::c_void
+}
+
+/// # Safety
+/// `F` is the type of the function of this name, a function pointer.
+unsafe fn function<F: Copy>(name: &CStr) -> F {
+    assert_eq!(size_of::<F>(), size_of::<usize>());
+    // SAFETY: a symbol of a library that stays loaded.
+    let address = unsafe { libc::dlsym(load(), name.as_ptr()) };
+    assert!(!address.is_null(), "{name:?} is missing");
+    // SAFETY: a function pointer by the caller's promise, and not null.
+    unsafe { std::mem::transmute_copy(&address) }
+}
