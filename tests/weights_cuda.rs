@@ -49,6 +49,35 @@ fn tensors_are_there_behind_their_seq() {
     assert_eq!((fake.live_at_rest(), fake.misuse()), (before, String::new()));
 }
 
+/// Rows that are near each other are one call. Mutants that these catch: rows of a wrong distance; each row by itself.
+#[test]
+fn columns_are_copied_as_rows() {
+    let (fake, _alone) = take();
+    let before = fake.live_at_rest();
+    let directory = common::disk_directory();
+    let mut rng = Rng::new(5);
+    let made = vec![
+        Made::new(&mut rng, "a", DType::F32, &[300, 5, 4]),
+        Made::new(&mut rng, "b", DType::BF16, &[1000, 8]),
+        Made::new(&mut rng, "c", DType::U8, &[7, 11]),
+    ];
+    write(directory.path(), "m.safetensors", &made, 0);
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    let calls = || ["cuMemcpyHtoDAsync_v2", "cuMemcpy2DAsync_v2"].map(|symbol| fake.calls(symbol));
+    for (dim, from, to) in [(1, 1, 4), (1, 0, 5), (1, 4, 5), (1, 0, 1)] {
+        let part = move |_: &strait::weights::TensorInfo, _| Part::Slice { dim, from, to };
+        let earlier = calls();
+        let tensors = small(checkpoint.load().device(Device::cuda(0).unwrap()).part(part)).load_all().unwrap();
+        for made in &made {
+            let bytes = tensors.get(&made.name).unwrap().read_back().unwrap();
+            assert!(bytes == made.slice(dim, from..to), "{} {from}..{to}", made.name);
+        }
+        let [one, rows] = [0, 1].map(|i| calls()[i] - earlier[i]);
+        assert!(one <= 8 && rows <= 6, "{one} copies and {rows} of rows for 1,307 rows in 3 slabs");
+    }
+    assert_eq!((fake.live_at_rest(), fake.misuse()), (before, String::new()));
+}
+
 /// Slabs are pinned once, for both; each device gets its own columns from one read.
 #[test]
 fn two_devices_share_slabs() {

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use super::load::{Output, Shared};
 use super::memory::{Copying, Hold, Owner, Span};
 use super::plan::{Plan, Target, Where};
 use super::window::{Landing, Window};
-use crate::device::{CopyQueue, RawCopy, Seq};
+use crate::device::{CopyQueue, DevicePtr, RawCopy, RawRows, Seq};
 use crate::engine::Pinned;
 use crate::error::{Error, Result};
 use crate::memory::{Slab, SlabPool};
@@ -80,7 +81,7 @@ pub(super) struct State {
     /// Of each check: bytes that have not been given to it.
     pub(super) unchecked: Vec<u64>,
     /// Reused for each window's copies.
-    pub(super) list: Vec<RawCopy>,
+    pub(super) list: Vec<RawRows>,
 }
 
 /// The reading of one shard.
@@ -261,16 +262,18 @@ impl Engine {
                 let block = matches!(self.plan.targets[target].memory, Where::Block(_));
                 let key = if block { None } else { Some(target) };
                 let mut same = before.replace(key) == Some(key);
+                let stride = self.plan.targets[target].rows.stride as usize;
                 for piece in self.plan.targets[target].rows.within(read.offset..read.offset + read.want) {
                     let source = at + (piece.offset - read.offset) as usize;
                     assert!(source as u64 + piece.bytes <= slab.bytes() as u64, "a copy from outside its slab");
                     bytes += piece.bytes;
                     // SAFETY: inside the slab, checked above.
                     let source = unsafe { slab.base().add(source) };
-                    let copy = RawCopy { source, target: memory.ptr + piece.at, bytes: piece.bytes as usize };
-                    match list.last_mut().filter(|last| same && goes_on(last, &copy)) {
-                        Some(last) => last.bytes += copy.bytes,
-                        None => list.push(copy),
+                    let target = memory.ptr + piece.at;
+                    let bytes = piece.bytes as usize;
+                    let last = list.last_mut().filter(|_| same);
+                    if !last.is_some_and(|last| join(last, source, target, bytes, stride)) {
+                        list.push(RawCopy { source, target, bytes }.into());
                     }
                     same = true;
                 }
@@ -452,10 +455,23 @@ fn targets(plan: &Plan, items: Range<usize>, device: usize) -> impl Iterator<Ite
     all.filter(move |&target| plan.targets[target].device == device)
 }
 
-/// Whether a copy starts where the one before ends, on both sides: neighbours of a file are neighbours in a block.
-fn goes_on(before: &RawCopy, copy: &RawCopy) -> bool {
-    let source = before.source.as_ptr().wrapping_add(before.bytes) == copy.source.as_ptr();
-    source && before.target + before.bytes as u64 == copy.target
+/// Adds a copy to the one before: where both sides go on from it (neighbours of a file are neighbours in a block), or as
+/// the next of its rows, which lie `stride` bytes apart. False if it is neither.
+fn join(last: &mut RawRows, source: NonNull<u8>, target: DevicePtr, bytes: usize, stride: usize) -> bool {
+    let ahead = (source.as_ptr() as usize).wrapping_sub(last.source.as_ptr() as usize);
+    if target != last.target + (last.rows * last.row_bytes) as u64 {
+        return false;
+    }
+    if last.rows == 1 && ahead == last.row_bytes {
+        (last.row_bytes, last.source_stride) = (last.row_bytes + bytes, last.row_bytes + bytes);
+        return true;
+    }
+    let known = last.rows == 1 || stride == last.source_stride;
+    if bytes != last.row_bytes || stride < bytes || ahead != last.rows * stride || !known {
+        return false;
+    }
+    (last.rows, last.source_stride) = (last.rows + 1, stride);
+    true
 }
 
 /// Gives a slab back, if this is the last share of it.
