@@ -480,3 +480,42 @@ fn give_back(slabs: &mut SlabPool, slab: Arc<Slab>) {
         slabs.give_back(slab);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Joined or not, the same bytes go to the same places.
+    #[test]
+    fn joined_copies_are_the_copies() {
+        let address = |at: usize| NonNull::new(std::ptr::without_provenance_mut::<u8>(1 << 20 | at)).unwrap();
+        let mut rng = crate::sim::Rng::new(1);
+        let mut joined = 0;
+        for _ in 0..20_000 {
+            let (mut list, mut want) = (Vec::<RawRows>::new(), Vec::new());
+            let (mut source, mut target) = (0, 0);
+            for _ in 0..5 {
+                let (bytes, stride) = (1 + rng.below(2) as usize, 1 + rng.below(4) as usize);
+                want.extend((0..bytes).map(|i| (source + i, target + i)));
+                let copy = RawCopy { source: address(source), target: target as DevicePtr, bytes };
+                let last = list.last_mut();
+                match last.is_some_and(|last| join(last, copy.source, copy.target, bytes, stride.max(bytes))) {
+                    true => joined += 1,
+                    false => list.push(copy.into()),
+                }
+                source += bytes + rng.below(3) as usize;
+                target += bytes + rng.below(8) as usize / 7;
+            }
+            let mut got = Vec::new();
+            for rows in list {
+                for row in 0..rows.rows {
+                    let from = (rows.source.as_ptr() as usize & 0xFFFFF) + row * rows.source_stride;
+                    let to = rows.target as usize + row * rows.row_bytes;
+                    got.extend((0..rows.row_bytes).map(|i| (from + i, to + i)));
+                }
+            }
+            assert_eq!(got, want);
+        }
+        assert!(joined > 1000, "{joined}");
+    }
+}
