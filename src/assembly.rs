@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 
-use crate::batch::{Body, Places};
+use crate::batch::{Body, Kept, Places};
 use crate::config::{Config, PathChoice, RingChoice};
 use crate::dataset::Dataset;
 use crate::device::{Device, Seq};
@@ -219,7 +219,10 @@ impl Parts {
         let samples = self.config.samples_max();
         let (fields, pieces) = (self.selection.len(), self.sizes.pieces);
         let views = (samples * fields).max(pieces);
-        let dense = &self.selection.dense;
+        let (dense, on_host) = (&self.selection.dense, self.selection.on_host.len());
+        // Where the host can address the regions, everything is there; where the storage writes past it, nothing.
+        let keeps = self.way == Way::Staged && regions.memory().host().is_none();
+        let parts = if keeps { on_host * samples } else { 0 };
         let windows = |pieces| Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces);
         let raises = self.config.bad_samples == BadSamplePolicy::Raise;
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
@@ -238,7 +241,13 @@ impl Parts {
             },
             careful: false,
             standing: Standing::at(Progress::default()),
-            plan: Arc::new(Plan::with_capacity(views, cuts).with_arrays(dense.len(), views, cuts)),
+            kept: match keeps {
+                true => Kept::with_capacity(self.sizes.kept_bytes, views),
+                false => Kept::default(),
+            },
+            plan: Arc::new(
+                Plan::with_capacity(views, cuts).with_arrays(dense.len(), views, cuts).with_parts(parts, cuts),
+            ),
             shapes: dense.iter().map(|dense| [&[0], dense.shape.as_slice()].concat()).collect(),
             region: None,
             seq: Seq(0),

@@ -1,78 +1,23 @@
 //! What a consumer gets: samples that already lie in device memory.
 
+mod body;
+mod views;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam::channel::Sender;
 
 use crate::dataset::Field;
-use crate::device::{DevicePtr, Fence, RawStream, Seq};
-use crate::documents::Pieces;
-use crate::dtype::DType;
+use crate::device::{DevicePtr, RawStream, Seq};
 use crate::engine::{Message, Shared};
 use crate::error::{Error, Result};
-use crate::order::{Cursor, Piece, Progress, Standing};
-use crate::plan::Plan;
+use crate::order::{Cursor, Progress};
 use crate::region::Region;
 use crate::selection::Dense;
 
-/// A batch's memory and arithmetic. It goes from the engine to the consumer and back, and is never allocated anew.
-pub(crate) struct Body {
-    pub(crate) slot: u32,
-    pub(crate) generation: u64,
-    pub(crate) epoch: u64,
-    pub(crate) step: u64,
-    pub(crate) samples: Vec<u64>,
-    /// Where samples are windows.
-    pub(crate) pieces: Pieces,
-    pub(crate) padded: u64,
-    /// What the order says, before bad samples are dealt with.
-    pub(crate) places: Places,
-    /// Read block by block and without gaps, since reads of this batch have failed.
-    pub(crate) careful: bool,
-    /// Where the run stands once every rank has its batch of this step.
-    pub(crate) standing: Standing,
-    /// Shared with the worker while it has a job of this batch.
-    pub(crate) plan: Arc<Plan>,
-    /// Of each array.
-    pub(crate) shapes: Vec<Vec<u64>>,
-    pub(crate) region: Option<Region>,
-    pub(crate) seq: Seq,
-    pub(crate) fence: Fence,
-    /// The consumer's stream may use the region until this body's fence.
-    pub(crate) fenced: bool,
-}
-
-impl Drop for Body {
-    fn drop(&mut self) {
-        // No engine is left to refill the region behind the fence: its memory is freed behind it.
-        if let (true, Some(region)) = (self.fenced, &self.region) {
-            region.memory().free_behind(self.fence);
-        }
-    }
-}
-
-/// The places of a batch, where bad samples are not raised; empty otherwise.
-#[derive(Default)]
-pub(crate) struct Places {
-    pub(crate) samples: Vec<u64>,
-    /// Where they are windows.
-    pub(crate) pieces: Pieces,
-    pub(crate) padded: u64,
-    /// Position of the first.
-    pub(crate) position: u64,
-    pub(crate) skipped: u64,
-    pub(crate) replaced: u64,
-}
-
-impl Places {
-    /// No place.
-    pub(crate) fn clear(&mut self) {
-        self.samples.clear();
-        self.pieces.clear();
-        (self.padded, self.skipped, self.replaced) = (0, 0, 0);
-    }
-}
+pub(crate) use body::{Body, Kept, Places};
+pub use views::{FieldView, Tensor, WindowView};
 
 /// A batch of samples on the device. Dropping it gives its memory back to the loader.
 ///
@@ -171,7 +116,8 @@ impl Batch {
         }
         let (range, cu_seqlens) = body.pieces.of_window(index);
         let (offsets, lengths) = (&body.plan.offsets()[range.clone()], &body.plan.lengths()[range.clone()]);
-        let bytes = FieldView { batch: self, offsets, lengths };
+        let dtype = self.fields().first().and_then(|field| field.dtype);
+        let bytes = FieldView { batch: self, offsets, lengths, dtype, kept: None };
         Some(WindowView { pieces: &body.pieces.pieces[range], cu_seqlens, bytes })
     }
 
@@ -185,7 +131,11 @@ impl Batch {
         }
         let views = field * body.samples.len()..(field + 1) * body.samples.len();
         let offsets = &body.plan.offsets()[views.clone()];
-        Some(FieldView { batch: self, offsets, lengths: &body.plan.lengths()[views] })
+        let lengths = &body.plan.lengths()[views];
+        let kept = body.kept.is_used() && self.shared.on_host.contains(&field);
+        let kept = kept.then_some(field * body.samples.len());
+        let dtype = self.shared.fields[field].dtype;
+        Some(FieldView { batch: self, offsets, lengths, dtype, kept })
     }
 
     /// One field of all samples as one array: what [`Builder::tensors`](crate::Builder::tensors) says, by default every
@@ -311,130 +261,5 @@ impl Drop for Batch {
 impl std::fmt::Debug for Batch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Batch {{ epoch: {}, step: {}, samples: {} }}", self.epoch(), self.step(), self.len())
-    }
-}
-
-/// A window of tokens on the device: pieces of documents, to be read one after the other.
-#[derive(Clone, Copy)]
-pub struct WindowView<'a> {
-    /// Which part of which document each piece is, in order. In raw files a document's number is its shard's.
-    pub pieces: &'a [Piece],
-    /// Where each piece starts in the window, in tokens, and the window's length: one more than pieces, the first is 0.
-    /// What attention kernels for sequences of several lengths take.
-    pub cu_seqlens: &'a [u32],
-    /// Where the pieces' bytes are: one view for each. Pieces of neighbouring documents may lie apart.
-    pub bytes: FieldView<'a>,
-}
-
-/// One field of every sample of a batch: a ragged array in device memory.
-///
-/// Sample `i` has `lengths()[i]` bytes at `device_ptr() + offsets()[i]`; a sample that lacks the field has the length
-/// [`FieldView::ABSENT`].
-#[derive(Clone, Copy)]
-pub struct FieldView<'a> {
-    batch: &'a Batch,
-    offsets: &'a [u64],
-    lengths: &'a [u64],
-}
-
-impl<'a> FieldView<'a> {
-    /// The length of a field that a sample does not have.
-    pub const ABSENT: u64 = Plan::ABSENT;
-
-    /// What offsets count from.
-    pub fn device_ptr(&self) -> DevicePtr {
-        self.batch.device_ptr()
-    }
-
-    /// Byte offsets from [`device_ptr`](FieldView::device_ptr), one per sample.
-    pub fn offsets(&self) -> &'a [u64] {
-        self.offsets
-    }
-
-    /// Lengths in bytes, one per sample.
-    pub fn lengths(&self) -> &'a [u64] {
-        self.lengths
-    }
-
-    /// Copies the bytes of sample `index` of the batch into `target`, from whatever device they are on, and waits for it;
-    /// false if the sample lacks the field. For checks and small values: this is not the data path.
-    ///
-    /// # Panics
-    /// If `index` is not less than the batch's length.
-    pub fn read_back(&self, index: usize, target: &mut Vec<u8>) -> Result<bool> {
-        let (offset, len) = (self.offsets[index], self.lengths[index]);
-        if len == Self::ABSENT {
-            target.clear();
-            return Ok(false);
-        }
-        self.batch.read_back(self.device_ptr() + offset, len, target).map(|()| true)
-    }
-
-    /// The bytes of sample `index` of the batch; `None` if it lacks the field.
-    ///
-    /// Only where the host can address the device's memory; elsewhere an error ([`Error::Config`]).
-    ///
-    /// # Panics
-    /// If `index` is not less than the batch's length.
-    pub fn host_bytes(&self, index: usize) -> Result<Option<&'a [u8]>> {
-        let (offset, len) = (self.offsets[index], self.lengths[index]);
-        if len == Self::ABSENT {
-            return Ok(None);
-        }
-        self.batch.host(offset, len).map(Some)
-    }
-}
-
-/// One field of every sample of a batch as one array in device memory: row-major, one sample after the other, without
-/// gaps. What a padded place repeats is a row too.
-///
-/// Valid as long as the batch, and there when its views are: see [`Batch::wait_on`].
-#[derive(Clone, Copy)]
-pub struct Tensor<'a> {
-    batch: &'a Batch,
-    array: usize,
-}
-
-impl<'a> Tensor<'a> {
-    /// First byte: a multiple of the elements' size, and of 4096 unless the samples lay together as they were read. 0 if
-    /// there is no sample.
-    pub fn device_ptr(&self) -> DevicePtr {
-        let body = self.batch.body();
-        body.region.as_ref().map_or(0, |region| region.base() + body.plan.array_at(self.array))
-    }
-
-    /// What its elements are.
-    pub fn dtype(&self) -> DType {
-        self.dense().dtype
-    }
-
-    /// Its dimensions, the outermost first: samples, then those of one sample; or windows, tokens of a window.
-    pub fn shape(&self) -> &'a [u64] {
-        &self.batch.body().shapes[self.array]
-    }
-
-    /// How many elements further the next one along each dimension is.
-    pub fn strides(&self) -> impl Iterator<Item = u64> + 'a {
-        let shape = self.shape();
-        (1..=shape.len()).map(|inner| shape[inner..].iter().product())
-    }
-
-    /// Length in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.shape()[0] * self.dense().row_bytes
-    }
-
-    /// Its bytes, where the host can address the device's memory; elsewhere an error ([`Error::Config`]).
-    pub fn host_bytes(&self) -> Result<&'a [u8]> {
-        self.batch.host(self.batch.body().plan.array_at(self.array), self.bytes())
-    }
-
-    /// Copies it into `target`, from whatever device it is on, and waits for that: for checks, not for the data path.
-    pub fn read_back(&self, target: &mut Vec<u8>) -> Result<()> {
-        self.batch.read_back(self.device_ptr(), self.bytes(), target)
-    }
-
-    fn dense(&self) -> &'a Dense {
-        &self.batch.shared.dense[self.array]
     }
 }

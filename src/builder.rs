@@ -103,6 +103,15 @@ impl Builder {
         self
     }
 
+    /// [Shuffles](Self::shuffle) blocks of about `block_bytes` of the dataset's files, mixed inside windows of `window` of
+    /// them: [`Shuffle::Block`] with as many samples as that is on average. What that costs and brings is said there; the
+    /// number of samples is what the cursor holds.
+    pub fn shuffle_blocks(mut self, block_bytes: u64, window: u64) -> Builder {
+        let bytes = self.dataset.shards().iter().map(|shard| shard.bytes).sum();
+        self.config.shuffle = Shuffle::block_bytes(block_bytes, window, self.dataset.len(), bytes);
+        self
+    }
+
     /// Which slice of every global batch is this process's. Default: all of it.
     pub fn rank(mut self, rank: Rank) -> Builder {
         (self.config.rank, self.rank) = (rank, Some(rank));
@@ -135,6 +144,22 @@ impl Builder {
     /// A sample that lacks such a field, or has it in another size, is an error of its batch.
     pub fn tensors(mut self, names: &[&str]) -> Builder {
         self.config.fields.tensors = Some(names.iter().map(|&name| name.into()).collect());
+        self
+    }
+
+    /// The fields whose bytes are on the host too, whatever device batches live on: [`FieldView::host_bytes`],
+    /// [`text`](crate::FieldView::text) and [`integer`](crate::FieldView::integer) need not ask the device for them. Default: those of
+    /// a fixed size of at most 8 bytes, and `cls`, `cls2`, `index`, `inx`, `id`, `json`, `jsn`, `text`, `txt`,
+    /// `transcript`.
+    ///
+    /// They are copied out of the slabs by the engine's thread, so let them be small. Each batch has room for four times
+    /// the usual, 64 KiB to 16 MiB; what exceeds it is an error of `host_bytes`, noted once in the stats, and can be
+    /// read back. In windows there is none, and where [cuFile](crate::RingChoice::Cufile) writes past the host none by
+    /// default: naming some here takes the way through the host.
+    ///
+    /// [`FieldView::host_bytes`]: crate::FieldView::host_bytes
+    pub fn on_host(mut self, names: &[&str]) -> Builder {
+        self.config.fields.on_host = Some(names.iter().map(|&name| name.into()).collect());
         self
     }
 

@@ -243,6 +243,11 @@ impl Config {
         Length::new(dataset, &self.selection(dataset)?, tokens)
     }
 
+    /// The option, if one was given, for which the CPU must see bytes on their way.
+    pub(crate) fn on_the_way(&self) -> Option<&'static str> {
+        self.fields.on_host.as_ref().is_some_and(|names| !names.is_empty()).then_some("on_host")
+    }
+
     /// What is read of each sample.
     pub(crate) fn selection(&self, dataset: &Dataset) -> Result<Selection> {
         let windows = self.windows.and(self.tokens.as_ref()).map(|(field, item_bytes)| Tokens {

@@ -11,6 +11,7 @@
 mod bad;
 mod gate;
 mod land;
+mod layout;
 mod refill;
 mod stage;
 mod work;
@@ -65,6 +66,8 @@ pub(crate) struct Shared {
     pub(crate) fields: Arc<[Field]>,
     /// Those that come out as arrays.
     pub(crate) dense: Arc<[Dense]>,
+    /// Those whose bytes are on the host too.
+    pub(crate) on_host: Arc<[usize]>,
     /// The number of samples of each dataset that was joined.
     pub(crate) parts: Arc<[u64]>,
     pub(crate) order: Order,
@@ -146,6 +149,8 @@ pub(crate) struct State {
     filling: VecDeque<Filling>,
     /// Of earlier generations; they only wait for their reads to end.
     doomed: Vec<Filling>,
+    /// It has been said that batches have more small bytes than there is room for on the host.
+    crowded: bool,
     /// Regions given back behind a consumer's stream; whoever gets their memory next waits for the fence first.
     fences: Vec<((usize, usize), Fence)>,
 }
@@ -165,6 +170,7 @@ impl State {
             recalling: false,
             filling: VecDeque::with_capacity(count),
             doomed: Vec::with_capacity(count),
+            crowded: false,
             fences: Vec::with_capacity(count),
         }
     }

@@ -62,6 +62,8 @@ struct Draw {
     fields: Vec<&'static str>,
     /// Those that come out as arrays.
     tensors: Vec<&'static str>,
+    /// Those whose bytes are on the host too.
+    on_host: Vec<&'static str>,
     /// Bytes of a token, where batches are of windows.
     item_bytes: Option<u64>,
 }
@@ -83,7 +85,13 @@ impl Draw {
         config.bytes_in_flight = config.block_bytes * (1 + rng.below(16));
         config.open_files_max = 1 + rng.below(4) as usize;
         config.path = [PathChoice::Auto, PathChoice::Auto, PathChoice::Staged][rng.below(3) as usize];
-        let mut draw = Draw { config, fields: contents.fields.clone(), tensors: Vec::new(), item_bytes: None };
+        let mut draw = Draw {
+            config,
+            fields: contents.fields.clone(),
+            tensors: Vec::new(),
+            on_host: Vec::new(),
+            item_bytes: None,
+        };
         if contents.dataset.parts().len() == 1 && rng.one_in(4) {
             draw.windows(rng, contents);
             return draw;
@@ -129,6 +137,13 @@ impl Draw {
             let (dtype, shape) = words(bytes);
             self.config.fields.arrays.push((name.into(), dtype, shape));
             self.tensors.push(name);
+        }
+        let usual =
+            |name: &str| ["cls", "json"].contains(&name) || (name != "big" && name != "bin" && contents.row_bytes <= 8);
+        self.on_host = self.fields.iter().copied().filter(|name| usual(name)).collect();
+        if rng.one_in(2) {
+            self.on_host = self.fields.iter().copied().filter(|_| rng.one_in(2)).collect();
+            self.config.fields.on_host = Some(self.on_host.iter().map(|&name| name.into()).collect());
         }
         if rng.one_in(3) {
             self.tensors.retain(|_| rng.one_in(2));
@@ -369,6 +384,7 @@ impl Run<'_> {
             tensors.iter().for_each(|(tensor, want)| assert!(tensor.host_bytes().unwrap() == want, "wrong array"));
             return;
         };
+        self.check_on_host(batch, want);
         // The consumer reads on its own stream, some time later.
         let stream = self.streams[stream];
         // SAFETY: a live stream of this device.
@@ -380,6 +396,21 @@ impl Run<'_> {
         for (source, want) in views.chain(tensors) {
             if let Ok(read) = sim.consumer_read(stream, source, want.len()) {
                 self.reads.push((want, read));
+            }
+        }
+    }
+
+    /// Small fields are on the host before a copy has ended.
+    fn check_on_host(&self, batch: &Batch, want: &[u64]) {
+        for &name in self.draw.fields.iter().filter(|_| self.draw.item_bytes.is_none()) {
+            let view = batch.field(name).unwrap();
+            let on_host = self.draw.on_host.contains(&name);
+            for (i, want) in want.iter().map(|&sample| self.want(sample, name)).enumerate() {
+                match view.host_bytes(i) {
+                    Ok(bytes) => assert!(bytes == want && (on_host || want.is_none() || batch.device_ptr() == 0)),
+                    Err(error) if on_host => assert!(error.to_string().contains("no room") && batch.bytes() > 64 << 10),
+                    Err(error) => assert!(error.to_string().contains("is not the host's"), "{error}"),
+                }
             }
         }
     }

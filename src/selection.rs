@@ -15,6 +15,8 @@ pub(crate) struct FieldOptions {
     pub(crate) arrays: Vec<(String, DType, Vec<u64>)>,
     /// Those that come out as one array a batch; `None`: all that can.
     pub(crate) tensors: Option<Vec<String>>,
+    /// Those whose bytes are on the host too; `None`: those that a trainer usually wants there.
+    pub(crate) on_host: Option<Vec<String>>,
 }
 
 /// The tokens that windows are made of.
@@ -33,6 +35,8 @@ pub(crate) struct Selection {
     /// With the types that they were given.
     pub(crate) fields: Arc<[Field]>,
     pub(crate) dense: Arc<[Dense]>,
+    /// Those whose bytes are on the host too, by their places here. None of windows.
+    pub(crate) on_host: Arc<[usize]>,
 }
 
 /// A field whose samples, or windows, are one array.
@@ -65,7 +69,8 @@ impl Selection {
             give_type(&mut fields[field], *dtype, shape)?;
         }
         let dense = dense(&fields, options, windows)?;
-        Ok(Selection { numbers: numbers.into(), fields: fields.into(), dense: dense.into() })
+        let on_host = if windows.is_some() { Vec::new() } else { on_host(&fields, options)? };
+        Ok(Selection { numbers: numbers.into(), fields: fields.into(), dense: dense.into(), on_host: on_host.into() })
     }
 
     /// The extents of a batch: field by field, each of every sample.
@@ -100,6 +105,26 @@ fn named(dataset: &Dataset, names: &[String]) -> Result<Vec<usize>> {
     numbers.sort_unstable();
     numbers.dedup();
     Ok(numbers)
+}
+
+/// Labels and short texts, by the names that WebDataset gives them; larger text is rare under these.
+const ON_HOST: [&str; 10] = ["cls", "cls2", "index", "inx", "id", "json", "jsn", "text", "txt", "transcript"];
+/// So many bytes are a number.
+const NUMBER_BYTES_MAX: u64 = 8;
+
+/// The fields named, or those that a trainer usually wants on the host.
+fn on_host(fields: &[Field], options: &FieldOptions) -> Result<Vec<usize>> {
+    if let Some(names) = &options.on_host {
+        let places: Result<Vec<usize>> = names.iter().map(|name| number(fields, "on_host", name)).collect();
+        let mut places = places?;
+        places.sort_unstable();
+        places.dedup();
+        return Ok(places);
+    }
+    let usual = |field: &Field| {
+        ON_HOST.contains(&&*field.name) || field.fixed_bytes.is_some_and(|bytes| bytes <= NUMBER_BYTES_MAX)
+    };
+    Ok((0..fields.len()).filter(|&place| usual(&fields[place])).collect())
 }
 
 /// Takes a person's word for what a field is, as far as its size agrees.

@@ -4,6 +4,7 @@
 //!  pinned bytes   staged  slabs x slab_bytes                         <= pinned_bytes_max
 //!                 direct  region_bytes: the ring writes there        <= pinned_bytes_max
 //!                         (0 where that is a device's memory: cuFile)
+//!  host bytes     staged  batches_max x kept_bytes, for small fields that are on the host too; kept_bytes <= 16 MiB
 //!  device bytes   region_bytes                                       <= region_bytes_max
 //!  in flight      reads <= reads_in_flight, bytes <= bytes_in_flight
 //!  batches        batches_max = prefetch + hold; each is planned, being filled, waiting, or with the consumer
@@ -30,6 +31,10 @@ const SLABS_MAX: u64 = 64;
 /// Pieces that every batch of windows has room for at most; where documents are so short, a batch allocates.
 const PIECES_MAX: u64 = 1 << 16;
 
+/// Small fields of a batch have this much room on the host at least and at most.
+const KEPT_BYTES_MIN: u64 = 64 << 10;
+const KEPT_BYTES_MAX: u64 = 16 << 20;
+
 /// What the options come to for one dataset, one device and one path.
 #[derive(Debug, Clone)]
 pub(crate) struct Sizes {
@@ -40,6 +45,8 @@ pub(crate) struct Sizes {
     pub(crate) slabs: usize,
     /// Pieces of a batch of windows that there is room for before more is allocated; 0 where samples are no windows.
     pub(crate) pieces: usize,
+    /// Host memory of a batch for small fields.
+    pub(crate) kept_bytes: usize,
     pub(crate) limits: Limits,
 }
 
@@ -86,8 +93,21 @@ impl Config {
             region_bytes,
             slabs: if direct { 0 } else { self.slabs()? },
             pieces: batch.pieces as usize,
+            kept_bytes: if direct { 0 } else { self.kept_bytes(dataset)? as usize },
             limits: self.limits(direct),
         })
+    }
+
+    /// Room on the host for the small fields of a batch: exact where sizes are fixed, else several times the usual.
+    fn kept_bytes(&self, dataset: &Dataset) -> Result<u64> {
+        let selection = self.selection(dataset)?;
+        let of = |&place: &usize| match selection.fields[place].fixed_bytes {
+            Some(bytes) => bytes,
+            None => 4 * mean_bytes(dataset, selection.numbers[place]),
+        };
+        let sample: u64 = selection.on_host.iter().map(of).fold(0, u64::saturating_add);
+        let least = if selection.on_host.is_empty() { 0 } else { KEPT_BYTES_MIN };
+        Ok(sample.saturating_mul(self.samples_max() as u64).clamp(least, KEPT_BYTES_MAX))
     }
 
     fn limits(&self, direct: bool) -> Limits {
@@ -226,6 +246,14 @@ fn starts_aligned(dataset: &Dataset, selection: &Selection, align: u64) -> bool 
 
 /// Samples looked at to learn what is usual.
 const LOOK_AT: u64 = 1024;
+
+/// The mean size of a field, of samples all over the dataset.
+fn mean_bytes(dataset: &Dataset, field: usize) -> u64 {
+    let looks = dataset.len().min(LOOK_AT);
+    let at = |look: u64| (u128::from(look) * u128::from(dataset.len()) / u128::from(looks)) as u64;
+    let sum: u64 = (0..looks).filter_map(|look| dataset.extent(at(look), field)).map(|extent| extent.len).sum();
+    (sum / looks.max(1)).max(1)
+}
 
 /// The mean room that a sample takes in a region, far from others: samples all over the dataset, each planned alone.
 fn mean_room(dataset: &Dataset, selection: &Selection, weights: Option<&[u32]>, config: &Config) -> u64 {

@@ -76,6 +76,8 @@ pub struct Stats {
     pub bytes_copied: u64,
     /// Bytes moved within regions to make arrays of them: on the device, or on the host by a thread.
     pub bytes_gathered: u64,
+    /// Bytes of small fields put on the host too, out of slabs.
+    pub bytes_kept: u64,
     /// Places of batches left empty because their samples cannot be read.
     pub samples_skipped: u64,
     /// Places of batches that hold another sample because their own cannot be read.
@@ -128,6 +130,7 @@ pub(crate) struct Counters {
     pub(crate) open_files_max: Counter,
     pub(crate) bytes_copied: Counter,
     pub(crate) bytes_gathered: Counter,
+    pub(crate) bytes_kept: Counter,
     pub(crate) samples_skipped: Counter,
     pub(crate) samples_replaced: Counter,
     pub(crate) samples_dropped: Counter,
@@ -200,6 +203,7 @@ impl Counters {
             open_files_max: self.open_files_max.get(),
             bytes_copied: self.bytes_copied.get(),
             bytes_gathered: self.bytes_gathered.get(),
+            bytes_kept: self.bytes_kept.get(),
             samples_skipped: self.samples_skipped.get(),
             samples_replaced: self.samples_replaced.get(),
             bad_samples: self.bad_samples.lock().unwrap_or_else(|e| e.into_inner()).to_vec(),

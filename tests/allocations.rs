@@ -53,6 +53,7 @@ fn the_loop_does_not_allocate() {
         for (made_of, builder) in [
             ("samples", builder().batch_size(16)),
             ("all but bad samples", builder().batch_size(16).bad_samples(BadSamplePolicy::Replace)),
+            ("small samples on the host", builder().batch_size(16).on_host(&["record"])),
             ("arrays", builder().batch_size(16).array("record", DType::F32, &[1250])),
             ("windows", tokens().windows(20_000, 20_000).batch_size(1)),
             ("packs", tokens().pack(20_000).batch_size(1)),

@@ -176,6 +176,10 @@ fn windows_that_need_a_damaged_block_are_left_out() {
                 let bytes = view.bytes.host_bytes(0).unwrap().unwrap();
                 assert!(bytes == bytes_of(3, number * 3 * RECORD, 3 * RECORD) && view.pieces.len() == 1);
             }
+            let rows = |number: &u64| bytes_of(3, number * 3 * RECORD, 3 * RECORD);
+            let tensor = batch.tensor("record").unwrap();
+            assert_eq!(tensor.shape(), [batch.len() as u64, 3 * 1024]);
+            assert!(tensor.host_bytes().unwrap() == batch.samples().iter().flat_map(rows).collect::<Vec<u8>>());
             batch.samples().to_vec()
         };
         let mut all: Vec<u64> = loader.epoch(epoch).flat_map(windows).collect();

@@ -47,6 +47,24 @@ fn counts_are_what_one_counts_by_hand() {
     assert_eq!(counts(&mixture), (Some(0), [60, 60, 0, 0, 0]));
 }
 
+/// A resume on another world, under every policy: what it promises is worked out here by hand. 1003 samples: 10 steps of
+/// 4 x 10 leave 603, which are 33 steps of 3 x 6 and 9 more; so is the second epoch, 55 steps and 13 more.
+#[test]
+fn every_policy_holds_over_a_resume() {
+    let run = ["--samples", "1003", "--world", "4", "--batch", "10", "--epochs", "2"];
+    let resume = ["--resume-at", "10", "--resume-world", "3", "--resume-batch", "6"];
+    for shuffle in ["sequential", "full", "block:16x4"] {
+        let with = |policy| counts(&[&run[..], &resume, &["--shuffle", shuffle, "--policy", policy]].concat());
+        assert_eq!(with("drop"), (Some(0), [1984, 1984, 22, 0, 0]));
+        assert_eq!(with("pad"), (Some(0), [2020, 2006, 0, 0, 14]));
+        assert_eq!(with("wrap"), (Some(0), [2020, 2006, 0, 14, 0]));
+    }
+    let single = ["--samples", "1003", "--batch", "10", "--resume-at", "7", "--resume-batch", "6"];
+    assert_eq!(counts(&single), (Some(0), [1003, 1003, 0, 0, 0]));
+    let mixture = ["--samples", "500,80", "--weights", "5,2", "--positions", "1003", "--policy", "wrap"];
+    assert_eq!(counts(&[&mixture[..], &run[2..], &resume].concat()), (Some(0), [2020, 2006, 0, 14, 0]));
+}
+
 /// A run that goes on from a cursor of another step is what a crash leaves, and what the audit has to find.
 #[test]
 fn coverage_that_is_not_as_promised_is_exit_code_1() {
@@ -74,6 +92,9 @@ fn a_dataset_is_opened_and_none_of_its_bytes_are_needed() {
     assert_eq!(output.status.code(), Some(0));
     assert!(shown.contains("600 once, 0 missing, 0 repeated, 16 padded; as the policy promises"), "{shown}");
     assert!(shown.contains("2 epochs of 300 positions, shuffle full, policy pad, on 7 ranks"), "{shown}");
+    // Blocks of bytes are so many of this dataset's samples.
+    let shown = text(&strait(&[&run[..], &["--batch", "4", "--shuffle", "block:8MiBx2"]].concat()).stdout);
+    assert!(shown.contains("shuffle block:8x2") && shown.contains("560 once"), "{shown}");
 }
 
 #[test]
@@ -82,6 +103,9 @@ fn what_makes_no_sense_is_exit_code_2_and_what_cannot_be_opened_1() {
         (&["--samples", "100", "--world", "0"][..], "--world"),
         (&["--samples", "100", "--policy", "keep"], "none of drop, pad, wrap, short"),
         (&["--samples", "100", "--shuffle", "block:0x1"], "none of sequential, full"),
+        (&["--samples", "100", "--shuffle", "block:1MiBx4"], "blocks of bytes without a dataset"),
+        (&["--samples", "100", "--shuffle", "block:1MiBx0"], "no number of blocks"),
+        (&["--samples", "100", "--shuffle", "block:0KiBx2"], "at least 1 byte"),
         (&["--samples", "100", "--resume-world", "2"], "--resume-at"),
         (&["--samples", "100", "--resume-at", "2"], "behind the end of the run"),
         (&["--samples", "100", "--world", "2"], "drop leaves nothing"),

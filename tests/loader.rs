@@ -154,3 +154,21 @@ fn rank_and_world_come_from_the_launcher() {
     let [took, ..] = launched(&[("RANK", "1"), ("WORLD_SIZE", "2"), ("PMI_RANK", "1"), ("PMI_SIZE", "4")]);
     assert!(took.contains("RANK=1 WORLD_SIZE=2 (torchrun) contradicts PMI_RANK=1 PMI_SIZE=4 (PMI)"), "{took}");
 }
+
+/// Blocks are given in bytes, and are so many samples.
+#[test]
+fn blocks_are_given_in_bytes() {
+    let directory = disk_directory();
+    let path = write_shard(directory.path(), 1, 1000 * 100);
+    let builder = || Loader::builder(Dataset::records(&[&path], 100).unwrap()).device(Device::host()).batch_size(40);
+    for (block_bytes, block_samples) in [(4096, 40), (1, 1), (1 << 20, 10_485)] {
+        let shuffle = builder().shuffle_blocks(block_bytes, 2).build().unwrap().cursor().shuffle;
+        let Shuffle::Block { block_samples: got, window: 2 } = shuffle else { panic!("{shuffle}") };
+        assert_eq!(got, block_samples, "samples of 100 bytes in {block_bytes}");
+    }
+    let mut loader = builder().shuffle_blocks(4096, 1).build().unwrap();
+    let batch = loader.epoch(0).next().unwrap().unwrap();
+    let mut samples = batch.samples().to_vec();
+    samples.sort_unstable();
+    assert!(samples[0] % 40 == 0 && samples.windows(2).all(|pair| pair[1] == pair[0] + 1), "one block: {samples:?}");
+}

@@ -61,6 +61,10 @@ pub(crate) fn choose(device: &Device, dataset: &Dataset, config: &Config) -> Res
             return Err(Error::config("ring", problem));
         }
     }
+    if let (Some(option), RingChoice::Cufile) = (config.on_the_way(), config.ring) {
+        let problem = "cuFile goes past the host: the CPU sees nothing of what is read; leave the ring to be chosen";
+        return Err(Error::config(option, problem));
+    }
     match (config.path, config.ring, device.kind()) {
         (PathChoice::Auto, ..) if on_host => Ok((Way::Host, None)),
         (PathChoice::Auto, RingChoice::Cufile, _) => {
@@ -104,6 +108,10 @@ fn try_cufile(device: &Device, dataset: &Dataset, config: &Config, compat: bool)
     // Asked first: it costs nothing, and most machines stop here.
     if let Some(obstacle) = Cufile::obstacle(compat) {
         return Err(obstacle);
+    }
+    if let Some(option) = config.on_the_way() {
+        let reason = format!("{option} was asked for, and cuFile goes past the host");
+        return Err(Cufile::refusal(reason, "leave that option out if the device does better without"));
     }
     let deadline = config.deadline.min(TRIAL_MAX);
     let (device, shards) = (device.clone(), one_of_each_file_system(dataset));

@@ -6,7 +6,7 @@
 //!   staged   landed: a slab ---> copy started                   all of them ---> gather started ---> finished
 //! ```
 
-use super::stage::{copy_window, gather};
+use super::stage::{copy_window, gather, keep};
 use super::work::Job;
 use super::{Engine, Hold, Stage};
 use crate::error::{Error, Result};
@@ -49,6 +49,8 @@ impl Engine {
                         slabs.give_back(slab);
                     } else {
                         let limits = &self.sizes.limits;
+                        let kept = keep(&slab, &mut filling.body, window * limits.window_bytes, limits);
+                        self.shared.counters.bytes_kept.add(kept);
                         let (seq, bytes) =
                             copy_window(copies, slab, &filling.body, window * limits.window_bytes, limits)?;
                         filling.body.seq = filling.body.seq.max(seq);

@@ -1,15 +1,13 @@
 //! From the source to reads: what is planned, where it finds a region, and what has to be read again.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Engine, Filling, Hold};
 use crate::batch::Body;
 use crate::device::Seq;
 use crate::error::{Error, Result};
-use crate::plan::{self, Plan};
+use crate::plan;
 use crate::region::Region;
-use crate::selection::{Dense, Selection};
 use crate::storage::{Accepted, Want};
 
 impl Engine {
@@ -121,50 +119,6 @@ impl Engine {
         Some((body, failure.or_else(|| self.dataset.check().err()).or(planned.err())))
     }
 
-    /// On an error the batch has no reads.
-    fn plan(&self, body: &mut Body) -> Result<()> {
-        let Body { samples, pieces, plan, shapes, .. } = body;
-        let plan = Arc::get_mut(plan).expect("the worker has no job of this batch");
-        let (dataset, selection) = (&*self.dataset, &self.selection);
-        let mut limits = self.sizes.limits;
-        if body.careful {
-            limits.block_bytes = limits.align;
-        }
-        if body.careful || body.places.skipped + body.places.replaced > 0 {
-            limits.gap_bytes = 0; // what was left out may lie in a gap
-        }
-        loop {
-            let shard_bytes = |shard: u32| dataset.shards()[shard as usize].bytes;
-            if pieces.are_there() {
-                plan.build(pieces.extents.iter().copied(), shard_bytes, &limits);
-            } else {
-                plan.build(selection.extents(dataset, samples), shard_bytes, &limits);
-            }
-            for (dense, shape) in selection.dense.iter().zip(&mut *shapes) {
-                shape[0] = samples.len() as u64;
-                let views = match pieces.are_there() {
-                    true => 0..pieces.extents.len(),
-                    false => dense.field * samples.len()..(dense.field + 1) * samples.len(),
-                };
-                if !pieces.are_there()
-                    && let Err(error) = fits(&plan.lengths()[views.clone()], samples, dense, selection)
-                {
-                    plan.build(std::iter::empty(), shard_bytes, &limits);
-                    return Err(error);
-                }
-                plan.array(views, dense.dtype.bytes().unwrap_or(1), &limits);
-            }
-            if self.stage.is_some() {
-                plan.place(&limits);
-            }
-            // Reading gaps along saves reads and costs room; where there is no room, do without.
-            if limits.gap_bytes == 0 || plan.region_bytes() <= self.regions.bytes() as u64 {
-                return Ok(());
-            }
-            limits.gap_bytes = 0;
-        }
-    }
-
     /// Orders copies into `region` behind the consumers' streams that may still use its memory, or this body's fence.
     fn behind_fences(&mut self, body: &Body, region: &Region) -> Result<()> {
         let Some(stage) = &mut self.stage else {
@@ -215,18 +169,4 @@ impl Engine {
             self.state.planned.push_front((body, failure));
         }
     }
-}
-
-/// An array takes a batch whose every sample has the field, in the size that its shape says.
-fn fits(lengths: &[u64], samples: &[u64], dense: &Dense, selection: &Selection) -> Result<()> {
-    let Some(odd) = lengths.iter().position(|&len| len != dense.row_bytes) else { return Ok(()) };
-    let name = &selection.fields[dense.field].name;
-    let has = match lengths[odd] {
-        Plan::ABSENT => format!("no {name}"),
-        len => format!("a {name} of {len} bytes"),
-    };
-    let (sample, bytes) = (samples[odd], dense.row_bytes);
-    let problem =
-        format!("sample {sample} has {has}, not of {bytes}: it fits no array; leave {name} out of the tensors");
-    Err(Error::config("tensors", problem))
 }

@@ -103,6 +103,22 @@ impl Drop for Pinned {
     }
 }
 
+/// Puts what is wanted on the host out of a landed window, which starts at `at` among what is read; says how many bytes.
+pub(super) fn keep(slab: &Slab, body: &mut Body, at: u64, limits: &Limits) -> u64 {
+    let Body { plan, kept, .. } = body;
+    let mut bytes = 0;
+    for part in plan.parts_in(at, limits).iter().filter(|part| part.purpose.keep) {
+        let from = part.at - at;
+        assert!(from + part.bytes <= slab.bytes() as u64, "a part outside its slab");
+        // SAFETY: inside the slab, by the check above. The ring has done with it, its copy has not begun, and the lease
+        // that says so is borrowed.
+        let part_bytes =
+            unsafe { std::slice::from_raw_parts(slab.base().add(from as usize).as_ptr(), part.bytes as usize) };
+        bytes += kept.put(part.view as usize, part.from, part_bytes);
+    }
+    bytes
+}
+
 /// Starts the copies of one landed window, which starts at `at` among what is read; gives the point behind them and their
 /// bytes.
 pub(super) fn copy_window(

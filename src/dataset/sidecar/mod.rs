@@ -26,7 +26,7 @@ use super::table::Table;
 use crate::error::{Error, Result};
 use crate::memory::Mapping;
 use head::{Column, Head, START_BYTES};
-pub(super) use place::{ENDING, place_for_reading, place_for_writing, write};
+pub(super) use place::{ENDING, place_for_reading, write};
 
 /// Read at once when a sidecar is opened; smaller ones are not mapped at all.
 const FIRST_BYTES: usize = 4096;

@@ -7,12 +7,14 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use strait::order::{AtEnd, Audit, Order, Part, Policy, Progress, Rank, Schedule, Stretch, audit_while};
+use strait::Dataset;
+use strait::order::{AtEnd, Audit, Order, Part, Policy, Progress, Rank, Schedule, Shuffle, Stretch, audit_while};
 
 use crate::Answer;
 use crate::failure::{Failure, Result};
 use crate::interrupt;
 pub(crate) use options::Options;
+use options::ShuffleOption;
 
 /// What is audited, once the command line and the dataset are known.
 struct Request {
@@ -35,24 +37,32 @@ pub(crate) fn run(options: &Options) -> Result<Answer> {
 
 fn order(options: &Options) -> Result<Order> {
     let open = options.dataset.options();
+    let datasets = match options.weights.is_empty() {
+        _ if !options.samples.is_empty() => Vec::new(),
+        true => vec![open.open(&options.paths)?],
+        false => options.paths.iter().map(|path| open.open(&[path])).collect::<strait::Result<Vec<Dataset>>>()?,
+    };
     let lens = match options.samples.as_slice() {
-        [] if options.weights.is_empty() => vec![open.open(&options.paths)?.len()],
-        [] => {
-            let len = |path| open.open(&[path]).map(|dataset| dataset.len());
-            options.paths.iter().map(len).collect::<strait::Result<Vec<u64>>>()?
-        }
+        [] => datasets.iter().map(Dataset::len).collect(),
         samples => samples.to_vec(),
+    };
+    let shuffle = match options.shuffle {
+        ShuffleOption::Samples(shuffle) => shuffle,
+        ShuffleOption::Bytes { block_bytes, window } => {
+            let bytes = datasets.iter().flat_map(Dataset::shards).map(|shard| shard.bytes).sum();
+            Shuffle::block_bytes(block_bytes, window, lens.iter().sum(), bytes)
+        }
     };
     if lens.contains(&0) {
         return Err(Failure::new("there is nothing to audit", "a dataset has no sample", "check the paths"));
     }
     let order = match options.weights.as_slice() {
-        [] => Order::new(options.shuffle, lens[0], options.seed),
+        [] => Order::new(shuffle, lens[0], options.seed),
         weights => {
             let part = |(&samples, &weight)| Part { samples, weight };
             let parts: Vec<Part> = lens.iter().zip(weights).map(part).collect();
             let at_end = options.positions.map_or(AtEnd::Stop, |positions| AtEnd::Repeat { positions });
-            Order::mixture(&parts, options.shuffle, options.seed, at_end)
+            Order::mixture(&parts, shuffle, options.seed, at_end)
         }
     };
     order.map_err(misused)

@@ -6,6 +6,7 @@ use strait::order::{Policy, Shuffle};
 
 use crate::dataset::DatasetOptions;
 use crate::failure::{Failure, Result};
+use crate::size;
 
 const HELP_END: &str = "\
 Examples:
@@ -23,6 +24,9 @@ Examples:
 What is shown: `positions` are the places of all batches, and each of them is one of `once` (a sample for the first time \
 in its epoch), `repeated`, `padded`. `missing` are samples that no batch held. What the policy may leave out (drop), \
 pad (pad) or repeat (wrap) at the end of an epoch is worked out from world and batch size alone, and compared.
+
+Windows of tokens are audited by their number: --samples WINDOWS. Batches that a budget cuts are not audited here: \
+where they end depends on every sample's length.
 
 Nothing of a dataset is read but the headers that say where its samples are. An audit takes one bit per sample, and \
 about a second per 10 million positions.
@@ -57,9 +61,9 @@ pub(crate) struct Options {
     /// What becomes of the end of an epoch: drop, pad, wrap, short [default: short for one rank, drop for several]
     #[arg(long, value_parser = parse_policy)]
     pub(super) policy: Option<Policy>,
-    /// sequential, full, block:SAMPLESxWINDOW
+    /// sequential, full, block:SAMPLESxWINDOW, or with a dataset block:SIZExWINDOW (block:1MiBx4)
     #[arg(long, default_value = "full", value_parser = parse_shuffle)]
-    pub(super) shuffle: Shuffle,
+    pub(super) shuffle: ShuffleOption,
     /// What decides the random order
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) seed: u64,
@@ -87,8 +91,23 @@ fn parse_policy(text: &str) -> std::result::Result<Policy, String> {
     text.parse().map_err(|error: strait::Error| error.to_string())
 }
 
-fn parse_shuffle(text: &str) -> std::result::Result<Shuffle, String> {
-    text.parse().map_err(|error: strait::Error| error.to_string())
+/// A shuffle, or the bytes of its blocks: how many samples that is, the dataset says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ShuffleOption {
+    Samples(Shuffle),
+    Bytes { block_bytes: u64, window: u64 },
+}
+
+fn parse_shuffle(text: &str) -> std::result::Result<ShuffleOption, String> {
+    let size = text.strip_prefix("block:").and_then(|block| block.rsplit_once('x'));
+    let size = size.filter(|(size, _)| size.contains(|c: char| c.is_ascii_alphabetic()));
+    let Some((block_bytes, window)) = size else {
+        return text.parse().map(ShuffleOption::Samples).map_err(|error: strait::Error| error.to_string());
+    };
+    match window.parse() {
+        Ok(window) if window > 0 => Ok(ShuffleOption::Bytes { block_bytes: size::parse_nonzero(block_bytes)?, window }),
+        _ => Err(format!("`{window}` is no number of blocks; write block:1MiBx4")),
+    }
 }
 
 /// What cannot be checked option by option.
@@ -100,6 +119,13 @@ pub(super) fn check(options: &Options) -> Result<()> {
             format!("{weights} weights for {datasets} datasets"),
             "with --weights every DATASET (or number of --samples) is a dataset of its own",
             "give as many weights as datasets",
+        ));
+    }
+    if !options.samples.is_empty() && matches!(options.shuffle, ShuffleOption::Bytes { .. }) {
+        return Err(Failure::usage(
+            "blocks of bytes without a dataset",
+            "only the files say how many samples a block of bytes holds",
+            "give --shuffle block:SAMPLESxWINDOW, or a DATASET",
         ));
     }
     if weights == 0 && options.samples.len() > 1 {
