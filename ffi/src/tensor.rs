@@ -343,3 +343,8 @@ fn delete<M: Managed>(own: *mut c_void) {
         Ok(())
     });
 }
+
+/// What a consumer does when it is through with a tensor, for programs in Rust.
+pub fn delete_tensor(tensor: *mut DLManagedTensorVersioned) {
+    delete_versioned(tensor);
+}
