@@ -13,7 +13,10 @@ use strait::dataset::{Format, Options};
 use strait::{DType, Dataset};
 
 /// A target's name, and what it does.
-pub const TARGETS: [(&str, fn(&[u8])); 13] = [
+type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 13] = [
     ("npy", npy),
     ("tokens", tokens),
     ("ds", ds),
