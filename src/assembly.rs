@@ -76,6 +76,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
     let shared = Arc::new(Shared::new(device, &dataset, &selection, &supply, config.deadline));
     refusal.into_iter().for_each(|refusal| shared.counters.fall_back(refusal));
+    dataset.fallbacks().iter().for_each(|fallback| shared.counters.fall_back(fallback.clone()));
     let dataset = Arc::new(dataset);
     let bad = Bad::new(&config, &supply, &dataset, &selection, &shared.counters)?;
     let engine = Parts {
@@ -121,19 +122,27 @@ impl Parts {
             false => None,
         };
         let verifier = verifies.then(|| Verifier::new(self.config.samples_max() * self.selection.len()));
-        let stage = match self.way.is_direct() {
+        let mut stage = match self.way.is_direct() {
             true => None,
             false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes, gathers, self.config.deadline)?),
         };
         if let Some(stage) = &stage {
             let _ = self.shared.timeline.set(stage.copies.timeline());
         }
-        let gate = match in_place {
+        let mut gate = match in_place {
             true => Some(Gate::new(&device, self.sizes.batches_max, self.config.deadline)?),
             false => None,
         };
         if let Some(gate) = &gate {
             let _ = self.shared.timeline.set(gate.timeline());
+        }
+        if !self.selection.dense.is_empty() {
+            let slower = match (&mut stage, &mut gate) {
+                (Some(stage), _) => stage.copies.ready_to_gather(),
+                (None, Some(gate)) => gate.ready_to_gather(),
+                (None, None) => None,
+            };
+            slower.into_iter().for_each(|fallback| self.shared.counters.fall_back(fallback));
         }
         let name = ring.name();
         let mut queue = self.queue(ring, opening);

@@ -192,7 +192,8 @@ impl Builder {
 
     /// Makes batches of windows of `window_tokens` [tokens](Self::tokens), each starting `stride_tokens` after the one
     /// before, over the documents one after another as they are stored. [`batch_size`](Self::batch_size) counts windows,
-    /// [`shuffle`](Self::shuffle) shuffles windows. See [`Batch::window`].
+    /// [`shuffle`](Self::shuffle) shuffles windows, and a [mixture](Self::mixture) mixes those of each dataset, none of which
+    /// goes over the border to the next. See [`Batch::window`].
     ///
     /// Documents that cannot be read are [raised](Self::bad_samples). A document is a sample; where samples
     /// are records ([`Dataset::records`]) or single numbers, it is a whole shard. Takes 8 bytes per document. Tokens at the very end that fill no window

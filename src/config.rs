@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dataset::Dataset;
-use crate::documents::Documents;
+use crate::documents::{Documents, StoredWindows};
 use crate::error::{Error, Result};
 use crate::length::Length;
 use crate::order::{
     AtEnd, BadSamplePolicy, Bucketing, Budget, BudgetSchedule, Order, Packer, Part, Policy, Rank, Schedule, Shuffle,
-    TokenWindows,
 };
 use crate::selection::{FieldOptions, Selection, Tokens};
 use crate::source::Supply;
@@ -196,7 +195,7 @@ impl Config {
         if let Some(windows) = self.windows {
             return self.windows_supply(dataset, windows, policy);
         }
-        let order = self.order(dataset)?;
+        let order = self.order(dataset.parts())?;
         let Some((budget, bucketing)) = self.budget else {
             return Ok(Supply::Samples(Schedule::new(order, self.batch_size as u64, self.rank, policy)?));
         };
@@ -209,31 +208,37 @@ impl Config {
     }
 
     fn windows_supply(&self, dataset: &Dataset, windows: Windows, policy: Policy) -> Result<Supply> {
-        if self.budget.is_some() || self.mixture.is_some() {
-            let other = if self.budget.is_some() { "budget" } else { "mixture" };
-            return Err(Error::config(
-                "windows",
-                format!("windows are all of one size, and no {other} goes with them"),
-            ));
+        if self.budget.is_some() {
+            return Err(Error::config("windows", "windows are all of one size, and no budget goes with them"));
         }
         let documents = Arc::new(Documents::new(dataset, &self.length(dataset)?)?);
-        let schedule = |shuffle, windows| {
-            if windows == 0 {
-                let problem = format!("{} tokens fill no window of {}", documents.tokens(), self.window_tokens());
-                return Err(Error::config("window_tokens", problem));
-            }
-            let order = Order::new(shuffle, windows, self.seed)?;
-            Schedule::new(order, self.batch_size as u64, self.rank, policy)
+        let filled = |windows: u64, tokens: u64| {
+            let problem = || format!("{tokens} tokens fill no window of {}", self.window_tokens());
+            if windows == 0 { Err(Error::config("window_tokens", problem())) } else { Ok(()) }
         };
+        let schedule = |order| Schedule::new(order, self.batch_size as u64, self.rank, policy);
         match windows {
             Windows::Stored { window_tokens, stride_tokens } => {
-                let windows = TokenWindows::new(documents.tokens(), window_tokens, stride_tokens)?;
-                Ok(Supply::Windows(schedule(self.shuffle, windows.len())?, windows, documents.clone()))
+                let parts = match self.mixture {
+                    Some(_) => documents.parts(dataset),
+                    None => std::iter::once(0..documents.tokens()).collect(),
+                };
+                let windows = StoredWindows::new(&parts, window_tokens, stride_tokens)?;
+                let lens = windows.lens();
+                parts.iter().zip(&lens).try_for_each(|(part, &len)| filled(len, part.end - part.start))?;
+                Ok(Supply::Windows(schedule(self.order(&lens)?)?, Arc::new(windows), documents))
             }
             Windows::Packed { window_tokens } => {
+                if self.mixture.is_some() {
+                    let problem =
+                        "a packed window goes on from document to document of one dataset; use Builder::windows";
+                    return Err(Error::config("mixture", problem));
+                }
                 let order = Order::new(self.shuffle, documents.len(), self.seed)?;
                 let packer = Packer::new(order, window_tokens, documents.tokens())?;
-                Ok(Supply::Packed(schedule(Shuffle::Sequential, packer.windows())?, packer, documents.clone()))
+                filled(packer.windows(), documents.tokens())?;
+                let windows = Order::new(Shuffle::Sequential, packer.windows(), self.seed)?;
+                Ok(Supply::Packed(schedule(windows)?, packer, documents))
             }
         }
     }
@@ -294,12 +299,11 @@ impl Config {
         Selection::new(dataset, &self.fields, windows)
     }
 
-    /// The order of the dataset's samples.
-    fn order(&self, dataset: &Dataset) -> Result<Order> {
+    /// The order of the samples of datasets that were joined.
+    fn order(&self, parts: &[u64]) -> Result<Order> {
         let Some((weights, at_end)) = &self.mixture else {
-            return Order::new(self.shuffle, dataset.len(), self.seed);
+            return Order::new(self.shuffle, parts.iter().sum(), self.seed);
         };
-        let parts = dataset.parts();
         if weights.len() != parts.len() {
             let problem = format!(
                 "{} weights for {} datasets; join as many with Dataset::concat, in the order of their weights",

@@ -68,9 +68,24 @@ impl Documents {
         self.first_token[document as usize + 1] - self.first_token[document as usize]
     }
 
-    /// The pieces of a window over documents as they are stored. Empty documents have none.
-    pub(crate) fn pieces(&self, windows: &TokenWindows, window: u64) -> impl Iterator<Item = Piece> {
-        let range = windows.range(window);
+    /// The tokens of each dataset that was joined.
+    pub(crate) fn parts(&self, dataset: &Dataset) -> Vec<Range<u64>> {
+        let (mut shards, mut document, mut start) = (dataset.shards().iter(), 0, 0);
+        let part = |&samples: &u64| {
+            let mut seen = 0;
+            while let Some(shard) = shards.as_slice().first().filter(|_| seen < samples) {
+                shards.next();
+                seen += shard.samples();
+                document += if shard.is_one_document() { shard.samples().min(1) } else { shard.samples() };
+            }
+            let end = self.first_token[document as usize];
+            std::mem::replace(&mut start, end)..end
+        };
+        dataset.parts().iter().map(part).collect()
+    }
+
+    /// The pieces of a range of tokens, counted through all documents as they are stored. Empty documents have none.
+    pub(crate) fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = Piece> {
         let first = self.first_token.partition_point(|&first| first <= range.start) - 1;
         let piece = move |document: u64| {
             let (own, next) = (self.first_token[document as usize], self.first_token[document as usize + 1]);
@@ -129,6 +144,45 @@ impl Documents {
         let whole = self.whole(dataset, piece.document)?;
         let (offset, len) = (whole.offset + piece.start * self.item_bytes, piece.tokens * self.item_bytes);
         Some(Extent { offset, len, ..whole })
+    }
+}
+
+/// Windows over documents as they are stored, numbered through the datasets that are mixed; where none are, all documents
+/// are one dataset's.
+#[derive(Debug)]
+pub(crate) struct StoredWindows {
+    /// Of each dataset: its first window, its first token, and how it is cut.
+    parts: Vec<(u64, u64, TokenWindows)>,
+}
+
+impl StoredWindows {
+    pub(crate) fn new(parts: &[Range<u64>], window_tokens: u64, stride_tokens: u64) -> Result<StoredWindows> {
+        let mut first = 0;
+        let cut = |tokens: &Range<u64>| {
+            let windows = TokenWindows::new(tokens.end - tokens.start, window_tokens, stride_tokens)?;
+            let part = (first, tokens.start, windows);
+            first += windows.len();
+            Ok(part)
+        };
+        Ok(StoredWindows { parts: parts.iter().map(cut).collect::<Result<_>>()? })
+    }
+
+    /// The windows of each dataset.
+    pub(crate) fn lens(&self) -> Vec<u64> {
+        self.parts.iter().map(|(.., windows)| windows.len()).collect()
+    }
+
+    /// How each dataset is cut.
+    pub(crate) fn cut(&self) -> TokenWindows {
+        self.parts[0].2
+    }
+
+    /// The tokens of a window, counted through all documents.
+    pub(crate) fn range(&self, window: u64) -> Range<u64> {
+        let part = self.parts.partition_point(|(first, ..)| *first <= window) - 1;
+        let (first, start, windows) = &self.parts[part];
+        let tokens = windows.range(window - first);
+        start + tokens.start..start + tokens.end
     }
 }
 

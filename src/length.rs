@@ -1,5 +1,6 @@
 //! How long samples are: in bytes, or in tokens of a field.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::dataset::Dataset;
@@ -51,8 +52,14 @@ impl Length {
 
     /// The mean of samples all over the dataset; at least 1.
     pub(crate) fn mean(&self, dataset: &Dataset) -> u64 {
-        let looks = dataset.len().min(LOOK_AT);
-        let at = |look: u64| (u128::from(look) * u128::from(dataset.len()) / u128::from(looks)) as u64;
+        self.mean_in(dataset, 0..dataset.len())
+    }
+
+    /// The mean of some of them.
+    pub(crate) fn mean_in(&self, dataset: &Dataset, samples: Range<u64>) -> u64 {
+        let len = samples.end - samples.start;
+        let looks = len.min(LOOK_AT);
+        let at = |look: u64| samples.start + (u128::from(look) * u128::from(len) / u128::from(looks)) as u64;
         let sum: u64 = (0..looks).map(|look| self.of(dataset, at(look))).sum();
         (sum / looks.max(1)).max(1)
     }

@@ -204,11 +204,17 @@ impl Loader {
         self.supply.source(progress, None)?;
         BadSamples::resume(BadSamplePolicy::Raise, &cursor.skipped, 0)?;
         let same = cursor.fingerprint == start.fingerprint;
+        self.under_way = None;
         self.standing = match same {
             true => Standing::of(cursor),
             false => Standing { packer: self.supply.packer_state(progress)?, ..Standing::at(progress) },
         };
         Ok(())
+    }
+
+    /// Where its batches live.
+    pub fn device(&self) -> &Device {
+        &self.shared.device
     }
 
     /// What the loader has done so far, and which way its bytes took.

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::dataset::{Dataset, Shard};
 use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
+use crate::length::Length;
 use crate::memory::Arena;
 use crate::plan::{Limits, PLACED_BYTES_MIN, Plan};
 use crate::selection::Selection;
@@ -167,11 +168,7 @@ impl BatchBytes {
         let length = config.length(dataset)?;
         let arrays = array_bytes(&config.selection(dataset)?, direct);
         let (_, item_bytes) = length.tokens().unwrap_or((0, 1));
-        let shard_bytes = dataset.shards().iter().map(|shard| shard.bytes).sum::<u64>();
-        let mean = match dataset.shards().iter().any(Shard::is_one_document) {
-            true => (shard_bytes / item_bytes / dataset.shards().len().max(1) as u64).max(1),
-            false => length.mean(dataset),
-        };
+        let mean = document_tokens(dataset, &length, item_bytes);
         let (samples, tokens) = (config.batch_size as u64, config.window_tokens());
         let pieces = (tokens / mean).saturating_add(2).min(tokens.max(1));
         let blocks = (pieces + 1).saturating_mul(config.align_bytes);
@@ -280,6 +277,26 @@ fn mean_room(dataset: &Dataset, selection: &Selection, weights: Option<&[u32]>, 
         first += samples;
     }
     (weighted / total.max(1)) as u64
+}
+
+/// The mean length of documents, in the one of the joined datasets whose are the shortest: batches may be all of them.
+fn document_tokens(dataset: &Dataset, length: &Length, item_bytes: u64) -> u64 {
+    let (mut shards, mut first) = (dataset.shards(), 0);
+    let part = |&samples: &u64| {
+        let (mut seen, mut own) = (0, 0);
+        while seen < samples && own < shards.len() {
+            (seen, own) = (seen + shards[own].samples(), own + 1);
+        }
+        let (own, others) = shards.split_at(own);
+        shards = others;
+        let samples = first..first + samples;
+        first = samples.end;
+        match own.iter().any(Shard::is_one_document) {
+            true => own.iter().map(|shard| shard.bytes).sum::<u64>() / item_bytes / own.len().max(1) as u64,
+            false => length.mean_in(dataset, samples),
+        }
+    };
+    dataset.parts().iter().map(part).min().unwrap_or(1).max(1)
 }
 
 /// The mean size of the samples that come, with what lies between them. A mixture's small dataset may be most of it.

@@ -10,12 +10,11 @@
 use std::sync::Arc;
 
 use crate::dataset::Dataset;
-use crate::documents::{Documents, Pieces};
+use crate::documents::{Documents, Pieces, StoredWindows};
 use crate::error::Result;
 use crate::length::Length;
 use crate::order::{
     BudgetSchedule, BudgetSteps, Counts, Cursor, Order, Packer, PackerState, Packing, Progress, Schedule, Steps,
-    TokenWindows,
 };
 
 /// Packed windows that may stand in for one that cannot be read: the epoch's first.
@@ -31,7 +30,7 @@ pub(crate) enum Supply {
     /// As many samples as a budget of lengths holds.
     Budget(BudgetSchedule, Length),
     /// So many windows of tokens, over documents as they are stored.
-    Windows(Schedule, TokenWindows, Arc<Documents>),
+    Windows(Schedule, Arc<StoredWindows>, Arc<Documents>),
     /// So many windows of tokens, over documents as they are shuffled.
     Packed(Schedule, Packer, Arc<Documents>),
 }
@@ -61,7 +60,8 @@ impl Supply {
                 Cursor { bucketing, tokens, fields, ..start(fingerprint) }
             }
             Supply::Windows(_, windows, documents) => {
-                let windows = Some((windows.window_tokens(), Some(windows.stride_tokens())));
+                let cut = windows.cut();
+                let windows = Some((cut.window_tokens(), Some(cut.stride_tokens())));
                 Cursor { tokens: Some(tokens(documents.token())), windows, ..start(fingerprint) }
             }
             Supply::Packed(_, packer, documents) => {
@@ -128,7 +128,7 @@ impl Supply {
         match self {
             Supply::Samples(_) | Supply::Budget(..) => {}
             Supply::Windows(_, windows, documents) => {
-                pieces.push_window(documents, dataset, documents.pieces(windows, window));
+                pieces.push_window(documents, dataset, documents.pieces(windows.range(window)));
             }
             Supply::Packed(_, packer, documents) => {
                 let mut packing = packer.resume(Progress { epoch, consumed: 0 }, PackerState::default());
@@ -146,7 +146,7 @@ impl Supply {
             Supply::Samples(schedule) => Batches::Samples(schedule.steps(from)?),
             Supply::Budget(schedule, length) => Batches::Budget(schedule.steps(from)?, length.clone()),
             Supply::Windows(schedule, windows, documents) => {
-                Batches::Windows(schedule.steps(from)?, *windows, documents.clone())
+                Batches::Windows(schedule.steps(from)?, windows.clone(), documents.clone())
             }
             Supply::Packed(schedule, cut, documents) => {
                 let (start, known) = match packer {
@@ -184,7 +184,7 @@ pub(crate) struct Source {
 enum Batches {
     Samples(Steps),
     Budget(BudgetSteps, Length),
-    Windows(Steps, TokenWindows, Arc<Documents>),
+    Windows(Steps, Arc<StoredWindows>, Arc<Documents>),
     Packed(Packed),
 }
 
@@ -271,7 +271,7 @@ impl Source {
         let packer = match &mut self.batches {
             Batches::Windows(_, windows, documents) => {
                 for &window in &*samples {
-                    pieces.push_window(documents, dataset, documents.pieces(windows, window));
+                    pieces.push_window(documents, dataset, documents.pieces(windows.range(window)));
                 }
                 None
             }

@@ -14,8 +14,8 @@ use crate::config::{Config, PathChoice, Windows};
 use crate::dataset::Dataset;
 use crate::device::{Device, SimDevice};
 use crate::order::{
-    BadSamplePolicy, Cursor, Order, Packer, PackerState, Piece, Policy, Progress, Rank, Schedule, Shuffle, Stretch,
-    TokenWindows,
+    AtEnd, BadSamplePolicy, Cursor, Order, Packer, PackerState, Part, Piece, Policy, Progress, Rank, Schedule, Shuffle,
+    Stretch, TokenWindows,
 };
 use crate::pipeline_sim::Shards;
 use crate::resume_sim::{Answer, DamagedRing, Damages, Delivered, Ranked, drive, for_seeds};
@@ -41,6 +41,8 @@ struct Bed {
     item: u64,
     windows: Windows,
     shuffle: Shuffle,
+    /// Weights of the two shards, where they are two datasets.
+    mixture: Option<(Vec<u32>, AtEnd)>,
     seed: u64,
     policy: Policy,
     bad: BadSamplePolicy,
@@ -54,6 +56,7 @@ impl Bed {
     fn new(rng: &mut Rng, shards: &Shards, seed: u64) -> Bed {
         let item = [1, 2, 4, 6, 3001][rng.below(5) as usize];
         let raw = item < 8 && rng.one_in(3);
+        let mixed = !raw && rng.one_in(2);
         let (paths, dataset) = match raw {
             true => {
                 let (paths, _) = shards.write(rng, 600);
@@ -62,7 +65,13 @@ impl Bed {
             }
             false => {
                 let paths: Vec<PathBuf> = (0..2).map(|number| tar(rng, shards, number, item)).collect();
-                let dataset = Dataset::webdataset(&paths).unwrap();
+                let one = |paths: &[PathBuf]| Dataset::webdataset(paths).unwrap();
+                let dataset = match mixed {
+                    true => {
+                        Dataset::concat(paths.iter().map(|path| one(std::slice::from_ref(path))).collect()).unwrap()
+                    }
+                    false => one(&paths),
+                };
                 (paths, dataset)
             }
         };
@@ -96,7 +105,45 @@ impl Bed {
         let policy = [Policy::Drop, Policy::Pad, Policy::Wrap][rng.below(3) as usize];
         let files = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
         let (bad, damages) = (BadSamplePolicy::Raise, Vec::new());
-        Bed { paths, files, dataset, field, documents, item, windows, shuffle, seed, policy, bad, damages }
+        let mut bed = Bed {
+            paths,
+            files,
+            dataset,
+            field,
+            documents,
+            item,
+            windows,
+            shuffle,
+            mixture: None,
+            seed,
+            policy,
+            bad,
+            damages,
+        };
+        if mixed && matches!(windows, Windows::Stored { .. }) {
+            let at_end = [AtEnd::Stop, AtEnd::Repeat { positions: 3 + rng.below(60) }][rng.below(2) as usize];
+            bed.mixture = Some((vec![1 + rng.below(5) as u32, 1 + rng.below(5) as u32], at_end));
+            // A dataset without a window, or too short for a step of three ranks: not mixed.
+            let Windows::Stored { window_tokens, .. } = windows else { return bed };
+            let whole = bed.parts().iter().all(|part| part.end - part.start >= window_tokens);
+            bed.mixture = bed.mixture.take().filter(|_| whole);
+            if bed.order().len() < 3 {
+                bed.mixture = None;
+            }
+        }
+        bed
+    }
+
+    /// The tokens of each dataset that is mixed, or of all.
+    fn parts(&self) -> Vec<Range<u64>> {
+        let of_shard = |shard: usize| {
+            let own = |&document: &u64| self.documents[document as usize].shard == shard;
+            (0..self.documents.len() as u64).filter(own).map(|document| self.tokens_of(document)).sum::<u64>()
+        };
+        match self.mixture {
+            Some(_) => vec![0..of_shard(0), of_shard(0)..of_shard(0) + of_shard(1)],
+            None => std::iter::once(0..self.tokens()).collect(),
+        }
     }
 
     fn tokens_of(&self, document: u64) -> u64 {
@@ -110,22 +157,35 @@ impl Bed {
 
     /// The order of windows, which is what batches are cut from.
     fn order(&self) -> Order {
-        let (shuffle, windows) = match self.windows {
+        match self.windows {
             Windows::Stored { window_tokens, stride_tokens } => {
-                (self.shuffle, TokenWindows::new(self.tokens(), window_tokens, stride_tokens).unwrap().len())
+                let len = |part: Range<u64>| {
+                    TokenWindows::new(part.end - part.start, window_tokens, stride_tokens).unwrap().len()
+                };
+                let lens: Vec<u64> = self.parts().into_iter().map(len).collect();
+                let Some((weights, at_end)) = &self.mixture else {
+                    return Order::new(self.shuffle, lens[0], self.seed).unwrap();
+                };
+                let part = |(&samples, &weight)| Part { samples, weight };
+                let parts: Vec<Part> = lens.iter().zip(weights).map(part).collect();
+                Order::mixture(&parts, self.shuffle, self.seed, *at_end).unwrap()
             }
-            Windows::Packed { window_tokens } => (Shuffle::Sequential, self.tokens() / window_tokens),
-        };
-        Order::new(shuffle, windows, self.seed).unwrap()
+            Windows::Packed { window_tokens } => {
+                Order::new(Shuffle::Sequential, self.tokens() / window_tokens, self.seed).unwrap()
+            }
+        }
     }
 
     /// The pieces of every window of an epoch, by number.
     fn pieces(&self, epoch: u64) -> Vec<Vec<Piece>> {
-        let windows = self.order().len();
         match self.windows {
             Windows::Stored { window_tokens, stride_tokens } => {
-                let cut = TokenWindows::new(self.tokens(), window_tokens, stride_tokens).unwrap();
-                (0..windows).map(|window| self.stored(cut.range(window))).collect()
+                let of_part = |part: Range<u64>| {
+                    let cut = TokenWindows::new(part.end - part.start, window_tokens, stride_tokens).unwrap();
+                    let tokens = move |window| part.start + cut.range(window).start..part.start + cut.range(window).end;
+                    (0..cut.len()).map(tokens).map(|tokens| self.stored(tokens)).collect::<Vec<_>>()
+                };
+                self.parts().into_iter().flat_map(of_part).collect()
             }
             Windows::Packed { window_tokens } => {
                 let order = Order::new(self.shuffle, self.documents.len() as u64, self.seed).unwrap();
@@ -136,7 +196,7 @@ impl Bed {
                     packing.window(number, |document| self.tokens_of(document), &mut pieces, &mut Vec::new()).unwrap();
                     pieces
                 };
-                (0..windows).map(&mut window).collect()
+                (0..packer.windows()).map(&mut window).collect()
             }
         }
     }
@@ -201,6 +261,7 @@ impl Bed {
             tokens: Some((self.field.into(), self.item)),
             windows: Some(self.windows),
             shuffle: self.shuffle,
+            mixture: self.mixture.clone(),
             seed: self.seed,
             rank: Rank::new(rank, stretch.world).unwrap(),
             prefetch: Some(1 + rng.below(4) as usize),
@@ -341,7 +402,7 @@ fn exactly_the_windows_that_need_a_damaged_block_are_left_out_or_replaced() {
     const EPOCHS: u64 = 2;
     for_seeds(200, |seed, rng, shards| {
         let mut bed = Bed::new(rng, shards, seed);
-        let windows = bed.order().len();
+        let windows = bed.order().len().min(bed.order().samples());
         for _ in 0..1 + rng.below(3) {
             let shard = rng.below(bed.files.len() as u64) as usize;
             let block = rng.below((bed.files[shard].len() as u64).div_ceil(ALIGN)) * ALIGN;

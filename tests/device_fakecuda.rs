@@ -11,6 +11,7 @@ use device_suite::cuda::{CudaConsumer, current_context, symbol};
 use device_suite::{Bed, Fault, Region, Slabs, WAIT, copy, queue};
 use strait::device::{CopyQueue, DeviceKind, RawStream, Seq};
 use strait::order::Rank;
+use strait::plan::Move;
 use strait::{Device, Error};
 
 use stand_in::{Fake, take};
@@ -45,7 +46,7 @@ fn bed(device: Device, seed: u64, works: bool) -> Bed {
                     fake.pace(seed, 300, 1 << 20);
                 }
                 Fault::CopyFails => fake.fail("cuMemcpyHtoDAsync_v2", 1, 1, works),
-                Fault::GatherFails => fake.fail("cuMemcpyDtoDAsync_v2", 2, 1, works),
+                Fault::GatherFails => fake.fail("cuLaunchKernel", 1, 1, works),
                 Fault::CopyOutFails => fake.fail("cuMemcpyDtoHAsync_v2", 1, 1, works),
                 Fault::MarkFails => fake.fail("cuEventRecord", 1, 2, works),
                 Fault::Stalls => fake.stall(),
@@ -320,4 +321,102 @@ fn a_queue_that_is_lost_leaks_its_leases() {
     let seq = stream.mark().unwrap();
     assert_eq!(stream.wait(seq, WAIT).unwrap(), seq);
     assert_eq!(fake.misuse(), "");
+}
+
+/// The moves of one gather, and what they leave of a region whose first half is counted.
+fn gather_once(
+    device: &Device,
+    queue: &mut CopyQueue<device_suite::Lease>,
+    slabs: &std::sync::Arc<Slabs>,
+    moves: &[Move],
+) {
+    let region = Region::new(device, 1 << 20);
+    let mut lease = slabs.lease(0);
+    let bytes: Vec<u8> = (0..512 << 10).map(|i: u32| (i / 251) as u8).collect();
+    lease.write(&bytes);
+    copy(queue, lease, region.at(0)).unwrap();
+    // SAFETY: the region lives until the queue is empty; the moves lie in it, apart from each other.
+    unsafe { queue.gather(slabs.lease(1), region.at(0), moves) }.unwrap();
+    queue.drain(WAIT, drop).unwrap();
+    for &Move { source, target, bytes: len } in moves {
+        let want = &bytes[source as usize..(source + len) as usize];
+        assert!(region.read(target as usize, len as usize) == want, "{len} bytes at {source}");
+    }
+}
+
+#[test]
+fn a_gather_is_a_launch_and_where_it_cannot_be_plain_copies() {
+    let (fake, _alone) = take();
+    let before = fake.live();
+    let long = Move { source: 5, target: 512 << 10, bytes: 300_001 };
+    // More rows than a table has.
+    let many: Vec<Move> =
+        (0..10_000).map(|i| Move { source: 3 * i, target: (512 << 10) + 40 * i, bytes: 39 }).collect();
+    let (device, slabs);
+    device = Device::cuda(0).unwrap();
+    slabs = Slabs::new(&device, 2, 512 << 10);
+    let calls = || (fake.calls("cuLaunchKernel"), fake.calls("cuMemcpyDtoDAsync_v2"));
+    let queue = |kernel: bool| {
+        let mut queue = CopyQueue::new(device.raw().stream().unwrap(), 2);
+        let slower = queue.ready_to_gather();
+        assert_eq!(slower.is_none(), kernel, "{slower:?}");
+        (queue, slower)
+    };
+    {
+        let (mut with, _) = queue(true);
+        let (launches, copies) = calls();
+        gather_once(&device, &mut with, &slabs, &[long]);
+        gather_once(&device, &mut with, &slabs, &many);
+        assert_eq!(calls(), (launches + 1 + 3, copies), "a launch for each table, and no copies");
+        for _ in 0..40 {
+            gather_once(&device, &mut with, &slabs, &[long]); // tables come round
+        }
+        assert_eq!(calls(), (launches + 44, copies));
+    }
+    drop((slabs, device));
+    assert_eq!((fake.live(), fake.misuse().as_str()), (before, ""));
+
+    // A device whose driver cannot compile the kernel; and one that has no memory for tables.
+    for (symbol, code) in
+        [("cuModuleLoadData", 222), ("cuModuleGetFunction", 500), ("cuMemAlloc_v2", 2), ("cuEventCreate", 2)]
+    {
+        let device = Device::cuda(1).unwrap();
+        let slabs = Slabs::new(&device, 2, 512 << 10);
+        let mut queue = CopyQueue::new(device.raw().stream().unwrap(), 2);
+        fake.fail(symbol, 1, code, false);
+        let slower = queue.ready_to_gather().unwrap().to_string();
+        assert!(slower.contains(symbol) && slower.contains("driver"), "{slower}");
+        let (launches, copies) = calls();
+        gather_once(&device, &mut queue, &slabs, &[long]);
+        assert_eq!(calls(), (launches, copies + 1), "one copy for the move");
+        drop((queue, slabs, device));
+        assert_eq!((fake.live(), fake.misuse().as_str()), (before, ""), "{symbol}");
+    }
+}
+
+/// A stream that is held up by a consumer's has every table in use: the next gathers are plain copies, not waits.
+#[test]
+fn gathers_beyond_the_tables_do_not_wait() {
+    let (fake, _alone) = take();
+    let before = fake.live();
+    {
+        let device = Device::cuda(0).unwrap();
+        let (slabs, region) = (Slabs::new(&device, 40, 4096), Region::new(&device, 1 << 20));
+        let mut queue = CopyQueue::new(device.raw().stream().unwrap(), 40);
+        assert_eq!(queue.ready_to_gather(), None);
+        let launches = fake.calls("cuLaunchKernel");
+        fake.pace(3, 1000, 0);
+        for index in 0..40 {
+            let one = Move { source: 0, target: 4096 * (1 + index as u64), bytes: 4096 };
+            // SAFETY: the region lives until the queue is empty; targets differ.
+            unsafe { queue.gather(slabs.lease(index), region.at(0), &[one]) }.unwrap();
+        }
+        let launched = fake.calls("cuLaunchKernel") - launches;
+        assert!((16..40).contains(&launched), "{launched} launches");
+        queue.drain(WAIT, drop).unwrap();
+        assert_eq!(slabs.back(), 40);
+        let first = region.read(0, 4096);
+        assert!((1..=40).all(|index| region.read(4096 * index, 4096) == first));
+    }
+    assert_eq!((fake.live(), fake.misuse().as_str()), (before, ""));
 }

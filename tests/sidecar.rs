@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use dataset_tar::{Style, Tar, write};
 use strait::dataset::{Extent, IndexOutcome, Indexing, Options, ShardIndex};
-use strait::{Dataset, Error};
+use strait::{Dataset, Device, Error, Loader};
 
 /// A shard of `samples` with two fields each, but for every third, which lacks one.
 fn tar(samples: usize, bytes: usize) -> Vec<u8> {
@@ -130,6 +130,7 @@ fn a_sidecar_is_believed_as_long_as_its_shard_stays() {
     let make = |bytes| index_with(&options(bytes), &[&path], Indexing::default());
     assert_eq!(written(&make(4)), 1);
     assert_eq!(unusable(4), None);
+    assert_eq!(options(4).open(&[dir.path()]).unwrap().shards().len(), 1, "a sidecar is no shard");
     assert!(unusable(8).unwrap().contains("other options"));
     fs::write(&path, [8; 4000]).unwrap();
     assert!(unusable(4).unwrap().contains("modified"), "the same size, another time");
@@ -278,4 +279,27 @@ fn a_changed_sample_is_named_by_its_place() {
     assert!(matches!(error, Error::Corrupt { .. }), "{text}");
     assert_eq!((error.path(), error.offset()), (Some(&*path), Some(extent.offset)));
     assert!(text.contains("field cls of sample 23") && text.contains("CRC32C"), "{text}");
+}
+
+/// The samples before the damage may come; the ones behind it must not be left out without a word.
+#[test]
+fn a_loader_says_that_an_index_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), "a.tar", &tar(400, 30));
+    index(&[&path], false);
+    let sidecar = sidecar(&path);
+    assert!(fs::metadata(&sidecar).unwrap().len() > 4096, "mapped");
+    let epoch = || -> Result<u64, Error> {
+        let builder = Loader::builder(Dataset::open(&[&path]).unwrap()).device(Device::host()).batch_size(8);
+        let mut samples = 0;
+        for batch in builder.build()?.epoch(0) {
+            samples += batch?.samples().len() as u64;
+        }
+        Ok(samples)
+    };
+    assert_eq!(epoch().unwrap(), 400);
+    let last = fs::metadata(&sidecar).unwrap().len() - 1;
+    File::options().write(true).open(&sidecar).unwrap().write_all_at(b"\xa5", last).unwrap();
+    let error = epoch().unwrap_err();
+    assert!(error.path() == Some(&*sidecar) && error.to_string().contains("strait index"), "{error}");
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use common::{bytes_of, disk_directory, write_shard};
-use strait::order::{Bucketing, Budget, Cost, Order};
+use strait::order::{AtEnd, Bucketing, Budget, Cost, Order, Part};
 use strait::order::{Cursor, IfChanged, Packer, PackerState, Piece, Policy, Progress, Rank, Shuffle, TokenWindows};
 use strait::{Batch, Builder, Dataset, Device, Loader, PathChoice};
 
@@ -128,6 +128,59 @@ fn windows_are_those_of_the_stream_as_it_is_stored() {
             assert_eq!(resumed, left);
         }
     }
+}
+
+/// Token datasets by weight: windows of each, no window over the border between two, and a resume that goes on exactly.
+#[test]
+fn windows_are_mixed_by_weight() {
+    let directory = disk_directory();
+    let raw: Vec<_> = [(1, 30_000), (2, 500)].map(|(seed, len)| write_shard(directory.path(), seed, len)).into();
+    let small = write_shard(directory.path(), 3, 4 * 1000);
+    let datasets = vec![Dataset::records(&raw, 4).unwrap(), Dataset::records(&[small], 4).unwrap()];
+    let streams = [[bytes_of(1, 0, 30_000), bytes_of(2, 0, 500)].concat(), bytes_of(3, 0, 4 * 1000)];
+    let joined = Dataset::concat(datasets).unwrap();
+    let (window_tokens, stride_tokens) = (64, 60);
+    let weights = [3, 2];
+    let build = |rank, world, batch_size| {
+        let mixed = builder(&joined).tokens("record", 4).windows(window_tokens, stride_tokens).shuffle(Shuffle::Full);
+        let mixed = mixed.mixture(&weights, AtEnd::Repeat { positions: 100 }).policy(Policy::Drop);
+        mixed.rank(Rank::new(rank, world).unwrap()).batch_size(batch_size).build().unwrap()
+    };
+    let cuts = streams
+        .each_ref()
+        .map(|stream| TokenWindows::new(stream.len() as u64 / 4, window_tokens, stride_tokens).unwrap());
+    let parts: Vec<Part> = cuts.iter().zip(weights).map(|(cut, weight)| Part { samples: cut.len(), weight }).collect();
+    let order = Order::mixture(&parts, Shuffle::Full, 9, AtEnd::Repeat { positions: 100 }).unwrap();
+    let mut loader = build(0, 1, 10);
+    let mut all = Vec::new();
+    for epoch in 0..2 {
+        loader.epoch(epoch);
+        all.extend(rest(&mut loader));
+    }
+    assert_eq!(all.len(), 20);
+    for (number, window) in all.iter().flat_map(|(windows, _)| windows).enumerate() {
+        assert_eq!(window.number, order.sample_at(number as u64 / 100, number as u64 % 100));
+        let (dataset, local) = order.as_mixture().unwrap().locate(window.number);
+        let range = cuts[dataset].range(local);
+        assert!(window.bytes == streams[dataset][4 * range.start as usize..4 * range.end as usize], "window {number}");
+    }
+    let from_first: usize =
+        all.iter().flat_map(|(windows, _)| windows).filter(|one| one.number < cuts[0].len()).count();
+    assert_eq!(from_first, 120, "three of five");
+    let cursor = Cursor::parse(all[12].1.to_json().as_bytes()).unwrap();
+    let rank = |rank| {
+        let mut one = build(rank, 2, 7);
+        one.resume(&cursor, IfChanged::Refuse).unwrap();
+        let batch = one.rest_of_epoch().next().unwrap().unwrap();
+        let own = order.as_mixture().unwrap().progress(batch.cursor().progress);
+        assert_eq!(batch.datasets(), own, "how far each dataset is");
+        drop(batch);
+        one.resume(&cursor, IfChanged::Refuse).unwrap();
+        rest(&mut one)
+    };
+    let resumed = steps(vec![rank(0), rank(1)]).concat();
+    let left: Vec<Window> = all[13..].iter().flat_map(|(windows, _)| windows.clone()).collect();
+    assert_eq!(resumed, left[..70]);
 }
 
 /// What the packer itself says about the windows of an epoch, from its start.
@@ -303,5 +356,12 @@ fn what_makes_no_windows_is_an_error() {
     assert!(error(builder(&raw).tokens("record", 1).windows(10, 11)).contains("stride"));
     let budget = Budget { samples_max: 1, cost_max: 1, cost: Cost::Sum };
     assert!(error(pack().budget(budget, Bucketing::NONE)).contains("no budget"));
-    assert!(error(pack().mixture(&[1], strait::order::AtEnd::Stop)).contains("no mixture"));
+    assert!(error(pack().mixture(&[1], AtEnd::Stop)).contains("Builder::windows"));
+    let short = Dataset::records(&[write_shard(directory.path(), 2, 99)], 1).unwrap();
+    let two = Dataset::concat(vec![raw.clone(), short]).unwrap();
+    let mixed = |window, weights: &[u32]| {
+        builder(&two).tokens("record", 1).windows(window, window).mixture(weights, AtEnd::Stop)
+    };
+    assert!(error(mixed(100, &[1, 1])).contains("99 tokens fill no window of 100"));
+    assert!(error(mixed(50, &[1])).contains("1 weights for 2 datasets"));
 }

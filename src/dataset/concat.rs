@@ -17,6 +17,7 @@ pub(super) fn concat(datasets: Vec<Dataset>) -> Result<Dataset> {
     let index = datasets.iter().fold(IndexState::default(), |all, one| all.joined(&one.index));
     let parts = datasets.iter().map(Dataset::len).collect();
     let mut shards = Vec::with_capacity(datasets.iter().map(|dataset| dataset.shards.len()).sum());
+    let fallbacks = datasets.iter().flat_map(|dataset| dataset.fallbacks.clone()).collect();
     for dataset in datasets {
         // The united fields hold every dataset's own.
         let number = |field: &Field| fields.iter().position(|other| other.name == field.name).unwrap_or(0) as u16;
@@ -26,7 +27,7 @@ pub(super) fn concat(datasets: Vec<Dataset>) -> Result<Dataset> {
             shard
         }));
     }
-    Ok(Dataset { parts, index, ..Dataset::new(format, shards, fields) })
+    Ok(Dataset { parts, index, fallbacks, ..Dataset::new(format, shards, fields) })
 }
 
 /// Every name once, in the order of appearance; of fixed size, type and shape where every dataset has it and they agree.

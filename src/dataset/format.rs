@@ -11,6 +11,7 @@ use super::options::Options;
 use super::table::Table;
 use super::{Field, litdata, mds, megatron, npy, records, rows, tfrecord, tokens, webdataset};
 use crate::error::{Error, Result};
+use crate::stats::Fallback;
 
 /// How the bytes of a shard are laid out. The names never change: sidecars and cursors hold them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -160,6 +161,8 @@ pub(super) struct Source {
     pub(super) beside: Vec<PathBuf>,
     /// What a manifest says the whole file's hashes are: name of the algorithm, digits.
     pub(super) hashes: Vec<(String, String)>,
+    /// What had to be done to it before it can be read.
+    pub(super) fallback: Option<Fallback>,
     /// Finds out where its samples lie. Runs beside those of other shards.
     #[allow(clippy::type_complexity, reason = "said once")]
     pub(super) index: Box<dyn Fn(&Path, &Options) -> Result<Indexed> + Send + Sync>,
@@ -168,7 +171,7 @@ pub(super) struct Source {
 impl Source {
     /// A shard that says all about itself.
     pub(super) fn file(path: &Path, index: fn(&Path, &Options) -> Result<Indexed>) -> Source {
-        Source { path: path.to_owned(), beside: Vec::new(), hashes: Vec::new(), index: Box::new(index) }
+        Source { path: path.to_owned(), beside: Vec::new(), hashes: Vec::new(), fallback: None, index: Box::new(index) }
     }
 }
 

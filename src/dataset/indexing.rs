@@ -17,6 +17,8 @@ pub struct Indexing {
     pub checksums: bool,
     /// Write nothing; compare the sidecars that there are with the shards, byte by byte where they have checksums.
     pub check: bool,
+    /// A list of whole files' hashes as `sha256sum` and its like write them: every shard is compared with its line.
+    pub sums: Option<PathBuf>,
     /// Shards at a time; 0: as many as wait for storage well, 16.
     pub threads: usize,
 }
@@ -78,7 +80,10 @@ impl Options {
         how: &Indexing,
         watch: &(dyn Fn(IndexProgress) -> bool + Sync),
     ) -> Result<Vec<ShardIndex>> {
-        let (reader, sources) = open::sources(paths, self)?;
+        let (reader, mut sources) = open::sources(paths, self)?;
+        if let Some(list) = &how.sums {
+            whole::add_sums(list, &mut sources)?;
+        }
         let run = Run {
             options: self,
             how,
@@ -139,6 +144,10 @@ impl Run<'_> {
     fn make(&self, source: &Source, answer: &mut ShardIndex) -> Result<IndexOutcome> {
         let stamp = Stamp::of(source, self.format, self.options)?;
         let fingerprint = sidecar::fingerprint(&source.path)?;
+        // Asked for, and so for shards too that are indexed already.
+        if self.how.sums.is_some() {
+            whole::check(source, &mut |bytes| self.go_on(bytes))?;
+        }
         for sidecar in sidecar::place_for_reading(&source.path, self.options) {
             let Found::Index(found) = sidecar::find(&sidecar, &source.path, self.format, &stamp) else { continue };
             let enough = found.checksums || !self.how.checksums || found.indexed.fields.is_empty();
@@ -148,11 +157,11 @@ impl Run<'_> {
             }
         }
         let indexed = self.read(source, self.how.checksums)?;
+        if self.how.checksums && self.how.sums.is_none() {
+            whole::check(source, &mut |bytes| self.go_on(bytes))?;
+        }
         let crcs = match self.how.checksums {
-            true => {
-                whole::check(source, &mut |bytes| self.go_on(bytes))?;
-                Some(checksums::of(&indexed, &mut |bytes| self.go_on(bytes))?)
-            }
+            true => Some(checksums::of(&indexed, &mut |bytes| self.go_on(bytes))?),
             false => None,
         };
         let bytes = sidecar::encode(&indexed, self.format, stamp, fingerprint, crcs.as_deref())?;
@@ -160,8 +169,7 @@ impl Run<'_> {
             let what = "it was written to while it was indexed".into();
             return Err(Error::Changed { path: source.path.as_path().into(), what });
         }
-        let sidecar = sidecar::place_for_writing(&source.path, self.options)?;
-        sidecar::write(&sidecar, &bytes)?;
+        let sidecar = sidecar::write(&source.path, &bytes, self.options)?;
         (answer.samples, answer.sidecar) = (indexed.table.rows(), Some(sidecar));
         Ok(IndexOutcome::Written)
     }

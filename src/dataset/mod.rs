@@ -45,6 +45,7 @@ pub use tfrecord::varints;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::order::Fingerprint;
+use crate::stats::Fallback;
 use table::Table;
 
 /// A named part of every sample.
@@ -116,6 +117,8 @@ pub struct Dataset {
     index: IndexState,
     /// The first damage that a look-up met.
     damage: Arc<OnceLock<Error>>,
+    /// What had to be done before it could be read.
+    fallbacks: Vec<Fallback>,
 }
 
 impl Dataset {
@@ -198,6 +201,12 @@ impl Dataset {
     /// The fields that samples have, in the order in which they are addressed.
     pub fn fields(&self) -> &[Field] {
         &self.fields
+    }
+
+    /// What had to be done to shards before they could be read, and so what costs time: compressed ones are decompressed.
+    /// A loader has these in its [`Stats`](crate::Stats).
+    pub fn fallbacks(&self) -> &[Fallback] {
+        &self.fallbacks
     }
 
     /// The number of samples. Sample ids are `0..len()`, shard by shard in the order given.
@@ -293,6 +302,7 @@ impl Dataset {
             parts: vec![total],
             index: IndexState::default(),
             damage: Arc::default(),
+            fallbacks: Vec::new(),
         }
     }
 }

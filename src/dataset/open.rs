@@ -9,6 +9,7 @@ use super::options::Options;
 use super::sidecar::{self, Found, Stamp};
 use super::{Dataset, megatron, merge, refused};
 use crate::error::{Error, Result};
+use crate::stats::Fallback;
 
 pub(super) fn open<P: AsRef<Path>>(paths: &[P], options: &Options) -> Result<Dataset> {
     let (reader, sources) = sources(paths, options)?;
@@ -36,7 +37,13 @@ fn index(reader: &Reader, sources: &[Source], options: &Options) -> Result<Datas
     if let Some(why) = &state.why {
         tracing::warn!("{} of {} sidecar indexes are not used: {why}", state.unusable, sources.len());
     }
-    Ok(Dataset { index: state, ..merge::merge(reader.format, shards)? })
+    let mut fallbacks: Vec<Fallback> = Vec::new();
+    for fallback in sources.iter().filter_map(|source| source.fallback.as_ref()) {
+        if fallbacks.iter().all(|known| known.instead != fallback.instead) {
+            fallbacks.push(fallback.clone());
+        }
+    }
+    Ok(Dataset { index: state, fallbacks, ..merge::merge(reader.format, shards)? })
 }
 
 /// Whether a shard's index came from its sidecar, or why not, if there is one.

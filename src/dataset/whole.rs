@@ -1,6 +1,9 @@
 //! Hashes of whole files, as manifests give them.
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::hash::Hasher;
+use std::path::Path;
 
 use sha2::Digest;
 
@@ -100,6 +103,46 @@ pub(super) fn check(source: &Source, read: &mut dyn FnMut(u64) -> Result<()>) ->
         }
     }
     Ok(())
+}
+
+/// Gives each shard its hash from a list: lines of digits, a space, a space or `*`, and a path, whose last part is the
+/// shard's name. Of several lines for one name, that whose path ends the shard's own.
+///
+/// # Errors
+/// [`Error::Format`] for a line that is none, or a shard that has none; those of reading the list.
+pub(super) fn add_sums(list: &Path, sources: &mut [Source]) -> Result<()> {
+    let text = std::fs::read_to_string(list).map_err(|e| Error::open(list, &e))?;
+    let mut known: HashMap<&OsStr, Vec<(&Path, &str, &str)>> = HashMap::new();
+    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+        let parts = line.split_once(' ').and_then(|(digits, name)| {
+            let name = Path::new(name.strip_prefix([' ', '*'])?);
+            Some((name, algorithm(digits)?, digits))
+        });
+        let Some(parts) = parts else {
+            let problem = format!("line {number} is not a hash and a name as sha256sum writes them");
+            return Err(Error::format(list, 0, problem));
+        };
+        known.entry(parts.0.file_name().unwrap_or_default()).or_default().push(parts);
+    }
+    for source in sources {
+        let own = known.get(source.path.file_name().unwrap_or_default()).map_or(&[][..], Vec::as_slice);
+        let line = match own {
+            [one] => Some(one),
+            several => several.iter().find(|(name, ..)| source.path.ends_with(name)),
+        };
+        let Some((_, algorithm, digits)) = line else {
+            return Err(Error::format(list, 0, format!("{} is not in this list", source.path.display())));
+        };
+        source.hashes.push(((*algorithm).into(), (*digits).into()));
+    }
+    Ok(())
+}
+
+/// What makes so many digits.
+fn algorithm(digits: &str) -> Option<&'static str> {
+    digits.bytes().all(|digit| digit.is_ascii_hexdigit()).then_some(())?;
+    let known = [(32, "md5"), (40, "sha1"), (56, "sha224"), (64, "sha256"), (96, "sha384"), (128, "sha512")];
+    known.into_iter().find(|(len, _)| *len == digits.len()).map(|(_, name)| name)
 }
 
 #[cfg(test)]

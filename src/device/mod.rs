@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::plan::Move;
+use crate::stats::Fallback;
 
 /// An address in a device's memory; on the host device a plain pointer.
 pub type DevicePtr = u64;
@@ -193,6 +194,11 @@ pub unsafe trait Stream: Send {
 
     /// Orders all later copies behind `fence` as last recorded.
     fn wait_fence(&mut self, fence: Fence) -> Result<()>;
+
+    /// Gets what gathers are quicker with. They work without it too; what could not be had is the answer.
+    fn ready_to_gather(&mut self) -> Option<Fallback> {
+        None
+    }
 
     /// Starts moves of bytes within one piece of device memory, whose first byte is `base`, ordered like a copy. The
     /// table is read before the call returns.

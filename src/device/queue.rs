@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{DevicePtr, Fence, Seq, Stream, Timeline};
 use crate::error::{Error, Result};
 use crate::plan::Move;
+use crate::stats::Fallback;
 
 /// The seq of a lease whose copies no mark covers yet; never reached.
 const UNMARKED: Seq = Seq(u64::MAX);
@@ -99,6 +100,11 @@ impl<L> CopyQueue<L> {
             unsafe { self.stream.copy(copy.source, copy.target, copy.bytes) }
         })?;
         self.mark()
+    }
+
+    /// Gets what gathers are quicker with; see [`Stream::ready_to_gather`].
+    pub fn ready_to_gather(&mut self) -> Option<Fallback> {
+        self.stream.ready_to_gather()
     }
 
     /// Starts moves within device memory behind all copies so far; see [`Stream::gather`]. `lease` comes back as that of

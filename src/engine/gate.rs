@@ -14,6 +14,7 @@ use super::stage::{Copying, gather};
 use crate::batch::Body;
 use crate::device::{CopyQueue, Device, Seq, Timeline};
 use crate::error::Result;
+use crate::stats::Fallback;
 
 /// A stream that carries gathers, and behind them and the consumers' fences the batches that come back.
 pub(crate) struct Gate {
@@ -42,6 +43,10 @@ impl Gate {
 
     pub(crate) fn timeline(&self) -> Arc<dyn Timeline> {
         self.queue.timeline()
+    }
+
+    pub(crate) fn ready_to_gather(&mut self) -> Option<Fallback> {
+        self.queue.ready_to_gather()
     }
 
     /// Nothing is on the stream.

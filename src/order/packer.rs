@@ -49,7 +49,8 @@ impl Packer {
             return Err(Error::config("window_tokens", format!("{window_tokens}; give 1 to {}", u32::MAX)));
         }
         if order.as_mixture().is_some() {
-            let problem = "documents of a mixture cannot be packed; pack each dataset, and mix the windows";
+            let problem =
+                "documents of a mixture cannot be packed: a window goes on from document to document of one dataset";
             return Err(Error::config("mixture", problem));
         }
         Ok(Packer { order, window_tokens, tokens })

@@ -34,6 +34,7 @@ mod checkpoints;
 mod cursor;
 mod digest;
 mod engine;
+mod hash;
 mod load;
 #[cfg(test)]
 mod load_sim;
@@ -49,6 +50,7 @@ mod window;
 pub use builder::{Builder, Place};
 pub use checkpoint::{Checkpoint, CheckpointFile, TensorInfo};
 pub use digest::{Algorithm, Digest, Hasher};
+pub use hash::{Hash, HashProgress};
 pub use load::{Load, Tensors};
 pub use manifest::{FileDigests, Manifest, TensorDigest};
 pub use save::{Per, Save, SaveTensor, Saved, save};

@@ -9,7 +9,7 @@ use crate::check::reader::{Reader, Release};
 use crate::stand_in::{take, wait_for_engines};
 
 /// What a loader calls, from the device's first to its last.
-const SYMBOLS: [&str; 21] = [
+const SYMBOLS: [&str; 23] = [
     "cuInit",
     "cuDeviceGetCount",
     "cuDeviceGet",
@@ -21,7 +21,9 @@ const SYMBOLS: [&str; 21] = [
     "cuMemHostRegister_v2",
     "cuEventCreate",
     "cuMemcpyHtoDAsync_v2",
-    "cuMemcpyDtoDAsync_v2",
+    "cuModuleLoadData",
+    "cuModuleGetFunction",
+    "cuLaunchKernel",
     "cuEventRecord",
     "cuEventQuery",
     "cuStreamWaitEvent",
@@ -35,7 +37,7 @@ const SYMBOLS: [&str; 21] = [
 
 /// Calls that may have started something though they failed.
 const STARTS_WORK: [&str; 5] =
-    ["cuMemcpyHtoDAsync_v2", "cuMemcpyDtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuEventRecord", "cuStreamWaitEvent"];
+    ["cuMemcpyHtoDAsync_v2", "cuLaunchKernel", "cuMemcpyDtoHAsync_v2", "cuEventRecord", "cuStreamWaitEvent"];
 
 /// A loader's whole life, with a batch read on the host, one on a stream, and one simply dropped, again and again.
 fn life(bed: &Bed, reader: Option<&mut Reader>) -> Result<()> {

@@ -17,7 +17,9 @@ struct Gathering {
 impl Gathering {
     fn new(bed: &Bed, slabs: usize) -> Gathering {
         let (slabs, region) = (Slabs::new(&bed.device, slabs, SLAB), Region::new(&bed.device, 2 * SLAB));
-        Gathering { slabs, region, queue: queue(bed, 8) }
+        let mut queue = queue(bed, 8);
+        assert_eq!(queue.ready_to_gather(), None);
+        Gathering { slabs, region, queue }
     }
 
     /// Copies slab `index`, whose bytes are `value`, and counted on every 64 bytes.

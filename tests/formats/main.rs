@@ -2,6 +2,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(feature = "compressed")]
+mod compressed;
 mod writers;
 
 use std::collections::BTreeMap;

@@ -45,6 +45,9 @@ pub(crate) struct Options {
     /// Write nothing: compare indexes with shards, and samples with their checksums
     #[arg(long, conflicts_with = "checksums")]
     check: bool,
+    /// Compare whole shards with the hashes in this file, a line each as sha256sum, md5sum .. write them
+    #[arg(long, value_name = "FILE")]
+    sums: Option<PathBuf>,
     /// Shards at a time [default: 16]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -52,7 +55,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<Answer> {
     let threads = options.threads.map_or(0, usize::from);
-    let how = Indexing { checksums: options.checksums, check: options.check, threads };
+    let how = Indexing { checksums: options.checksums, check: options.check, sums: options.sums.clone(), threads };
     let bar = bar();
     let watch = |progress: IndexProgress| {
         bar.set_length(progress.shards);

@@ -6,10 +6,12 @@ mod bench;
 mod dataset;
 mod doctor;
 mod failure;
+mod hash;
 mod index;
 mod inspect;
 mod interrupt;
 mod linux;
+mod load;
 mod size;
 mod text;
 
@@ -33,12 +35,17 @@ Examples:
   strait inspect /data/train
   # an index beside each shard, with checksums of every sample
   strait index /data/train --checksums
+  # a checkpoint into device memory, next to what the disk can do
+  strait load ./llama
+  # a digest of every tensor of a checkpoint, and whether all is still as it was
+  strait hash ./llama --per tensor --output ./llama/manifest.json
+  strait hash --check ./llama/manifest.json
   # does every sample come once, on 8 ranks?
   strait audit /data --world 8
 
 Exit codes:
   0    done
-  1    it could not be done (standard error says what happened, why, what to do), or an audit found a gap
+  1    it could not be done (standard error says what happened, why, what to do), or an audit or a comparison found something
   2    the command line was not understood; nothing was started
   130  interrupted (Ctrl-C, SIGTERM); what the command made was removed
 
@@ -61,8 +68,10 @@ enum Command {
     Audit(audit::Options),
     Bench(bench::Options),
     Doctor(doctor::Options),
+    Hash(hash::Options),
     Index(index::Options),
     Inspect(inspect::Options),
+    Load(load::Options),
 }
 
 /// What a subcommand has found out: the same thing for people and for programs.
@@ -81,8 +90,10 @@ fn main() -> ExitCode {
         Command::Audit(options) => audit::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Hash(options) => hash::run(&options),
         Command::Index(options) => index::run(&options),
         Command::Inspect(options) => inspect::run(&options, cli.json),
+        Command::Load(options) => load::run(&options),
     };
     match answer {
         Ok(answer) => {

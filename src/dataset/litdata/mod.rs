@@ -54,6 +54,7 @@ fn sources(path: &Path, _: &Options) -> Result<Vec<Source>> {
             path: beneath(root, &file.filename, path)?,
             beside: vec![path.clone()],
             hashes: Vec::new(),
+            fallback: None,
             index: Box::new(move |path, _| file_of(path, &leaves, whole, samples)),
         })
     };

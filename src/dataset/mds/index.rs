@@ -32,6 +32,7 @@ pub(in crate::dataset) struct Shard {
     compression: Option<String>,
     pub(in crate::dataset) samples: u64,
     pub(in crate::dataset) raw_data: Stored,
+    pub(in crate::dataset) zip_data: Option<Stored>,
 }
 
 /// A file, relative to the directory of the index.
@@ -212,6 +213,7 @@ mod tests {
         let index = index(SHARD).unwrap();
         let shard = &index.shards[0];
         assert_eq!((shard.samples, shard.compression()), (2, Some("zstd")));
+        assert_eq!(shard.zip_data.as_ref().unwrap().basename, "shard.00000.mds.zstd");
         assert_eq!(shard.raw_data.hashes, [("xxh64".to_string(), "00ff".to_string())]);
         let columns = shard.columns().unwrap();
         let text = Column { name: "s".into(), bytes: None, dtype: None, shape: None };

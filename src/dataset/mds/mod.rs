@@ -7,14 +7,18 @@
 //! After `streaming/base/format/mds/writer.py` and `encodings.py`. Numbers, and arrays whose type and shape the encoding
 //! gives (`ndarray:float32:3,224,224`), come with both; other arrays are handed over as stored, with their shape in
 //! front, and everything else as the bytes that its decoder takes.
+//!
+//! A compressed shard has no place for a sample. It is decompressed once, by the processor, into a raw shard beside it
+//! or in the directory of the indexes; from then on that is what is read. See `compressed`.
 
+mod compressed;
 pub(super) mod index;
 
 use std::path::Path;
 
 use super::Field;
 use super::beneath::beneath;
-use super::files::read_whole;
+use super::files::{read_whole, side_by_side};
 use super::format::{Format, Indexed, Look, Reader, Source, Verdict};
 use super::options::Options;
 use super::sized::{Parts, Size, place};
@@ -43,26 +47,29 @@ fn sources(path: &Path, options: &Options) -> Result<Vec<Source>> {
     };
     let index = Index::parse(&read_whole(path, INDEX_BYTES_MAX)?).map_err(|problem| problem.of(path))?;
     let root = path.parent().filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    index.shards.iter().map(|shard| source(root, path, shard, options)).collect()
+    // Side by side, since those that are compressed are decompressed here.
+    side_by_side(&index.shards, |shard| source(root, path, shard, options))
 }
 
-fn source(root: &Path, index: &Path, shard: &Shard, _: &Options) -> Result<Source> {
+fn source(root: &Path, index: &Path, shard: &Shard, options: &Options) -> Result<Source> {
     let columns = shard.columns().map_err(|problem| problem.of(index))?;
-    let raw = beneath(root, &shard.raw_data.basename, index).map_err(|e| match (shard.compression(), e.errno()) {
-        (Some(compression), Some(libc::ENOENT)) => {
-            let problem = format!(
-                "the shard {:?} is compressed with {compression}; decompress it beside its index (StreamingDataset does so)",
-                shard.raw_data.basename
-            );
-            Error::format(index, 0, problem)
-        }
-        _ => e,
-    })?;
     let (samples, bytes) = (shard.samples, shard.raw_data.bytes);
+    let (path, fallback) = match (shard.compression(), beneath(root, &shard.raw_data.basename, index)) {
+        (Some(compression), Err(Error::Open { errno: libc::ENOENT, .. })) => {
+            let zip = shard.zip_data.as_ref().ok_or_else(|| {
+                Error::format(index, 0, format!("{} is neither there nor compressed", shard.raw_data.basename))
+            })?;
+            let zip = beneath(root, &zip.basename, index)?;
+            let (raw, fallback) = compressed::decompress(&zip, compression, &shard.raw_data, options)?;
+            (raw, Some(fallback))
+        }
+        (_, raw) => (raw?, None),
+    };
     Ok(Source {
-        path: raw,
+        path,
         beside: vec![index.to_owned()],
         hashes: shard.raw_data.hashes.clone(),
+        fallback,
         index: Box::new(move |path, _| raw_shard(path, &columns, samples, bytes)),
     })
 }

@@ -21,12 +21,17 @@ use xxhash_rust::xxh3::Xxh3;
 use super::body::{Body, Bytes, SUM_BYTES};
 use super::files::{open_file, read_at};
 use super::format::{Format, Indexed, Source};
+use super::merge::FIELDS_MAX;
 use super::options::Options;
 use super::table::Table;
 use crate::error::{Error, Result};
 use crate::memory::Mapping;
 use head::{Column, Head, START_BYTES};
-pub(super) use place::{ENDING, place_for_reading, place_for_writing, write};
+pub(super) use place::{ENDING, place_for_reading, write};
+
+/// What the head of a sidecar has room for.
+const NAME_BYTES_MAX: usize = u16::MAX as usize;
+const DIMENSIONS_MAX: usize = 64;
 
 /// Read at once when a sidecar is opened; smaller ones are not mapped at all.
 const FIRST_BYTES: usize = 4096;
@@ -193,6 +198,17 @@ pub(super) fn encode(
     fingerprint: u64,
     crcs: Option<&[u32]>,
 ) -> Result<Vec<u8>> {
+    let fits = |field: &super::Field| {
+        field.name.len() <= NAME_BYTES_MAX && field.shape.as_ref().is_none_or(|shape| shape.len() <= DIMENSIONS_MAX)
+    };
+    if indexed.fields.len() > FIELDS_MAX || !indexed.fields.iter().all(fits) {
+        let problem = format!(
+            "no index can be written of {} fields; at most {FIELDS_MAX} fit, with names of {NAME_BYTES_MAX} bytes and \
+             {DIMENSIONS_MAX} dimensions",
+            indexed.fields.len()
+        );
+        return Err(Error::format(&*indexed.path, 0, problem));
+    }
     let (table, mut numbers) = indexed.table.portable(indexed.bytes, indexed.fields.len())?;
     let largest = table.largest(indexed.bytes)?;
     let width = indexed.fields.len() as u64;
@@ -218,3 +234,6 @@ pub(super) fn encode(
     bytes.append(&mut numbers);
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, access, linkat, open};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 
 use crate::dataset::options::Options;
 use crate::error::{Error, Result};
@@ -24,24 +24,22 @@ pub(in crate::dataset) fn place_for_reading(shard: &Path, options: &Options) -> 
     }
 }
 
-/// Where a shard's sidecar is to be written: beside it, or, where that is not allowed, in the cache directory.
+/// Writes a shard's sidecar: beside it, or, where that is not allowed, in the cache directory. Where it is now.
 ///
 /// # Errors
-/// [`Error::Open`] if there is no place.
-pub(in crate::dataset) fn place_for_writing(shard: &Path, options: &Options) -> Result<PathBuf> {
-    let make = |directory: &Path| fs::create_dir_all(directory).map_err(|e| Error::open(directory, &e));
-    if let Some(directory) = &options.index_dir {
-        make(directory)?;
-        return Ok(apart(directory, shard));
-    }
-    let directory = match shard.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+/// [`Error::Open`] if there is no place for it.
+pub(in crate::dataset) fn write(shard: &Path, bytes: &[u8], options: &Options) -> Result<PathBuf> {
+    let into = |directory: &Path| {
+        fs::create_dir_all(directory).map_err(|e| Error::open(directory, &e))?;
+        write_at(apart(directory, shard), bytes)
     };
-    let Err(refusal) = access(directory, Access::WRITE_OK | Access::EXEC_OK) else { return Ok(beside(shard)) };
-    let cache = cache().ok_or_else(|| Error::open(directory, &refusal.into()))?;
-    make(&cache)?;
-    Ok(apart(&cache, shard))
+    if let Some(directory) = &options.index_dir {
+        return into(directory);
+    }
+    match (write_at(beside(shard), bytes), cache()) {
+        (Err(Error::Open { errno: libc::EACCES | libc::EPERM | libc::EROFS, .. }), Some(cache)) => into(&cache),
+        (written, _) => written,
+    }
 }
 
 fn beside(shard: &Path) -> PathBuf {
@@ -74,17 +72,17 @@ fn cache() -> Option<PathBuf> {
 ///
 /// # Errors
 /// [`Error::Open`] for the file that could not be written.
-pub(in crate::dataset) fn write(sidecar: &Path, bytes: &[u8]) -> Result<()> {
+fn write_at(sidecar: PathBuf, bytes: &[u8]) -> Result<PathBuf> {
     let directory = sidecar.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let new = new_name(directory);
     let written = nameless(directory, &new, bytes).unwrap_or_else(|| named(&new, bytes));
-    if let Err(e) = written.and_then(|()| fs::rename(&new, sidecar)) {
+    if let Err(e) = written.and_then(|()| fs::rename(&new, &sidecar)) {
         let _ = fs::remove_file(&new);
         return Err(Error::open(sidecar, &e));
     }
     // The name, too, is to outlast a power cut; a file system that cannot promise it has the file all the same.
     let _ = fs::File::open(directory).and_then(|directory| directory.sync_all());
-    Ok(())
+    Ok(sidecar)
 }
 
 /// A name that no shard has, and no other process takes.

@@ -4,6 +4,7 @@
 //! again, so no thread's current context changes.
 
 mod driver;
+mod gather;
 mod shared;
 mod stream;
 

@@ -7,6 +7,7 @@ use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 
 use super::super::{DevicePtr, Fence};
 use super::driver::{self, Driver, EVENT_DISABLE_TIMING, Handle, STREAM_NON_BLOCKING};
+use super::gather::Kernels;
 use crate::error::{Error, Result};
 
 /// What devices, streams and timelines need of the driver; released with the last of them.
@@ -24,6 +25,8 @@ pub(super) struct Shared {
     pub(super) read_stream: Handle,
     /// The events behind fences, by [`Fence`]; null where one was given back.
     pub(super) fences: RwLock<Vec<Handle>>,
+    /// Loaded by the first stream that gathers.
+    pub(super) kernels: OnceLock<Result<Kernels>>,
     /// Where an allocation began before it was aligned, by its aligned base.
     pub(super) unaligned: Mutex<HashMap<DevicePtr, DevicePtr>>,
 }
@@ -100,6 +103,7 @@ impl Shared {
             pid,
             read_stream: std::ptr::null_mut(),
             fences: RwLock::default(),
+            kernels: OnceLock::new(),
             unaligned: Mutex::default(),
         };
         shared.read_stream = shared.create_stream().map_err(Failure::Broken)?;
@@ -187,6 +191,9 @@ impl Drop for Shared {
     fn drop(&mut self) {
         if std::process::id() != self.pid {
             return; // The parent's, not ours.
+        }
+        if let (Some(Ok(kernels)), Ok(_entered)) = (self.kernels.get(), self.enter()) {
+            kernels.unload(self);
         }
         let mut fences = std::mem::take(self.fences.get_mut().unwrap_or_else(PoisonError::into_inner));
         fences.retain(|event| !event.is_null());

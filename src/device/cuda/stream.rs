@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 
 use super::super::{DevicePtr, Fence, RawStream, Seq, Stream, Timeline};
 use super::driver::{Handle, NOT_READY, SUCCESS};
+use super::gather::Tables;
 use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::plan::Move;
+use crate::stats::Fallback;
 
 /// More than there are slabs of 512 KiB in 256 MiB.
 const EVENTS: usize = 512;
@@ -23,7 +25,11 @@ const EVENTS: usize = 512;
 /// A copy of 4 MiB takes 80 us on a PCIe Gen5 bus; a sleep of this length wakes up about 60 us late.
 const POLL_SLEEP: Duration = Duration::from_micros(20);
 
-pub(super) struct CudaStream(Arc<Points>);
+/// Fields drop in order: the tables look at the stream first.
+pub(super) struct CudaStream {
+    tables: Option<Tables>,
+    points: Arc<Points>,
+}
 
 struct CudaTimeline(Arc<Points>);
 
@@ -53,7 +59,7 @@ impl CudaStream {
             created = points.shared.create_event().map(|event| events.push(event));
         }
         points.events = events.into(); // Dropped with `points` if one could not be created.
-        created.map(|()| CudaStream(Arc::new(points)))
+        created.map(|()| CudaStream { tables: None, points: Arc::new(points) })
     }
 }
 
@@ -110,7 +116,7 @@ impl Points {
 // the head of this file); every other result of the query is returned as an error.
 unsafe impl Stream for CudaStream {
     unsafe fn copy(&mut self, source: NonNull<u8>, target: DevicePtr, bytes: usize) -> Result<()> {
-        let Points { shared, stream, .. } = &*self.0;
+        let Points { shared, stream, .. } = &*self.points;
         let _entered = shared.enter()?;
         let (call, copy) = shared.driver.copy_to_device;
         // SAFETY: the caller promises that both sides stay valid until a later mark is reached.
@@ -118,7 +124,7 @@ unsafe impl Stream for CudaStream {
     }
 
     unsafe fn copy_out(&mut self, source: DevicePtr, target: NonNull<u8>, bytes: usize) -> Result<()> {
-        let Points { shared, stream, .. } = &*self.0;
+        let Points { shared, stream, .. } = &*self.points;
         let _entered = shared.enter()?;
         let (call, copy) = shared.driver.copy_to_host;
         // SAFETY: the caller promises that both sides stay valid until a later mark is reached.
@@ -126,7 +132,7 @@ unsafe impl Stream for CudaStream {
     }
 
     fn mark(&mut self) -> Result<Seq> {
-        let points = &*self.0;
+        let points = &*self.points;
         let seq = points.marked.load(Ordering::Relaxed) + 1;
         let _entered = points.shared.enter()?;
         let (call, record) = points.shared.driver.event_record;
@@ -137,24 +143,38 @@ unsafe impl Stream for CudaStream {
     }
 
     fn reached(&mut self) -> Result<Seq> {
-        self.0.advance()
+        self.points.advance()
     }
 
     fn wait(&mut self, seq: Seq, timeout: Duration) -> Result<Seq> {
-        self.0.wait(seq, timeout)
+        self.points.wait(seq, timeout)
     }
 
     fn wait_fence(&mut self, fence: Fence) -> Result<()> {
-        let event = self.0.shared.fence_event(fence)?;
-        let _entered = self.0.shared.enter()?;
-        let (call, wait) = self.0.shared.driver.stream_wait_event;
+        let event = self.points.shared.fence_event(fence)?;
+        let _entered = self.points.shared.enter()?;
+        let (call, wait) = self.points.shared.driver.stream_wait_event;
         // SAFETY: the event lives as long as the Shared, the stream as long as the Points.
-        self.0.shared.check(call, unsafe { wait(self.0.stream, event, 0) })
+        self.points.shared.check(call, unsafe { wait(self.points.stream, event, 0) })
+    }
+
+    fn ready_to_gather(&mut self) -> Option<Fallback> {
+        match Tables::new(&self.points.shared, self.points.stream) {
+            Ok(tables) => {
+                self.tables = Some(tables);
+                None
+            }
+            Err(fallback) => Some(fallback),
+        }
     }
 
     unsafe fn gather(&mut self, base: DevicePtr, moves: &[Move]) -> Result<()> {
-        let Points { shared, stream, .. } = &*self.0;
+        let Points { shared, stream, .. } = &*self.points;
         let _entered = shared.enter()?;
+        if let Some(tables) = &mut self.tables {
+            // SAFETY: the caller's promise is the same; the context is entered.
+            return unsafe { tables.gather(base, moves) };
+        }
         let (call, copy) = shared.driver.copy_on_device;
         moves.iter().try_for_each(|&Move { source, target, bytes }| {
             // SAFETY: the caller promises that both sides are device memory that stays valid until a later mark is
@@ -164,7 +184,7 @@ unsafe impl Stream for CudaStream {
     }
 
     fn timeline(&self) -> Arc<dyn Timeline> {
-        Arc::new(CudaTimeline(self.0.clone()))
+        Arc::new(CudaTimeline(self.points.clone()))
     }
 }
 

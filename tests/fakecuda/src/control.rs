@@ -33,7 +33,7 @@ pub extern "C" fn fakecuda_late(stream: usize, us: u64) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fakecuda_write(target: u64, source: *const u8, bytes: usize) -> bool {
     let mut machine = machine();
-    machine.check_order(0, &Op::OnDevice { source: target, target, bytes });
+    machine.check_order(0, &Op::OnDevice { source: target, target, bytes, row: false });
     let Some(memory) = machine.device_bytes(target, bytes) else {
         machine.misuse.push("a storage wrote to memory that is not allocated".into());
         return false;

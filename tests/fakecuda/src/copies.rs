@@ -47,6 +47,6 @@ pub extern "C" fn cuMemcpyDtoDAsync_v2(target: u64, source: u64, bytes: usize, s
         if machine.device_bytes(source, bytes).is_none() || machine.device_bytes(target, bytes).is_none() {
             return machine.refuse(INVALID_VALUE, "a copy from or to what is not allocated");
         }
-        push(machine, stream, Op::OnDevice { source, target, bytes })
+        push(machine, stream, Op::OnDevice { source, target, bytes, row: false })
     })
 }

@@ -5,7 +5,7 @@
 //! fault when a host dereferences them. What a real driver would leave undefined is refused, and noted as misuse.
 //!
 //! ```text
-//!  driver.rs copies.rs streams.rs                            control.rs   what tests see and set (fakecuda_*)
+//!  driver.rs copies.rs streams.rs kernels.rs                      control.rs   what tests see and set (fakecuda_*)
 //!      |  the functions of cuda.h                                 |
 //!      +----------------- machine.rs: everything there is --------+
 //!                             |
@@ -15,6 +15,7 @@
 mod control;
 mod copies;
 mod driver;
+mod kernels;
 mod machine;
 mod streams;
 mod worker;

@@ -35,6 +35,8 @@ pub(crate) struct Machine {
     pub(crate) registered: BTreeMap<usize, usize>,
     pub(crate) streams: BTreeMap<usize, Stream>,
     pub(crate) events: BTreeMap<usize, Event>,
+    /// Loaded modules, by handle: the names of their kernels, in order.
+    pub(crate) modules: BTreeMap<usize, Vec<String>>,
     next_handle: usize,
     pub(crate) knobs: Knobs,
     pub(crate) misuse: Vec<String>,
@@ -62,11 +64,37 @@ pub(crate) struct Event {
 }
 
 pub(crate) enum Op {
-    ToDevice { source: Source, target: u64, bytes: usize },
-    ToHost { source: u64, target: usize, bytes: usize, pageable: bool },
-    OnDevice { source: u64, target: u64, bytes: usize },
-    Record { event: usize, generation: u64 },
-    Wait { event: usize, generation: u64 },
+    ToDevice {
+        source: Source,
+        target: u64,
+        bytes: usize,
+    },
+    ToHost {
+        source: u64,
+        target: usize,
+        bytes: usize,
+        pageable: bool,
+    },
+    /// A `row` of a kernel's table begins with the kernel.
+    OnDevice {
+        source: u64,
+        target: u64,
+        bytes: usize,
+        row: bool,
+    },
+    /// The moves of a table of `count` rows, in any order.
+    Gather {
+        table: u64,
+        count: usize,
+    },
+    Record {
+        event: usize,
+        generation: u64,
+    },
+    Wait {
+        event: usize,
+        generation: u64,
+    },
 }
 
 impl Op {
@@ -76,7 +104,8 @@ impl Op {
         match *self {
             Op::ToDevice { target, bytes, .. } => (None, range(target, bytes)),
             Op::ToHost { source, bytes, .. } => (range(source, bytes), None),
-            Op::OnDevice { source, target, bytes } => (range(source, bytes), range(target, bytes)),
+            Op::OnDevice { source, target, bytes, .. } => (range(source, bytes), range(target, bytes)),
+            Op::Gather { table, count } => (range(table, count * 24), None),
             Op::Record { .. } | Op::Wait { .. } => (None, None),
         }
     }
@@ -139,6 +168,7 @@ impl Machine {
             registered: BTreeMap::new(),
             streams: BTreeMap::new(),
             events: BTreeMap::new(),
+            modules: BTreeMap::new(),
             next_handle: 1 << 20,
             knobs: Knobs {
                 latency_max: Duration::ZERO,
@@ -205,6 +235,8 @@ impl Machine {
             Op::ToDevice { target, .. } => device(*target),
             Op::ToHost { source, target, .. } => device(*source) || host(*target),
             Op::OnDevice { source, target, .. } => device(*source) || device(*target),
+            // What its rows name shows when it runs.
+            Op::Gather { table, .. } => device(*table),
             Op::Record { .. } | Op::Wait { .. } => false,
         })
     }

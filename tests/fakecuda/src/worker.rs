@@ -26,6 +26,29 @@ fn turn(stream: usize) -> bool {
     true
 }
 
+/// Puts the moves of a table in the place of the kernel that carries them out: on a GPU warps run in any order.
+fn unfold(machine: &mut Machine, stream: usize, table: u64, count: usize) -> Option<Duration> {
+    let Some(rows) = machine.device_bytes(table, count * 24).map(|rows| rows.to_vec()) else {
+        machine.misuse.push("a kernel's table was freed".into());
+        return None;
+    };
+    let number = |row: &[u8], at: usize| u64::from_le_bytes(row[8 * at..8 * at + 8].try_into().expect("8 bytes"));
+    let mut moves: Vec<Op> = Vec::with_capacity(count);
+    for row in rows.chunks(24) {
+        let (source, target, bytes) = (number(row, 0), number(row, 1), number(row, 2) as usize);
+        if bytes > 16 << 10 {
+            machine.misuse.push("more than 16 KiB for one warp".into());
+        }
+        let place = machine.below(moves.len() as u64 + 1) as usize;
+        moves.push(Op::OnDevice { source, target, bytes, row: true });
+        let last = moves.len() - 1;
+        moves.swap(place, last);
+    }
+    let ops = &mut machine.streams.get_mut(&stream)?.ops;
+    moves.into_iter().for_each(|one| ops.push_front(one));
+    None
+}
+
 /// Waits until the first op can begin; says how late it does.
 fn wait_for_op(stream: usize) -> Option<Duration> {
     let mut guard = machine();
@@ -38,7 +61,7 @@ fn wait_for_op(stream: usize) -> Option<Duration> {
             }
             Some(_) if guard.knobs.stalled => {}
             Some(op) if guard.is_blocked(op) => {}
-            Some(Op::ToDevice { .. } | Op::ToHost { .. } | Op::OnDevice { .. }) => {
+            Some(Op::ToDevice { .. } | Op::ToHost { .. } | Op::OnDevice { row: false, .. } | Op::Gather { .. }) => {
                 if let Some(&late) = guard.knobs.late.get(&stream) {
                     return Some(late);
                 }
@@ -58,10 +81,13 @@ fn step(stream: usize, done: &mut usize) -> Option<Duration> {
     let mut op = guard.streams.get_mut(&stream)?.ops.pop_front()?;
     let bytes = match &op {
         Op::ToDevice { bytes, .. } | Op::ToHost { bytes, .. } | Op::OnDevice { bytes, .. } => *bytes,
-        Op::Record { .. } | Op::Wait { .. } => 0,
+        Op::Gather { .. } | Op::Record { .. } | Op::Wait { .. } => 0,
     };
     let piece = (bytes - *done).min(PIECE_BYTES);
     guard.check_order(stream, &op);
+    if let Op::Gather { table, count } = op {
+        return unfold(&mut guard, stream, table, count);
+    }
     perform(&mut guard, &mut op, *done, piece);
     *done += piece;
     if *done == bytes {
@@ -110,7 +136,7 @@ fn perform(machine: &mut Machine, op: &mut Op, done: usize, piece: usize) {
                 _ => machine.misuse.push("memory was freed while a copy used it".into()),
             }
         }
-        Op::Record { .. } | Op::Wait { .. } => {}
+        Op::Gather { .. } | Op::Record { .. } | Op::Wait { .. } => {}
     }
 }
 

@@ -12,7 +12,7 @@ use super::request::Request;
 use crate::failure::{Failure, Result};
 
 /// `fio-3.36`, or why it cannot be used.
-pub(super) fn version() -> std::result::Result<String, String> {
+pub(crate) fn version() -> std::result::Result<String, String> {
     match Command::new("fio").arg("--version").output() {
         Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
         Ok(output) => Err(format!("fio --version ended with {}", output.status)),
@@ -21,7 +21,7 @@ pub(super) fn version() -> std::result::Result<String, String> {
 }
 
 /// The same reads as the limit's, as fio's options.
-pub(super) fn arguments(request: &Request) -> Vec<String> {
+pub(crate) fn arguments(request: &Request) -> Vec<String> {
     let block = request.reference_bytes();
     // fio separates files by colons.
     let names: Vec<String> = request.paths.iter().map(|path| path.to_string_lossy().replace(':', "\\:")).collect();
@@ -49,7 +49,7 @@ pub(super) fn arguments(request: &Request) -> Vec<String> {
 }
 
 /// The outer `Result` is for interruption; the inner one says why fio has no number here.
-pub(super) fn run(request: &Request, watch: &mut Watch) -> Result<std::result::Result<Measure, String>> {
+pub(crate) fn run(request: &Request, watch: &mut Watch) -> Result<std::result::Result<Measure, String>> {
     let spawned = Command::new("fio")
         .args(arguments(request))
         .stdin(Stdio::null())

@@ -1,19 +1,19 @@
 //! `strait bench`: how fast samples reach the device, next to what the disk can do at all.
 
 mod blocks;
-mod fio;
+pub(crate) mod fio;
 mod limit;
 mod limit_pread;
-mod measure;
-mod options;
+pub(crate) mod measure;
+pub(crate) mod options;
 mod oracle;
-mod progress;
-mod report;
-mod request;
-mod rounds;
-mod run_strait;
+pub(crate) mod progress;
+pub(crate) mod report;
+pub(crate) mod request;
+pub(crate) mod rounds;
+pub(crate) mod run_strait;
 mod sample;
-mod summary;
+pub(crate) mod summary;
 
 use std::path::PathBuf;
 
@@ -37,7 +37,7 @@ pub(crate) fn run(options: &Options) -> Result<Answer> {
     let passes = stages.len() as u64 * u64::from(options.rounds) + u64::from(options.verify);
     let mut watch = Watch::new(passes);
     let verified_bytes = if options.verify { Some(verify(&request, &mut watch)?) } else { None };
-    let all = rounds::run(&request, &stages, options.rounds, &mut watch)?;
+    let all = rounds::run(&request, &stages, options.rounds, &mut watch, &mut run_strait::run)?;
     drop(watch);
     let all = Rounds { fio_reason: all.fio_reason.or(fio_reason), ..all };
     Ok(report::answer(&request, &all, verified_bytes, sample.is_some()))

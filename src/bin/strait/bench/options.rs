@@ -123,7 +123,7 @@ pub(crate) enum DeviceOption {
     Cuda(u32),
 }
 
-fn parse_device(text: &str) -> std::result::Result<DeviceOption, String> {
+pub(crate) fn parse_device(text: &str) -> std::result::Result<DeviceOption, String> {
     match (text, text.strip_prefix("cuda:").map(str::parse)) {
         ("auto", _) => Ok(DeviceOption::Auto),
         ("host", _) => Ok(DeviceOption::Host),

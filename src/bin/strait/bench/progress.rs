@@ -26,7 +26,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// For `stages` runs in all.
-    pub(super) fn new(stages: u64) -> Watch {
+    pub(crate) fn new(stages: u64) -> Watch {
         let shown = std::io::stderr().is_terminal();
         let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(stages * STEPS), target);
@@ -37,13 +37,13 @@ impl Watch {
     }
 
     /// Names the next run, which will read `want_bytes` unless `seconds` are over before.
-    pub(super) fn stage(&mut self, name: impl Into<String>, want_bytes: u64, seconds: Option<f64>) {
+    pub(crate) fn stage(&mut self, name: impl Into<String>, want_bytes: u64, seconds: Option<f64>) {
         (self.name, self.want_bytes, self.seconds) = (name.into(), want_bytes.max(1), seconds);
         self.bar.set_message(self.name.clone());
         self.start();
     }
 
-    pub(super) fn end_stage(&mut self) {
+    pub(crate) fn end_stage(&mut self) {
         self.stages_done += 1;
         self.bar.set_position(self.stages_done * STEPS);
     }

@@ -20,7 +20,7 @@ pub(super) fn answer(request: &Request, all: &Rounds, verified_bytes: Option<u64
     }
 }
 
-fn json_of(
+pub(crate) fn json_of(
     request: &Request,
     all: &Rounds,
     summary: &Summary,
@@ -109,7 +109,7 @@ fn text_of(
     out
 }
 
-fn rows(summary: &Summary) -> Vec<Vec<String>> {
+pub(crate) fn rows(summary: &Summary) -> Vec<Vec<String>> {
     let share =
         |shares: &[f64]| median(shares.iter().copied()).map_or("-".into(), |share| format!("{:.1} %", share * 100.0));
     let none = || ["-".into(), "-".into()];
@@ -129,7 +129,7 @@ fn rows(summary: &Summary) -> Vec<Vec<String>> {
     rows
 }
 
-type Fact = (&'static str, String);
+pub(crate) type Fact = (&'static str, String);
 
 fn facts(
     request: &Request,
@@ -145,16 +145,22 @@ fn facts(
     if let Some(bytes) = verified_bytes {
         facts.push(("verified", format!("{} compared with the files, all equal", size::show(bytes))));
     }
-    let reference = size::show(request.reference_bytes());
-    facts.push(("limit", format!("{}; blocks of {reference}, {} in flight", all.limit_how, request.depth)));
-    match &all.fio_reason {
-        Some(reason) => facts.push(("fio", format!("no number: {reason}"))),
-        None => facts.push(("fio", format!("fio {}", fio::arguments(request).join(" ")))),
-    }
+    facts.extend(reference_facts(request, all));
     facts
 }
 
-fn strait_facts(strait: &Strait<'_>, line: &Line, shares: &[f64]) -> Vec<Fact> {
+/// How the references read.
+pub(crate) fn reference_facts(request: &Request, all: &Rounds) -> [Fact; 2] {
+    let reference = size::show(request.reference_bytes());
+    let limit = format!("{}; blocks of {reference}, {} in flight", all.limit_how, request.depth);
+    let fio = match &all.fio_reason {
+        Some(reason) => format!("no number: {reason}"),
+        None => format!("fio {}", fio::arguments(request).join(" ")),
+    };
+    [("limit", limit), ("fio", fio)]
+}
+
+pub(crate) fn strait_facts(strait: &Strait<'_>, line: &Line, shares: &[f64]) -> Vec<Fact> {
     let result = &strait.last.result;
     let (before, after) = (strait.cached_before, strait.cached_after);
     let cold = if strait.cold() { "yes" } else { "no: a share of these bytes came from memory" };

@@ -7,14 +7,14 @@ use super::limit;
 use super::measure::Measure;
 use super::progress::Watch;
 use super::request::Request;
-use super::run_strait::{self, RunResult};
+use super::run_strait::RunResult;
 use crate::failure::{Failure, Result};
 use crate::linux::cache::{Residency, evict, residency};
 use crate::linux::usage;
 
 /// Who runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     Strait,
     Limit,
     Fio,
@@ -22,31 +22,40 @@ pub(super) enum Stage {
 
 /// A run of strait, and the state of machine and process around it.
 #[derive(Debug, Clone)]
-pub(super) struct StraitRun {
-    pub(super) result: RunResult,
-    pub(super) rss_bytes_max: u64,
-    pub(super) cached_before: Residency,
-    pub(super) cached_after: Residency,
+pub(crate) struct StraitRun {
+    pub(crate) result: RunResult,
+    pub(crate) rss_bytes_max: u64,
+    pub(crate) cached_before: Residency,
+    pub(crate) cached_after: Residency,
 }
 
 /// What was measured in one round.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Round {
-    pub(super) strait: Option<StraitRun>,
-    pub(super) limit: Option<Measure>,
-    pub(super) fio: Option<Measure>,
+pub(crate) struct Round {
+    pub(crate) strait: Option<StraitRun>,
+    pub(crate) limit: Option<Measure>,
+    pub(crate) fio: Option<Measure>,
 }
 
 /// All rounds, and what was learned besides numbers.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Rounds {
-    pub(super) rounds: Vec<Round>,
-    pub(super) limit_how: String,
+pub(crate) struct Rounds {
+    pub(crate) rounds: Vec<Round>,
+    pub(crate) limit_how: String,
     /// Why fio has no number.
-    pub(super) fio_reason: Option<String>,
+    pub(crate) fio_reason: Option<String>,
 }
 
-pub(super) fn run(request: &Request, stages: &[Stage], count: u32, watch: &mut Watch) -> Result<Rounds> {
+/// One run of strait.
+pub(crate) type Run<'a> = &'a mut dyn FnMut(&Request, &mut Watch) -> Result<RunResult>;
+
+pub(crate) fn run(
+    request: &Request,
+    stages: &[Stage],
+    count: u32,
+    watch: &mut Watch,
+    run_strait: Run<'_>,
+) -> Result<Rounds> {
     let mut all = Rounds::default();
     for number in 0..count as usize {
         let request = Request { seed: request.seed + number as u64, ..request.clone() };
@@ -56,7 +65,7 @@ pub(super) fn run(request: &Request, stages: &[Stage], count: u32, watch: &mut W
             watch.stage(name, request.file_bytes, request.seconds);
             evict_all(&request.paths)?;
             match stage {
-                Stage::Strait => round.strait = Some(strait(&request, watch)?),
+                Stage::Strait => round.strait = Some(strait(&request, watch, run_strait)?),
                 Stage::Limit => {
                     let run = limit::run(&request, watch)?;
                     round.limit = Some(useful(&request, run.measure));
@@ -86,13 +95,17 @@ fn useful(request: &Request, measure: Measure) -> Measure {
     Measure { bytes: request.useful_bytes(measure.bytes), ..measure }
 }
 
-fn strait(request: &Request, watch: &mut Watch) -> Result<StraitRun> {
+fn strait(request: &Request, watch: &mut Watch, run: Run<'_>) -> Result<StraitRun> {
     let cached_before = residency_of_all(&request.paths)?;
     usage::reset_peak_rss();
-    let result = run_strait::run(request, watch)?;
+    let result = run(request, watch)?;
     let rss_bytes_max = usage::peak_rss_bytes();
     if result.measure.bytes == 0 {
-        return Err(Failure::new("no byte was delivered", "the dataset is empty", "name files that hold samples"));
+        return Err(Failure::new(
+            "no byte was delivered",
+            "there was nothing to deliver",
+            "name files that hold something",
+        ));
     }
     Ok(StraitRun { result, rss_bytes_max, cached_before, cached_after: residency_of_all(&request.paths)? })
 }

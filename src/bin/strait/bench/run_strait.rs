@@ -86,26 +86,34 @@ pub(crate) fn verify(request: &Request, watch: &mut Watch) -> Result<u64> {
     Ok(oracle.finish())
 }
 
-fn loader(request: &Request) -> Result<Loader> {
-    let device = match request.device {
+/// The device that was asked for.
+pub(crate) fn device(request: &Request) -> Result<Device> {
+    Ok(match request.device {
         DeviceOption::Auto => Device::for_rank(request.rank)?,
         DeviceOption::Host => Device::host(),
         DeviceOption::Cuda(ordinal) => Device::cuda(ordinal)?,
-    };
-    let ring = match request.ring {
+    })
+}
+
+/// The ring that was asked for.
+pub(crate) fn ring(request: &Request) -> RingChoice {
+    match request.ring {
         RingOption::Auto => RingChoice::Auto,
         RingOption::Uring => RingChoice::Uring,
         RingOption::Pread => RingChoice::Pread,
         RingOption::Cufile => RingChoice::Cufile,
-    };
+    }
+}
+
+fn loader(request: &Request) -> Result<Loader> {
     Ok(Loader::builder(request.dataset.open(&request.paths)?)
-        .device(device)
+        .device(device(request)?)
         .batch_size(request.batch)
         .rank(request.rank)
         .shuffle(if request.shuffle { Shuffle::Full } else { Shuffle::Sequential })
         .seed(request.seed)
         .block_bytes(request.block_bytes)
         .reads_in_flight(request.depth)
-        .ring(ring)
+        .ring(ring(request))
         .build()?)
 }

@@ -5,21 +5,21 @@ use super::rounds::{Round, StraitRun};
 use crate::linux::cache::Residency;
 
 /// Medians over the rounds.
-pub(super) struct Summary {
-    pub(super) strait: Option<Line>,
-    pub(super) limit: Option<Line>,
-    pub(super) fio: Option<Line>,
+pub(crate) struct Summary {
+    pub(crate) strait: Option<Line>,
+    pub(crate) limit: Option<Line>,
+    pub(crate) fio: Option<Line>,
     /// One per round.
-    pub(super) share_of_limit: Vec<f64>,
+    pub(crate) share_of_limit: Vec<f64>,
     /// One per round.
-    pub(super) share_of_fio: Vec<f64>,
+    pub(crate) share_of_fio: Vec<f64>,
 }
 
-pub(super) struct Line {
-    pub(super) gb_per_s: f64,
-    pub(super) cpu_seconds_per_gib: f64,
-    pub(super) bytes: f64,
-    pub(super) seconds: f64,
+pub(crate) struct Line {
+    pub(crate) gb_per_s: f64,
+    pub(crate) cpu_seconds_per_gib: f64,
+    pub(crate) bytes: f64,
+    pub(crate) seconds: f64,
 }
 
 fn line(measures: &[Measure]) -> Option<Line> {
@@ -31,12 +31,12 @@ fn line(measures: &[Measure]) -> Option<Line> {
     })
 }
 
-pub(super) fn of_strait(round: &Round) -> Option<Measure> {
+pub(crate) fn of_strait(round: &Round) -> Option<Measure> {
     round.strait.as_ref().map(|run| run.result.measure)
 }
 
 impl Summary {
-    pub(super) fn new(rounds: &[Round]) -> Summary {
+    pub(crate) fn new(rounds: &[Round]) -> Summary {
         let all = |pick: fn(&Round) -> Option<Measure>| line(&rounds.iter().filter_map(pick).collect::<Vec<_>>());
         // Pairs within a round: neighbours in time see the same disk.
         let shares = |pick: fn(&Round) -> Option<Measure>| {
@@ -53,18 +53,18 @@ impl Summary {
 }
 
 /// What to show of runs of strait that does not vary, or whose worst counts.
-pub(super) struct Strait<'a> {
-    pub(super) last: &'a StraitRun,
-    pub(super) pinned_bytes_max: u64,
-    pub(super) rss_bytes_max: u64,
-    pub(super) first_batch_seconds: f64,
-    pub(super) setup_seconds: f64,
-    pub(super) cached_before: Residency,
-    pub(super) cached_after: Residency,
+pub(crate) struct Strait<'a> {
+    pub(crate) last: &'a StraitRun,
+    pub(crate) pinned_bytes_max: u64,
+    pub(crate) rss_bytes_max: u64,
+    pub(crate) first_batch_seconds: f64,
+    pub(crate) setup_seconds: f64,
+    pub(crate) cached_before: Residency,
+    pub(crate) cached_after: Residency,
 }
 
 impl Strait<'_> {
-    pub(super) fn new(rounds: &[Round]) -> Option<Strait<'_>> {
+    pub(crate) fn new(rounds: &[Round]) -> Option<Strait<'_>> {
         let runs: Vec<&StraitRun> = rounds.iter().filter_map(|round| round.strait.as_ref()).collect();
         let most = |pick: fn(&StraitRun) -> Residency| {
             runs.iter().map(|run| pick(run)).max_by_key(|seen| seen.cached).unwrap_or_default()
@@ -80,7 +80,7 @@ impl Strait<'_> {
         })
     }
 
-    pub(super) fn cold(&self) -> bool {
+    pub(crate) fn cold(&self) -> bool {
         self.cached_before.cached == 0
     }
 }

@@ -6,11 +6,14 @@
 //!   Pairs     offset, len  of each row                               8 (tar), 12 or 16 bytes per sample and field
 //! ```
 
+mod numbers;
+mod passes;
+
 use std::sync::Arc;
 
 use super::body::Body;
-use super::builder::Builder;
 use crate::error::Result;
+pub(super) use numbers::{Bound, Cells, Numbers};
 
 /// A part of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,83 +39,6 @@ pub(super) struct Table {
 }
 
 const NO_COLUMN: u16 = u16::MAX;
-
-/// How a column's entries are worked out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cells {
-    /// Row `i` at `first + i * stride`, each of `len` bytes.
-    Even { first: u64, stride: u64, len: u64 },
-    /// Row `i` between edge `i` and edge `i + 1`, of which there is one more than rows.
-    Between { edges: Numbers, start: Bound, end: Bound },
-    /// An offset and a length of its own. Rows that lack the field have all bits of the stored offset set.
-    Pairs { offset: Numbers, len: Numbers },
-}
-
-/// A place relative to a row's edges.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bound {
-    /// So many bytes behind the row's own edge.
-    AfterFirst(u64),
-    /// So many bytes before the next row's.
-    BeforeLast(u64),
-}
-
-/// A number per row, in a [`Body`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Numbers {
-    /// Where the first one is, in bytes from the start of the body.
-    pub(super) at: u64,
-    /// From one to the next, in bytes.
-    pub(super) stride: u64,
-    /// 8 bytes each, or 4.
-    pub(super) wide: bool,
-    /// What they are multiplied by: an element's size, a block.
-    pub(super) unit: u64,
-}
-
-impl Numbers {
-    /// The number of a row; `None` where all its bits are set.
-    #[inline]
-    fn get(&self, body: &Body, row: u64) -> Result<Option<u64>> {
-        let at = self.place(row);
-        let (number, absent) = match self.wide {
-            true => (body.u64(at)?, u64::MAX),
-            false => (u64::from(body.u32(at)?), u64::from(u32::MAX)),
-        };
-        match number.checked_mul(self.unit) {
-            _ if number == absent => Ok(None),
-            Some(number) => Ok(Some(number)),
-            None => Err(body.damaged(at, format!("{number} times {} is no offset", self.unit))),
-        }
-    }
-
-    /// The same in a body that has `bytes` more in front.
-    pub(super) fn moved_by(self, bytes: u64) -> Numbers {
-        Numbers { at: self.at.saturating_add(bytes), ..self }
-    }
-
-    fn place(&self, row: u64) -> u64 {
-        self.at.saturating_add(row.saturating_mul(self.stride))
-    }
-
-    /// That all rows' numbers lie inside the body.
-    fn fit(&self, body: &Body, rows: u64) -> bool {
-        let bytes = if self.wide { 8 } else { 4 };
-        let last = |row: u64| row.checked_mul(self.stride)?.checked_add(self.at)?.checked_add(bytes);
-        rows == 0 || last(rows - 1).is_some_and(|end| end <= body.len() as u64)
-    }
-}
-
-impl Cells {
-    /// The same in a body that has `bytes` more in front.
-    pub(super) fn moved_by(self, bytes: u64) -> Cells {
-        match self {
-            Cells::Even { .. } => self,
-            Cells::Between { edges, start, end } => Cells::Between { edges: edges.moved_by(bytes), start, end },
-            Cells::Pairs { offset, len } => Cells::Pairs { offset: offset.moved_by(bytes), len: len.moved_by(bytes) },
-        }
-    }
-}
 
 impl Table {
     /// A table over numbers that exist already, in an index file. Entries are compared with the shard when looked up.
@@ -147,66 +73,6 @@ impl Table {
             return Err(self.body.damaged(0, format!("{} bytes do not hold {} checksums", self.body.len(), self.rows)));
         }
         Ok(Table { crcs: crcs.map(Into::into), largest: Some(largest.into()), ..self })
-    }
-
-    /// The same table, of `columns` columns, in numbers that can be written to a file, and these.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get), for any row.
-    pub(super) fn portable(&self, shard_bytes: u64, columns: usize) -> Result<(Table, Vec<u8>)> {
-        if let Some(bytes) = self.body.just_made().filter(|_| columns == self.columns()) {
-            return Ok((self.clone(), bytes.to_vec()));
-        }
-        let mut builder = Builder::with_columns(columns);
-        for row in 0..self.rows {
-            builder.begin_sample();
-            for column in 0..self.columns() {
-                if let Some(entry) = self.cell(row, column, shard_bytes)? {
-                    builder.push(column as u16, entry);
-                }
-            }
-        }
-        let table = builder.build();
-        let bytes = table.body.just_made().unwrap_or_default().to_vec();
-        Ok((table, bytes))
-    }
-
-    /// The longest entry of each column, and, last, the largest row.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get), for any row, unless an index has said it.
-    pub(super) fn largest(&self, shard_bytes: u64) -> Result<Arc<[u64]>> {
-        if let Some(largest) = &self.largest {
-            return Ok(largest.clone());
-        }
-        let mut largest = vec![0; self.columns() + 1];
-        // Where one row is as long as another, one says it, and the last one that it lies inside.
-        let rows = if self.is_even() { self.rows.saturating_sub(1)..self.rows } else { 0..self.rows };
-        for row in rows {
-            let mut all = 0u64;
-            for (column, largest) in largest[..self.columns()].iter_mut().enumerate() {
-                let len = self.cell(row, column, shard_bytes)?.map_or(0, |entry| entry.len);
-                *largest = len.max(*largest);
-                all = all.saturating_add(len);
-            }
-            let last = &mut largest[self.columns()];
-            *last = all.max(*last);
-        }
-        Ok(largest.into())
-    }
-
-    /// The largest row, these of the dataset's fields together, or a bound for it where an index has one.
-    pub(super) fn largest_of(&self, fields: &[usize], shard_bytes: u64) -> u64 {
-        let columns = || fields.iter().filter_map(|&field| self.column(field));
-        if let Some(largest) = &self.largest {
-            let sum = columns().map(|column| largest[column]).fold(0, u64::saturating_add);
-            return sum.min(largest[self.columns()]);
-        }
-        let len = |row, column| self.cell(row, column, shard_bytes).ok().flatten().map_or(0, |entry| entry.len);
-        let sample = |row| columns().map(|column| len(row, column)).fold(0, u64::saturating_add);
-        // Where one sample is as long as another, one says it.
-        let rows = if self.is_even() { self.rows.min(1) } else { self.rows };
-        (0..rows).map(sample).max().unwrap_or(0)
     }
 
     /// That all of an index is as it was written.

@@ -1,0 +1,1334 @@
+/*
+ * strait: streams training shards and model weights from NVMe into GPU memory.
+ *
+ * Made of the sources of strait-ffi by `cargo xtask header`; do not edit.
+ *
+ * Conventions
+ *
+ * - Objects are handles: opaque, to be passed around and given back with the function that ends in _free. They are no
+ *   addresses, and nothing follows them: a handle that was freed, is of another kind, or was made before a fork() is
+ *   answered with STRAIT_STATUS_BAD_HANDLE. After a fork the child makes its own.
+ * - A function that takes a pointer to const only reads the object.
+ * - Functions return a strait_status, take inputs first and outputs last, and write outputs only on STRAIT_STATUS_OK. The
+ *   outputs of one call are different variables. A pointer that must not be NULL and is: STRAIT_STATUS_NULL_ARGUMENT.
+ * - The very last parameter is where an error goes that says more (see Errors); it may be NULL.
+ * - Texts are NUL-terminated UTF-8, paths NUL-terminated bytes. Inputs need to last for the call only. Arrays come with
+ *   their length, and may be NULL where that is 0.
+ * - Every function may be called from any thread at any time. What that means for an object is said at its type. A
+ *   handle that is freed during another thread's call ends with that call; texts and arrays that it gave out do not wait.
+ * - Sizes are in bytes and times in the unit that the name ends in.
+ */
+#ifndef STRAIT_H
+#define STRAIT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* As dlpack.h declares them; include that, or strait_dlpack.h, to look inside. */
+typedef struct DLManagedTensor DLManagedTensor;
+typedef struct DLManagedTensorVersioned DLManagedTensorVersioned;
+
+/**
+ * What is not known, or not the same for all; the length of a field that a sample does not have.
+ */
+#define STRAIT_UNKNOWN UINT64_MAX
+
+/**
+ * No stream.
+ */
+#define STRAIT_STREAM_NONE -1
+
+/**
+ * A flag of tensors: the consumer may not write to it.
+ */
+#define STRAIT_TENSOR_READ_ONLY 1
+
+/**
+ * A flag of tensors: plain bytes, whatever the type of the field's elements is.
+ */
+#define STRAIT_TENSOR_BYTES 2
+
+/**
+ * What a function returns.
+ */
+enum strait_status
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * It was done; outputs are written.
+     */
+    STRAIT_STATUS_OK = 0,
+    /**
+     * An option that cannot be met; nothing was started.
+     */
+    STRAIT_STATUS_CONFIG = 1,
+    /**
+     * A file or directory could not be opened or examined.
+     */
+    STRAIT_STATUS_OPEN = 2,
+    /**
+     * A shard or an index is not what its format demands.
+     */
+    STRAIT_STATUS_FORMAT = 3,
+    /**
+     * A shard is no longer the file that was indexed.
+     */
+    STRAIT_STATUS_CHANGED = 4,
+    /**
+     * A shard ended inside an extent that its index promises.
+     */
+    STRAIT_STATUS_TRUNCATED = 5,
+    /**
+     * The storage failed.
+     */
+    STRAIT_STATUS_IO = 6,
+    /**
+     * Something did not happen in time; the message says what.
+     */
+    STRAIT_STATUS_TIMEOUT = 7,
+    /**
+     * Memory could not be had.
+     */
+    STRAIT_STATUS_MEMORY = 8,
+    /**
+     * A batch needs more bytes than there is room for.
+     */
+    STRAIT_STATUS_BATCH_TOO_LARGE = 9,
+    /**
+     * A storage backend refused to work at all.
+     */
+    STRAIT_STATUS_RING = 10,
+    /**
+     * A device, or its driver, failed a call.
+     */
+    STRAIT_STATUS_DEVICE = 11,
+    /**
+     * There is no such device here: an ordinary answer.
+     */
+    STRAIT_STATUS_NO_DEVICE = 12,
+    /**
+     * The engine is gone; the loader must be built anew.
+     */
+    STRAIT_STATUS_STOPPED = 13,
+    /**
+     * A sample cannot be read, and the policy for bad samples does not forgive it.
+     */
+    STRAIT_STATUS_BAD_SAMPLE = 14,
+    /**
+     * Bytes that were read are not those that their checksum was made of.
+     */
+    STRAIT_STATUS_CORRUPT = 15,
+    /**
+     * A file could not be written. What was there before under its name is still there.
+     */
+    STRAIT_STATUS_WRITE = 16,
+    /**
+     * A tensor cannot be read.
+     */
+    STRAIT_STATUS_TENSOR = 17,
+    /**
+     * The end of the epoch. Not an error; no output is written.
+     */
+    STRAIT_STATUS_END = 100,
+    /**
+     * Not yet: ask again. Not an error; no output is written.
+     */
+    STRAIT_STATUS_PENDING = 101,
+    /**
+     * This sample does not have that field. Not an error; no output is written.
+     */
+    STRAIT_STATUS_ABSENT = 102,
+    /**
+     * A pointer that must not be NULL is; the message names the argument.
+     */
+    STRAIT_STATUS_NULL_ARGUMENT = 200,
+    /**
+     * Not a live handle of that kind: freed, never made, of another kind, or made before a fork.
+     */
+    STRAIT_STATUS_BAD_HANDLE = 201,
+    /**
+     * An earlier call with this handle panicked; it can only be freed.
+     */
+    STRAIT_STATUS_POISONED = 202,
+    /**
+     * This call panicked: a bug in strait. Its handles are poisoned.
+     */
+    STRAIT_STATUS_PANIC = 203,
+    /**
+     * Too early or too late for this call; the message says what comes first.
+     */
+    STRAIT_STATUS_WRONG_ORDER = 204,
+    /**
+     * A text is not UTF-8.
+     */
+    STRAIT_STATUS_BAD_TEXT = 205,
+    /**
+     * An index or length beyond the end.
+     */
+    STRAIT_STATUS_OUT_OF_RANGE = 206,
+    /**
+     * No field, counter or option of that name; the message lists what there is.
+     */
+    STRAIT_STATUS_NOT_FOUND = 207,
+    /**
+     * An error of a kind that this build of the C ABI has no number for; the message says all.
+     */
+    STRAIT_STATUS_OTHER = 299,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum strait_status strait_status;
+#else
+typedef uint32_t strait_status;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * A batch of samples on a device. Threads: any, at once; `strait_batch_release_on` and `strait_batch_free` end it.
+ */
+typedef struct strait_batch strait_batch;
+
+/**
+ * Where a run stands, and what it is a run of. Threads: any, at once.
+ */
+typedef struct strait_cursor strait_cursor;
+
+/**
+ * Shards, fields and the place of every sample. It does not change. Threads: any, at once.
+ */
+typedef struct strait_dataset strait_dataset;
+
+/**
+ * How a dataset is opened. Threads: any; calls with one builder take turns.
+ */
+typedef struct strait_dataset_builder strait_dataset_builder;
+
+/**
+ * A device that batches can live on. Threads: any, at once.
+ */
+typedef struct strait_device strait_device;
+
+/**
+ * What went wrong, where, and what to do. Threads: any.
+ */
+typedef struct strait_error strait_error;
+
+/**
+ * Reads a dataset's samples in batches. Threads: any; calls with one loader take turns, but for `strait_loader_stats`,
+ * which waits for none. One that is freed while another thread waits for a batch ends when that call does.
+ */
+typedef struct strait_loader strait_loader;
+
+/**
+ * The options of a loader. Threads: any; calls with one builder take turns.
+ */
+typedef struct strait_loader_builder strait_loader_builder;
+
+/**
+ * A snapshot of a loader's numbers. Threads: any, at once.
+ */
+typedef struct strait_stats strait_stats;
+
+/**
+ * A run of bytes that `gather` moves: offsets from the start of one piece of device memory. Runs do not overlap.
+ */
+typedef struct {
+    /**
+     * Where they are.
+     */
+    uint64_t source;
+    /**
+     * Where they go.
+     */
+    uint64_t target;
+    /**
+     * How many; not 0.
+     */
+    uint64_t bytes;
+} strait_move;
+
+/**
+ * The functions of a device. Zero it, set `size` to `sizeof(strait_device_vtable)`, and fill in the rest. All are required
+ * but `destroy`, `gather` and `error_name`. Later versions add entries at the end, which a smaller `size` leaves out.
+ */
+typedef struct {
+    /**
+     * `sizeof(strait_device_vtable)`.
+     */
+    size_t size;
+    /**
+     * What DLPack calls such a device: its `DLDeviceType` (12, `kDLExtDev`, if it has none).
+     */
+    int32_t dlpack_type;
+    /**
+     * What DLPack calls this one: its `device_id`.
+     */
+    int32_t dlpack_id;
+    /**
+     * A name for people; copied.
+     */
+    const char *name;
+    /**
+     * The last user of the device is gone: no other function is called any more. May be NULL.
+     */
+    void (*destroy)(void *device);
+    /**
+     * Allocates `bytes` of device memory, at a multiple of 4096.
+     */
+    int32_t (*allocate)(void *device, size_t bytes, uint64_t *base);
+    /**
+     * Gives it back. Nothing uses it any more.
+     */
+    void (*free)(void *device, uint64_t base, size_t bytes);
+    /**
+     * Pins host memory, so that streams copy from and to it asynchronously.
+     */
+    int32_t (*pin)(void *device, void *base, size_t bytes);
+    /**
+     * Takes that back. No copy from or to it is in flight. If it fails, the memory stays mapped for ever.
+     */
+    int32_t (*unpin)(void *device, void *base);
+    /**
+     * Makes a copy queue.
+     */
+    int32_t (*stream_create)(void *device, void **stream);
+    /**
+     * Gives it back. Copies that are on it still happen.
+     */
+    void (*stream_destroy)(void *device, void *stream);
+    /**
+     * Starts a copy of `bytes` from pinned host memory to device memory.
+     */
+    int32_t (*copy)(void *device, void *stream, const void *source, uint64_t target, size_t bytes);
+    /**
+     * Starts a copy of `bytes` from device memory to pinned host memory.
+     */
+    int32_t (*copy_out)(void *device, void *stream, uint64_t source, void *target, size_t bytes);
+    /**
+     * Puts a mark behind all that is on the stream, also behind what failed to start.
+     */
+    int32_t (*mark)(void *device, void *stream, uint64_t *mark);
+    /**
+     * The latest mark that is reached; 0 if none is.
+     */
+    int32_t (*reached)(void *device, void *stream, uint64_t *mark);
+    /**
+     * Waits until `mark` is reached, or `timeout_ns` nanoseconds (`UINT64_MAX`: for ever) have passed, and says which. A
+     * mark that was never given out is not reached.
+     */
+    int32_t (*wait)(void *device, void *stream, uint64_t mark, uint64_t timeout_ns, bool *reached);
+    /**
+     * Makes a consumer's stream wait for `mark`, on the device.
+     */
+    int32_t (*wait_on)(void *device, void *stream, uint64_t mark, void *consumer);
+    /**
+     * Makes a fence: a place on a consumer's stream. Not recorded yet, it holds nothing up.
+     */
+    int32_t (*fence_create)(void *device, uint64_t *fence);
+    /**
+     * Gives it back. Waits for it that are under way still hold.
+     */
+    void (*fence_destroy)(void *device, uint64_t fence);
+    /**
+     * Records it behind all that is on a consumer's stream now, in place of where it was recorded before.
+     */
+    int32_t (*record)(void *device, uint64_t fence, void *consumer);
+    /**
+     * Orders what the stream is given later behind the fence as last recorded.
+     */
+    int32_t (*wait_fence)(void *device, void *stream, uint64_t fence);
+    /**
+     * Copies device memory to the host and waits for it. Nothing writes to it meanwhile.
+     */
+    int32_t (*read_back)(void *device, uint64_t source, void *target, size_t bytes);
+    /**
+     * Starts `count` moves within the device memory at `base`. The table is read before the call returns. NULL: dense
+     * tensors that need it are an error.
+     */
+    int32_t (*gather)(void *device,
+                      void *stream,
+                      uint64_t base,
+                      const strait_move *moves,
+                      size_t count);
+    /**
+     * The driver's name for a code. May be NULL, and may return NULL.
+     */
+    const char *(*error_name)(void *device, int32_t code);
+} strait_device_vtable;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/* ---------- Errors ----------------------------------------------------------------------------
+ *
+ * The last parameter of every function that can fail is a `strait_error **`. It may be NULL. On failure it is set to an
+ * error that the caller owns and gives back with `strait_error_free`; otherwise it is left alone, so start it as NULL.
+ * An error does not change: any number of threads may read it. What its functions return lives as long as it does.
+ * They take NULL and freed errors too, and then return the empty text, NULL, 0 or false.
+ */
+
+/**
+ * Gives an error back. NULL is fine; an error that is not live is `STRAIT_STATUS_BAD_HANDLE`.
+ */
+strait_status strait_error_free(strait_error *error);
+
+/**
+ * The status that came with it.
+ */
+strait_status strait_error_status(const strait_error *error);
+
+/**
+ * What went wrong, where, and what to do: a sentence in English, without a newline.
+ */
+const char *strait_error_message(const strait_error *error);
+
+/**
+ * The operating system's error number (`errno.h`), or 0.
+ */
+int32_t strait_error_errno(const strait_error *error);
+
+/**
+ * The device driver's result code (on CUDA a `CUresult`), or 0.
+ */
+int32_t strait_error_device_code(const strait_error *error);
+
+/**
+ * The shard or other file that it is about, as the bytes of its path; NULL if there is none.
+ */
+const char *strait_error_path(const strait_error *error);
+
+/**
+ * The byte of that file, from its start: true, and `offset` is written; false if none is known, or `offset` is NULL.
+ */
+bool strait_error_offset(const strait_error *error,
+                         uint64_t *offset);
+
+/**
+ * The id of the sample that cannot be read: true, and `sample` is written; false if it is about none, or `sample` is NULL.
+ */
+bool strait_error_sample(const strait_error *error,
+                         uint64_t *sample);
+
+/* ---------- Version ---------------------------------------------------------------------------
+ *
+ * From 1.0 on functions are only added. Before, a minor version may change them; the library's file name says which.
+ */
+
+/**
+ * The version of the library: `"0.1.0"`. It lives for ever. Threads: any.
+ */
+const char *strait_version(void);
+
+/**
+ * How many handles of all kinds are live in this process, to see in tests that all were given back. Threads: any.
+ */
+size_t strait_handles_live(void);
+
+/* ---------- Devices ---------------------------------------------------------------------------
+ *
+ * Where batches live: host memory, a CUDA device, or a vendor's own (see the device plug-in). A device does not change.
+ * Loaders keep what they need of it, so a device may be given back at once.
+ */
+
+/**
+ * Host memory: the storage writes into batches directly, and nothing is copied.
+ */
+strait_status strait_device_host(strait_device **device, strait_error **error);
+
+/**
+ * The CUDA device `ordinal`, counted among the visible ones, with its primary context, as PyTorch and the CUDA runtime
+ * use it. Without a driver or a device: `STRAIT_STATUS_NO_DEVICE`, which says what is missing.
+ */
+strait_status strait_device_cuda(uint32_t ordinal,
+                                 strait_device **device,
+                                 strait_error **error);
+
+/**
+ * CUDA device 0 if it works, else the host.
+ */
+strait_status strait_device_auto(strait_device **device, strait_error **error);
+
+/**
+ * Gives a device back. NULL is fine; one that is not live is `STRAIT_STATUS_BAD_HANDLE`.
+ */
+strait_status strait_device_free(strait_device *device);
+
+/**
+ * A name for people: `"cuda:0 (NVIDIA H200)"`. It lives as long as the device's handle.
+ */
+strait_status strait_device_name(const strait_device *device,
+                                 const char **name,
+                                 strait_error **error);
+
+/**
+ * What DLPack calls this device: `DLDeviceType` (1 the host, 2 CUDA, 3 host memory that CUDA has pinned) and `device_id`.
+ */
+strait_status strait_device_dlpack(const strait_device *device,
+                                   int32_t *device_type,
+                                   int32_t *device_id,
+                                   strait_error **error);
+
+/**
+ * Host memory that `accelerator` has pinned, so that its streams copy from batches directly: `kDLCUDAHost` for a CUDA
+ * device. The host addresses it too. Giving a batch back behind a stream (`strait_batch_release_on`, or a tensor's
+ * deleter) waits on the host, since the storage writes into such memory without a stream in between.
+ */
+strait_status strait_device_pinned_host(const strait_device *accelerator,
+                                        strait_device **device,
+                                        strait_error **error);
+
+/* ---------- Device plug-in --------------------------------------------------------------------
+ *
+ * A table of functions with which a vendor adds a device to strait without touching it. The device then takes the staged
+ * path: the storage writes into host memory that the device has pinned, and copies of the device bring it to the batch.
+ *
+ * What a device promises:
+ * - Memory from `allocate` stays valid until `free`. Pinned memory may be copied from and to asynchronously until `unpin`.
+ * - Copies and gathers of one stream take effect in order. A mark is a number, greater than 0 and than those that the
+ * stream has given before; it is reached once everything that the stream was given before has finished reading its source
+ * and its bytes are visible to work ordered after it, and to the host if they went there.
+ * - An error is never taken for completion, by neither side: after one, the work may have started all the same.
+ * - `copy`, `copy_out`, `gather`, `mark`, `reached`, `wait_fence` of one stream are called by one thread at a time, `wait` and
+ * `wait_on` by any thread at any time, everything else by any thread at any time. Only `wait` and `read_back` may block.
+ *
+ * Every function takes the `device` that `strait_device_custom` was given. One that can fail returns 0, or the driver's
+ * own code, which `strait_error_device_code` then gives; outputs are looked at only if it returns 0.
+ */
+
+/**
+ * Adds a device. The table is copied; `device` is passed to its functions, and belongs to strait until it calls `destroy`. If
+ * this fails, `device` is still the caller's, and `destroy` is not called.
+ */
+strait_status strait_device_custom(const strait_device_vtable *vtable,
+                                   void *device,
+                                   strait_device **custom,
+                                   strait_error **error);
+
+/* ---------- Datasets --------------------------------------------------------------------------
+ *
+ * What exists on disk: shards, samples, fields. A builder takes paths and options; the dataset it builds does not change
+ * and holds no file open. Texts and arrays that a dataset gives out live as long as its handle.
+ */
+
+/**
+ * Makes a builder without paths, to be given back with `strait_dataset_builder_free`.
+ */
+strait_status strait_dataset_builder_new(strait_dataset_builder **builder, strait_error **error);
+
+/**
+ * Gives a builder back. NULL is fine; one that is not live is `STRAIT_STATUS_BAD_HANDLE`.
+ */
+strait_status strait_dataset_builder_free(strait_dataset_builder *builder);
+
+/**
+ * Adds a shard, or a directory: it stands for the regular files in it, sorted by name, without those below it and those
+ * that begin with a dot. Nothing is looked at before `strait_dataset_builder_build`. The path is copied; it is bytes, and
+ * need not be UTF-8.
+ */
+strait_status strait_dataset_builder_add_path(strait_dataset_builder *builder,
+                                              const char *path,
+                                              strait_error **error);
+
+/**
+ * The size in bytes of the records of raw files, which do not say it themselves.
+ */
+strait_status strait_dataset_builder_record_bytes(strait_dataset_builder *builder,
+                                                  uint64_t record_bytes,
+                                                  strait_error **error);
+
+/**
+ * Reads the files as this format, whatever they look like: `"records"`, `"webdataset"` and others;
+ * `STRAIT_STATUS_NOT_FOUND` lists them.
+ */
+strait_status strait_dataset_builder_format(strait_dataset_builder *builder,
+                                            const char *format,
+                                            strait_error **error);
+
+/**
+ * The type of the elements, in files that do not say it (headerless tokens): `"u16"`, `"i32"`, `"bf16"` ..
+ */
+strait_status strait_dataset_builder_dtype(strait_dataset_builder *builder,
+                                           const char *dtype,
+                                           strait_error **error);
+
+/**
+ * The directory that sidecar indexes are in, if they are not beside their shards.
+ */
+strait_status strait_dataset_builder_index_dir(strait_dataset_builder *builder,
+                                               const char *index_dir,
+                                               strait_error **error);
+
+/**
+ * Opens the dataset: reads headers and indexes, never payload. Takes as long as the storage does. The builder stays as it
+ * is and may build again. The dataset is given back with `strait_dataset_free`.
+ */
+strait_status strait_dataset_builder_build(const strait_dataset_builder *builder,
+                                           strait_dataset **dataset,
+                                           strait_error **error);
+
+/**
+ * Joins `count` datasets to one, whose sample ids count through them in the order given: what
+ * `strait_loader_builder_mixture` mixes. Fields are united by name. The datasets stay as they are, and stay the caller's.
+ */
+strait_status strait_dataset_concat(const strait_dataset *const *datasets,
+                                    size_t count,
+                                    strait_dataset **dataset,
+                                    strait_error **error);
+
+/**
+ * Gives a dataset back. Loaders built from it keep what they need. NULL is fine; one that is not live is
+ * `STRAIT_STATUS_BAD_HANDLE`.
+ */
+strait_status strait_dataset_free(strait_dataset *dataset);
+
+/**
+ * The number of samples. Their ids are 0 to that number less 1, shard by shard in the order given.
+ */
+strait_status strait_dataset_len(const strait_dataset *dataset,
+                                 uint64_t *len,
+                                 strait_error **error);
+
+/**
+ * The format's name: `"records"`, `"webdataset"`; `"mixed"` where datasets of different formats are joined.
+ */
+strait_status strait_dataset_format(const strait_dataset *dataset,
+                                    const char **format,
+                                    strait_error **error);
+
+/**
+ * The number of shards.
+ */
+strait_status strait_dataset_shards(const strait_dataset *dataset,
+                                    size_t *shards,
+                                    strait_error **error);
+
+/**
+ * A shard's path, its size in bytes, and how many samples it holds. Each output may be NULL.
+ */
+strait_status strait_dataset_shard(const strait_dataset *dataset,
+                                   size_t shard,
+                                   const char **path,
+                                   uint64_t *bytes,
+                                   uint64_t *samples,
+                                   strait_error **error);
+
+/**
+ * The number of fields that samples may have.
+ */
+strait_status strait_dataset_fields(const strait_dataset *dataset,
+                                    size_t *fields,
+                                    strait_error **error);
+
+/**
+ * A field's name (`"jpg"`), the type of its elements (`"u16"`, `"bf16"`; NULL where the format does not say it), and the
+ * size in bytes that every sample's has (`STRAIT_UNKNOWN` where they differ). Each output may be NULL.
+ */
+strait_status strait_dataset_field(const strait_dataset *dataset,
+                                   size_t field,
+                                   const char **name,
+                                   const char **dtype,
+                                   uint64_t *fixed_bytes,
+                                   strait_error **error);
+
+/**
+ * The shape of a field where every sample's is the same and the format says so, the first dimension outermost: `ndim`
+ * lengths at `shape`. `STRAIT_STATUS_ABSENT` where there is none.
+ */
+strait_status strait_dataset_field_shape(const strait_dataset *dataset,
+                                         size_t field,
+                                         const uint64_t **shape,
+                                         size_t *ndim,
+                                         strait_error **error);
+
+/**
+ * Where field number `field` of a sample lies: the number of the shard, and first byte and length in it.
+ * `STRAIT_STATUS_ABSENT` if the sample lacks that field.
+ */
+strait_status strait_dataset_extent(const strait_dataset *dataset,
+                                    uint64_t sample,
+                                    size_t field,
+                                    size_t *shard,
+                                    uint64_t *offset,
+                                    uint64_t *len,
+                                    strait_error **error);
+
+/* ---------- Loader options --------------------------------------------------------------------
+ *
+ * A builder takes options one by one; each has a default. An option that cannot be met is an error of
+ * `strait_loader_builder_build`, but for texts that no option has, which are refused at once (`STRAIT_STATUS_CONFIG`).
+ */
+
+/**
+ * Starts the options of a loader of this dataset, which may be given back at once. Give the builder back with
+ * `strait_loader_builder_free`.
+ */
+strait_status strait_loader_builder_new(const strait_dataset *dataset,
+                                        strait_loader_builder **builder,
+                                        strait_error **error);
+
+/**
+ * Gives a builder back, after building too. NULL is fine; one that is not live is `STRAIT_STATUS_BAD_HANDLE`.
+ */
+strait_status strait_loader_builder_free(strait_loader_builder *builder);
+
+/**
+ * Allocates all memory, starts the engine's thread, and returns once it is ready to read. A builder builds once, whether
+ * that succeeds or not; free it afterwards. Give the loader back with `strait_loader_free`.
+ */
+strait_status strait_loader_builder_build(strait_loader_builder *builder,
+                                          strait_loader **loader,
+                                          strait_error **error);
+
+/**
+ * Where batches live. Default: the first CUDA device if it works, else host memory. The device may be given back at once.
+ */
+strait_status strait_loader_builder_device(strait_loader_builder *builder,
+                                           const strait_device *device,
+                                           strait_error **error);
+
+/**
+ * Samples per batch, or windows. Default 256.
+ */
+strait_status strait_loader_builder_batch_size(strait_loader_builder *builder,
+                                               size_t batch_size,
+                                               strait_error **error);
+
+/**
+ * What decides the random order. Default 0.
+ */
+strait_status strait_loader_builder_seed(strait_loader_builder *builder,
+                                         uint64_t seed,
+                                         strait_error **error);
+
+/**
+ * Batches read ahead. Default: as many as keep the storage busy.
+ */
+strait_status strait_loader_builder_prefetch(strait_loader_builder *builder,
+                                             size_t prefetch,
+                                             strait_error **error);
+
+/**
+ * Batches that may be held at once while others are read. Default 2.
+ */
+strait_status strait_loader_builder_hold(strait_loader_builder *builder,
+                                         size_t hold,
+                                         strait_error **error);
+
+/**
+ * The longest read, and the size of a slab, in bytes: a multiple of 4096. Default 4 MiB.
+ */
+strait_status strait_loader_builder_block_bytes(strait_loader_builder *builder,
+                                                uint64_t block_bytes,
+                                                strait_error **error);
+
+/**
+ * Parts of a batch that are nearer to each other than this, in bytes, are read as one. Default 16 KiB.
+ */
+strait_status strait_loader_builder_gap_bytes(strait_loader_builder *builder,
+                                              uint64_t gap_bytes,
+                                              strait_error **error);
+
+/**
+ * Alignment of direct reads in bytes: a power of two, at least 4096. Default 4096.
+ */
+strait_status strait_loader_builder_align_bytes(strait_loader_builder *builder,
+                                                uint64_t align_bytes,
+                                                strait_error **error);
+
+/**
+ * Reads in flight at most. Default 128.
+ */
+strait_status strait_loader_builder_reads_in_flight(strait_loader_builder *builder,
+                                                    size_t reads_in_flight,
+                                                    strait_error **error);
+
+/**
+ * Bytes in flight at most. Default 32 MiB.
+ */
+strait_status strait_loader_builder_bytes_in_flight(strait_loader_builder *builder,
+                                                    uint64_t bytes_in_flight,
+                                                    strait_error **error);
+
+/**
+ * Pinned or registered host memory at most, in bytes. Default 256 MiB.
+ */
+strait_status strait_loader_builder_pinned_bytes_max(strait_loader_builder *builder,
+                                                     uint64_t pinned_bytes_max,
+                                                     strait_error **error);
+
+/**
+ * Memory for batches on a device other than the host at most, in bytes. Default 1 GiB.
+ */
+strait_status strait_loader_builder_region_bytes_max(strait_loader_builder *builder,
+                                                     uint64_t region_bytes_max,
+                                                     strait_error **error);
+
+/**
+ * Memory for batches, in bytes. Default: room for the batches read ahead and held.
+ */
+strait_status strait_loader_builder_region_bytes(strait_loader_builder *builder,
+                                                 uint64_t region_bytes,
+                                                 strait_error **error);
+
+/**
+ * Files open at most. Default 256.
+ */
+strait_status strait_loader_builder_open_files_max(strait_loader_builder *builder,
+                                                   size_t open_files_max,
+                                                   strait_error **error);
+
+/**
+ * Whatever takes longer than this many milliseconds is an error that names it. Default 30,000.
+ */
+strait_status strait_loader_builder_deadline_ms(strait_loader_builder *builder,
+                                                uint64_t deadline_ms,
+                                                strait_error **error);
+
+/**
+ * The order of samples, anew in every epoch: `"sequential"` (default), `"full"`, or `"block:64x16"` (blocks of 64 neighbours,
+ * mixed inside windows of 16 blocks).
+ */
+strait_status strait_loader_builder_shuffle(strait_loader_builder *builder,
+                                            const char *shuffle,
+                                            strait_error **error);
+
+/**
+ * What happens behind the last whole global batch: `"drop"` (default of several ranks), `"pad"`, `"wrap"`, `"short"` (default of a
+ * single one).
+ */
+strait_status strait_loader_builder_policy(strait_loader_builder *builder,
+                                           const char *policy,
+                                           strait_error **error);
+
+/**
+ * The storage backend: `"auto"` (default: decided by a probe), `"uring"`, `"pread"`.
+ */
+strait_status strait_loader_builder_ring(strait_loader_builder *builder,
+                                         const char *ring,
+                                         strait_error **error);
+
+/**
+ * Which way bytes take: `"auto"` (default: direct where possible), `"staged"` (through slabs and a copy stream).
+ */
+strait_status strait_loader_builder_path(strait_loader_builder *builder,
+                                         const char *path,
+                                         strait_error **error);
+
+/**
+ * Which slice of every global batch is this process's: rank `rank` of `world`. Default: 0 of 1.
+ */
+strait_status strait_loader_builder_rank(strait_loader_builder *builder,
+                                         uint32_t rank,
+                                         uint32_t world,
+                                         strait_error **error);
+
+/**
+ * Takes the rank from the launcher's environment variables: torchrun, Slurm, Open MPI, PMI. The local rank then chooses the
+ * device, unless one is given. Launchers that contradict each other are an error of building.
+ */
+strait_status strait_loader_builder_rank_from_env(strait_loader_builder *builder,
+                                                  strait_error **error);
+
+/**
+ * A sample that cannot be read is an error. The default.
+ */
+strait_status strait_loader_builder_bad_samples_raise(strait_loader_builder *builder,
+                                                      strait_error **error);
+
+/**
+ * Samples that cannot be read are left out, and their batches shorter: at most `budget` in the whole run, and at most
+ * `consecutive` one after another.
+ */
+strait_status strait_loader_builder_bad_samples_skip(strait_loader_builder *builder,
+                                                     uint32_t budget,
+                                                     uint32_t consecutive,
+                                                     strait_error **error);
+
+/**
+ * Other samples stand in for those that cannot be read.
+ */
+strait_status strait_loader_builder_bad_samples_replace(strait_loader_builder *builder,
+                                                        strait_error **error);
+
+/**
+ * Mixes the `count` datasets that `strait_dataset_concat` joined by weight, without drift. The epoch ends where a dataset
+ * would have to start over, if `repeat_positions` is 0; else that dataset starts over, and an epoch has so many positions.
+ */
+strait_status strait_loader_builder_mixture(strait_loader_builder *builder,
+                                            const uint32_t *weights,
+                                            size_t count,
+                                            uint64_t repeat_positions,
+                                            strait_error **error);
+
+/**
+ * Reads only these `count` fields of each sample. Default: all.
+ */
+strait_status strait_loader_builder_fields(strait_loader_builder *builder,
+                                           const char *const *names,
+                                           size_t count,
+                                           strait_error **error);
+
+/**
+ * Measures samples in tokens: items of `item_bytes` bytes in `field`.
+ */
+strait_status strait_loader_builder_tokens(strait_loader_builder *builder,
+                                           const char *field,
+                                           uint64_t item_bytes,
+                                           strait_error **error);
+
+/**
+ * Makes batches of windows of `window_tokens` tokens, each starting `stride_tokens` after the one before, over the
+ * documents as they are stored. See `strait_batch_window`; needs `strait_loader_builder_tokens`.
+ */
+strait_status strait_loader_builder_windows(strait_loader_builder *builder,
+                                            uint64_t window_tokens,
+                                            uint64_t stride_tokens,
+                                            strait_error **error);
+
+/**
+ * Makes batches of windows of `window_tokens` tokens over the documents in shuffled order, one after another, none padded.
+ */
+strait_status strait_loader_builder_pack(strait_loader_builder *builder,
+                                         uint64_t window_tokens,
+                                         strait_error **error);
+
+/**
+ * Cuts batches by length: at most `samples_max` samples, and at most `cost_max` bytes (or tokens, if those are set): the sum
+ * of the lengths, or, if `padded`, the longest times the samples. `window` samples are sorted by length together, and `run`
+ * neighbours by length stay together; 1 and 1 for the order as it is.
+ */
+strait_status strait_loader_builder_budget(strait_loader_builder *builder,
+                                           uint64_t samples_max,
+                                           uint64_t cost_max,
+                                           bool padded,
+                                           uint64_t window,
+                                           uint64_t run,
+                                           strait_error **error);
+
+/* ---------- Loaders ---------------------------------------------------------------------------
+ *
+ * A loader reads batches ahead on a thread of its own. Begin an epoch, take its batches with `strait_loader_next` until it
+ * says `STRAIT_STATUS_END`, and give each batch back. What a loader waits for has a deadline, so nothing hangs.
+ */
+
+/**
+ * Stops the loader in bounded time. Batches and tensors that are still held stay valid. NULL is fine; one that is not live
+ * is `STRAIT_STATUS_BAD_HANDLE`.
+ */
+strait_status strait_loader_free(strait_loader *loader);
+
+/**
+ * The number of batches in an epoch, the same on every rank; `STRAIT_UNKNOWN` where batches are cut by a budget.
+ */
+strait_status strait_loader_steps(const strait_loader *loader,
+                                  uint64_t *steps,
+                                  strait_error **error);
+
+/**
+ * Begins epoch `epoch`: all of its batches, in order. An epoch under way is given up.
+ */
+strait_status strait_loader_begin(strait_loader *loader, uint64_t epoch, strait_error **error);
+
+/**
+ * Begins where the run stands: behind the last batch that was taken, or behind the cursor that was resumed; where an epoch
+ * has ended, all of the next.
+ */
+strait_status strait_loader_begin_rest(strait_loader *loader,
+                                       strait_error **error);
+
+/**
+ * The next batch of the epoch that was begun, to be given back with `strait_batch_free` or `strait_batch_release_on`.
+ *
+ * `STRAIT_STATUS_END` at the end of the epoch. `STRAIT_STATUS_PENDING` if no batch comes within `timeout_ms`
+ * milliseconds: it may be asked for again, after signals were looked at. A negative time is without end; a batch that does
+ * not come within the loader's deadline is an error all the same. After an error the epoch is over, and another may be
+ * begun.
+ */
+strait_status strait_loader_next(strait_loader *loader,
+                                 int64_t timeout_ms,
+                                 strait_batch **batch,
+                                 strait_error **error);
+
+/**
+ * Where the run stands: after the last batch that was taken, at the end of an epoch at the start of the next. See
+ * `strait_batch_cursor` for the one to save in a loop. Give it back with `strait_cursor_free`.
+ */
+strait_status strait_loader_cursor(const strait_loader *loader,
+                                   strait_cursor **cursor,
+                                   strait_error **error);
+
+/**
+ * Goes on where `cursor` was taken, in whatever world and with whatever batch size: begin the rest of the epoch after it.
+ * Nothing is replayed; an epoch under way is given up. The cursor stays the caller's.
+ *
+ * `STRAIT_STATUS_CONFIG` names what differs between this run and the cursor's. A dataset that has changed is such a
+ * difference, unless `allow_changed`; which samples were seen is then no longer known.
+ */
+strait_status strait_loader_resume(strait_loader *loader,
+                                   const strait_cursor *cursor,
+                                   bool allow_changed,
+                                   strait_error **error);
+
+/**
+ * A snapshot of what the loader has done so far, to be given back with `strait_stats_free`. May be called while another
+ * thread waits for a batch.
+ */
+strait_status strait_loader_stats(const strait_loader *loader,
+                                  strait_stats **stats,
+                                  strait_error **error);
+
+/* ---------- Batches ---------------------------------------------------------------------------
+ *
+ * Samples that lie in device memory, one field after another as they lie in the files: pointer, offsets, lengths. The
+ * bytes are there once `strait_batch_wait` says so, or, without blocking the host, on a stream that `strait_batch_wait_on`
+ * has made wait; in host memory they are there at once. A loader hands out as many batches at a time as its `hold` says, so
+ * give them back. A batch outlives its loader. Arrays that a batch gives out live as long as its handle.
+ */
+
+/**
+ * The number of samples. It is 0 only where each of them was skipped.
+ */
+strait_status strait_batch_len(const strait_batch *batch, size_t *len, strait_error **error);
+
+/**
+ * The epoch that the batch belongs to.
+ */
+strait_status strait_batch_epoch(const strait_batch *batch, uint64_t *epoch, strait_error **error);
+
+/**
+ * The batch's place among those that `strait_loader_begin` or `strait_loader_begin_rest` delivers, from 0.
+ */
+strait_status strait_batch_step(const strait_batch *batch,
+                                uint64_t *step,
+                                strait_error **error);
+
+/**
+ * The ids of the samples, in the order in which they stand in the batch: `count` of them at `samples`. Where samples are
+ * windows of tokens, the windows' numbers in the epoch.
+ */
+strait_status strait_batch_samples(const strait_batch *batch,
+                                   const uint64_t **samples,
+                                   size_t *count,
+                                   strait_error **error);
+
+/**
+ * How many samples at the end are padding: repeated, to be masked.
+ */
+strait_status strait_batch_padded(const strait_batch *batch,
+                                  uint64_t *padded,
+                                  strait_error **error);
+
+/**
+ * Where the run stands once every rank has used its batch of this step: what to save then. Batches read ahead are not in
+ * it. Give it back with `strait_cursor_free`. Takes a few microseconds.
+ */
+strait_status strait_batch_cursor(const strait_batch *batch,
+                                  strait_cursor **cursor,
+                                  strait_error **error);
+
+/**
+ * The dataset that a sample comes from, by its place among those that `strait_dataset_concat` joined, and its id there.
+ * `STRAIT_STATUS_WRONG_ORDER` where samples are windows of tokens.
+ */
+strait_status strait_batch_origin(const strait_batch *batch,
+                                  size_t sample,
+                                  size_t *dataset,
+                                  uint64_t *id,
+                                  strait_error **error);
+
+/**
+ * The number of fields that the batch has.
+ */
+strait_status strait_batch_fields(const strait_batch *batch, size_t *fields, strait_error **error);
+
+/**
+ * The name of a field, and the type of its elements or NULL. Each output may be NULL.
+ */
+strait_status strait_batch_field_name(const strait_batch *batch,
+                                      size_t field,
+                                      const char **name,
+                                      const char **dtype,
+                                      strait_error **error);
+
+/**
+ * One field of all samples: sample `i` has `lengths[i]` bytes at `strait_batch_device_ptr` plus `offsets[i]`, or lacks the
+ * field if `lengths[i]` is `STRAIT_UNKNOWN`. There are as many as samples.
+ */
+strait_status strait_batch_field(const strait_batch *batch,
+                                 const char *field,
+                                 const uint64_t **offsets,
+                                 const uint64_t **lengths,
+                                 strait_error **error);
+
+/**
+ * A window of tokens, where samples are such: `pieces` pieces of one document each. Piece `i` is `tokens[i+1] - tokens[i]`
+ * tokens (`tokens` has one element more than pieces and starts at 0: what attention kernels call `cu_seqlens`), and its
+ * `lengths[i]` bytes are at `strait_batch_device_ptr` plus `offsets[i]`. Each output may be NULL.
+ * `STRAIT_STATUS_WRONG_ORDER` where samples are no windows.
+ */
+strait_status strait_batch_window(const strait_batch *batch,
+                                  size_t window,
+                                  size_t *pieces,
+                                  const uint32_t **tokens,
+                                  const uint64_t **offsets,
+                                  const uint64_t **lengths,
+                                  strait_error **error);
+
+/**
+ * Which document a piece of a window is of, and its first token there. Each output may be NULL.
+ */
+strait_status strait_batch_window_piece(const strait_batch *batch,
+                                        size_t window,
+                                        size_t piece,
+                                        uint64_t *document,
+                                        uint64_t *token,
+                                        strait_error **error);
+
+/**
+ * First byte of the batch's memory, in the device's address space; 0 if no sample has a byte.
+ */
+strait_status strait_batch_device_ptr(const strait_batch *batch,
+                                      uint64_t *device_ptr,
+                                      strait_error **error);
+
+/**
+ * The length of that memory in bytes: all views lie inside.
+ */
+strait_status strait_batch_region_bytes(const strait_batch *batch,
+                                        uint64_t *region_bytes,
+                                        strait_error **error);
+
+/**
+ * The sum of the lengths of all views, in bytes.
+ */
+strait_status strait_batch_bytes(const strait_batch *batch, uint64_t *bytes, strait_error **error);
+
+/**
+ * Waits, on the host, until the bytes are there; `STRAIT_STATUS_TIMEOUT` if that takes longer than the loader's deadline.
+ */
+strait_status strait_batch_wait(const strait_batch *batch,
+                                strait_error **error);
+
+/**
+ * Makes `stream` wait until the bytes are there, without blocking the host. `stream` is a live stream of the loader's
+ * device, as a number (see Tensors).
+ */
+strait_status strait_batch_wait_on(const strait_batch *batch,
+                                   int64_t stream,
+                                   strait_error **error);
+
+/**
+ * Gives the batch back, once `stream` has done what is on it now, without blocking the host; tensors of it must have been
+ * given back too, and the last one to go decides. On success, and if the driver fails, the handle is not live any more; in
+ * the latter case the memory is leaked rather than filled again under its reader.
+ */
+strait_status strait_batch_release_on(strait_batch *batch,
+                                      int64_t stream,
+                                      strait_error **error);
+
+/**
+ * The bytes of one sample's field, where the host can address them: `len` bytes at `data`, as long as the batch's handle
+ * lives. Waits until they are there. `STRAIT_STATUS_ABSENT` if the sample lacks the field, `STRAIT_STATUS_CONFIG` if the
+ * memory is not the host's.
+ */
+strait_status strait_batch_host_bytes(const strait_batch *batch,
+                                      const char *field,
+                                      size_t sample,
+                                      const uint8_t **data,
+                                      size_t *len,
+                                      strait_error **error);
+
+/**
+ * Copies one sample's field to `target`, from whatever device it is on, and waits for it: for checks and small values, not
+ * for the data path. `capacity` bytes may be written there, and `len` says how many were. `STRAIT_STATUS_ABSENT` if the
+ * sample lacks the field, `STRAIT_STATUS_OUT_OF_RANGE` if it is longer than `capacity`.
+ */
+strait_status strait_batch_read_back(const strait_batch *batch,
+                                     const char *field,
+                                     size_t sample,
+                                     void *target,
+                                     size_t capacity,
+                                     size_t *len,
+                                     strait_error **error);
+
+/**
+ * Gives a batch back. Its memory is filled again once the last tensor's deleter has run, behind every stream that was
+ * named for a tensor; without tensors, at once: nothing may use it any more. NULL is fine; one that is not live is
+ * `STRAIT_STATUS_BAD_HANDLE`.
+ */
+strait_status strait_batch_free(strait_batch *batch);
+
+/* ---------- Tensors ---------------------------------------------------------------------------
+ *
+ * Batches as DLPack tensors, without a copy. A tensor keeps its batch: the batch is given back when its handle is freed and
+ * the last tensor's deleter has run, whichever comes last. The consumer owns a tensor and calls its deleter once, from any
+ * thread; tensors outlive the loader.
+ *
+ * The consumer names the stream on which it will use the tensor. The tensor is ready on that stream, without blocking the
+ * host, and the batch's memory is filled again only behind what is on that stream when the batch is given back; so the
+ * stream must live until then. Streams are the numbers that Python's `__dlpack__` takes: a stream's handle, and on CUDA 1
+ * for the legacy default stream and 2 for the calling thread's. `STRAIT_STREAM_NONE` is the only one for host memory; on
+ * another device it means that the caller has waited itself (`strait_batch_wait`), and that nothing uses the tensor any
+ * more when its deleter is called.
+ */
+
+/**
+ * One sample's field as a tensor: of the field's type and shape where the format says them, else one dimension of bytes
+ * (`u8`). `STRAIT_STATUS_ABSENT` if the sample lacks the field. `STRAIT_STATUS_CONFIG` if the elements do not lie as their
+ * type needs it, since samples lie in memory as they lie in the file: take bytes then. `flags` is a sum of
+ * `STRAIT_TENSOR_`.. or 0.
+ */
+strait_status strait_batch_sample_tensor(const strait_batch *batch,
+                                         const char *field,
+                                         size_t sample,
+                                         int64_t stream,
+                                         uint32_t flags,
+                                         DLManagedTensorVersioned **tensor,
+                                         strait_error **error);
+
+/**
+ * The same as a tensor of DLPack before 1.0, which cannot be read-only.
+ */
+strait_status strait_batch_sample_tensor_legacy(const strait_batch *batch,
+                                                const char *field,
+                                                size_t sample,
+                                                int64_t stream,
+                                                uint32_t flags,
+                                                DLManagedTensor **tensor,
+                                                strait_error **error);
+
+/**
+ * All of a batch's memory as one dimension of bytes (`u8`): what the offsets and lengths of `strait_batch_field` and
+ * `strait_batch_window` cut. `flags` is `STRAIT_TENSOR_READ_ONLY` or 0.
+ */
+strait_status strait_batch_region_tensor(const strait_batch *batch,
+                                         int64_t stream,
+                                         uint32_t flags,
+                                         DLManagedTensorVersioned **tensor,
+                                         strait_error **error);
+
+/**
+ * The same as a tensor of DLPack before 1.0, which cannot be read-only.
+ */
+strait_status strait_batch_region_tensor_legacy(const strait_batch *batch,
+                                                int64_t stream,
+                                                uint32_t flags,
+                                                DLManagedTensor **tensor,
+                                                strait_error **error);
+
+/* ---------- Cursors ---------------------------------------------------------------------------
+ *
+ * The state of a run: which epoch, how many samples all ranks together were given, of which dataset, in which order. World,
+ * batch size and what was read ahead are not in it, so a run goes on from one with other ranks and batches. A cursor does
+ * not change.
+ */
+
+/**
+ * Reads a cursor from the `len` bytes that `strait_cursor_json` gave: `STRAIT_STATUS_CONFIG` for anything else. Give it
+ * back with `strait_cursor_free`.
+ */
+strait_status strait_cursor_parse(const char *json,
+                                  size_t len,
+                                  strait_cursor **cursor,
+                                  strait_error **error);
+
+/**
+ * The cursor as one line of JSON, a few hundred bytes, to be saved with a checkpoint: `len` bytes and a NUL. It lives as
+ * long as the cursor's handle. `len` may be NULL.
+ */
+strait_status strait_cursor_json(const strait_cursor *cursor,
+                                 const char **json,
+                                 size_t *len,
+                                 strait_error **error);
+
+/**
+ * How far the run is: its epoch, how many of that epoch's positions all ranks together were given, and how many there
+ * are. Each output may be NULL.
+ */
+strait_status strait_cursor_progress(const strait_cursor *cursor,
+                                     uint64_t *epoch,
+                                     uint64_t *consumed,
+                                     uint64_t *positions,
+                                     strait_error **error);
+
+/**
+ * One cursor that knows of all samples that either of two ranks has skipped. Both must be of the same run and step. The
+ * two stay as they are; the result is given back with `strait_cursor_free`.
+ */
+strait_status strait_cursor_merge(const strait_cursor *cursor,
+                                  const strait_cursor *other,
+                                  strait_cursor **merged,
+                                  strait_error **error);
+
+/**
+ * Gives a cursor back. NULL is fine; one that is not live is `STRAIT_STATUS_BAD_HANDLE`.
+ */
+strait_status strait_cursor_free(strait_cursor *cursor);
+
+/* ---------- Stats -----------------------------------------------------------------------------
+ *
+ * A snapshot of what a loader did and which way its bytes took. Numbers and texts go by name, so that a new one needs no
+ * new function. Texts live as long as the stats' handle.
+ */
+
+/**
+ * Gives stats back. NULL is fine; those that are not live are `STRAIT_STATUS_BAD_HANDLE`.
+ */
+strait_status strait_stats_free(strait_stats *stats);
+
+/**
+ * The name of number `index`, from 0, or NULL behind the last. Names live for ever.
+ */
+const char *strait_stats_name(size_t index);
+
+/**
+ * A number, counted since the loader was built: `"batches"`, `"samples"`, `"bytes_wanted"` (payload bytes delivered),
+ * `"bytes_read"` (asked of the storage), `"reads"`, `"bytes_copied"`, `"pinned_bytes_max"` and others;
+ * `strait_stats_name` lists all.
+ */
+strait_status strait_stats_number(const strait_stats *stats,
+                                  const char *name,
+                                  uint64_t *number,
+                                  strait_error **error);
+
+/**
+ * A text: `"path"` (`"direct"` or `"staged"`), `"path_reason"`, `"ring"` (`"uring"`, `"pread"`), `"device"`, `"pages"`
+ * (what the memory that the storage writes to is made of).
+ */
+strait_status strait_stats_text(const strait_stats *stats,
+                                const char *name,
+                                const char **value,
+                                strait_error **error);
+
+/**
+ * How many things were wanted and could not be had (io_uring, huge pages ..). Reads work without them, at a price.
+ */
+strait_status strait_stats_fallbacks(const strait_stats *stats,
+                                     size_t *fallbacks,
+                                     strait_error **error);
+
+/**
+ * One of them: what is done instead, why, and what would change it.
+ */
+strait_status strait_stats_fallback(const strait_stats *stats,
+                                    size_t fallback,
+                                    const char **value,
+                                    strait_error **error);
+
+/**
+ * The ids of the samples that cannot be read, ascending: `count` of them at `samples`.
+ */
+strait_status strait_stats_bad_samples(const strait_stats *stats,
+                                       const uint64_t **samples,
+                                       size_t *count,
+                                       strait_error **error);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* STRAIT_H */

@@ -1,0 +1,510 @@
+//! Loader options
+//!
+//! A builder takes options one by one; each has a default. An option that cannot be met is an error of
+//! `strait_loader_builder_build`, but for texts that no option has, which are refused at once (`STRAIT_STATUS_CONFIG`).
+
+use std::ffi::c_char;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use strait::order::{AtEnd, BadSamplePolicy, Bucketing, Budget, Cost, Rank};
+use strait::{Builder, Loader, PathChoice, RingChoice};
+
+use crate::call::{array, call, free, lock, out, text};
+use crate::dataset::{Opened, strait_dataset};
+use crate::device::{Named, strait_device};
+use crate::dlpack::DLDevice;
+use crate::error::{Failure, strait_error};
+use crate::handle::{Kind, live, register};
+use crate::loader::{Running, strait_loader};
+use crate::status::strait_status;
+
+/// The options of a loader. Threads: any; calls with one builder take turns.
+pub struct strait_loader_builder(());
+
+pub(crate) struct Building {
+    /// `None` once a loader was built, or could not be.
+    builder: Option<Builder>,
+    dl: Option<DLDevice>,
+}
+
+impl Kind for Mutex<Building> {
+    type Handle = strait_loader_builder;
+    const NAME: &'static str = "loader builder";
+    const NUMBER: u8 = 7;
+}
+
+/// Starts the options of a loader of this dataset, which may be given back at once. Give the builder back with
+/// `strait_loader_builder_free`.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_new(
+    dataset: *const strait_dataset,
+    builder: Option<&mut *mut strait_loader_builder>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let builder = out(builder, "builder")?;
+        let dataset = live::<Opened>(dataset, "dataset")?.dataset.clone();
+        *builder = register(Mutex::new(Building { builder: Some(Loader::builder(dataset)), dl: None }))?;
+        Ok(())
+    })
+}
+
+/// Gives a builder back, after building too. NULL is fine; one that is not live is `STRAIT_STATUS_BAD_HANDLE`.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_free(builder: *mut strait_loader_builder) -> strait_status {
+    free::<Mutex<Building>>(builder)
+}
+
+/// Allocates all memory, starts the engine's thread, and returns once it is ready to read. A builder builds once, whether
+/// that succeeds or not; free it afterwards. Give the loader back with `strait_loader_free`.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_build(
+    builder: *mut strait_loader_builder,
+    loader: Option<&mut *mut strait_loader>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let loader = out(loader, "loader")?;
+        let building = live::<Mutex<Building>>(builder, "builder")?;
+        let mut building = lock(&building);
+        let options = building.builder.take().ok_or_else(spent)?;
+        *loader = register(Running::new(options.build()?, building.dl))?;
+        Ok(())
+    })
+}
+
+/// Where batches live. Default: the first CUDA device if it works, else host memory. The device may be given back at once.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_device(
+    builder: *mut strait_loader_builder,
+    device: *const strait_device,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let named = live::<Named>(device, "device")?;
+        let building = live::<Mutex<Building>>(builder, "builder")?;
+        let mut building = lock(&building);
+        let options = building.builder.take().ok_or_else(spent)?;
+        (building.builder, building.dl) = (Some(options.device(named.device.clone())), Some(named.dl));
+        Ok(())
+    })
+}
+
+/// Samples per batch, or windows. Default 256.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_batch_size(
+    builder: *mut strait_loader_builder,
+    batch_size: usize,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(batch_size), |builder, value| builder.batch_size(value))
+}
+
+/// What decides the random order. Default 0.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_seed(
+    builder: *mut strait_loader_builder,
+    seed: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(seed), |builder, value| builder.seed(value))
+}
+
+/// Batches read ahead. Default: as many as keep the storage busy.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_prefetch(
+    builder: *mut strait_loader_builder,
+    prefetch: usize,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(prefetch), |builder, value| builder.prefetch(value))
+}
+
+/// Batches that may be held at once while others are read. Default 2.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_hold(
+    builder: *mut strait_loader_builder,
+    hold: usize,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(hold), |builder, value| builder.hold(value))
+}
+
+/// The longest read, and the size of a slab, in bytes: a multiple of 4096. Default 4 MiB.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_block_bytes(
+    builder: *mut strait_loader_builder,
+    block_bytes: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(block_bytes), |builder, value| builder.block_bytes(value))
+}
+
+/// Parts of a batch that are nearer to each other than this, in bytes, are read as one. Default 16 KiB.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_gap_bytes(
+    builder: *mut strait_loader_builder,
+    gap_bytes: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(gap_bytes), |builder, value| builder.gap_bytes(value))
+}
+
+/// Alignment of direct reads in bytes: a power of two, at least 4096. Default 4096.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_align_bytes(
+    builder: *mut strait_loader_builder,
+    align_bytes: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(align_bytes), |builder, value| builder.align_bytes(value))
+}
+
+/// Reads in flight at most. Default 128.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_reads_in_flight(
+    builder: *mut strait_loader_builder,
+    reads_in_flight: usize,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(reads_in_flight), |builder, value| builder.reads_in_flight(value))
+}
+
+/// Bytes in flight at most. Default 32 MiB.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_bytes_in_flight(
+    builder: *mut strait_loader_builder,
+    bytes_in_flight: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(bytes_in_flight), |builder, value| builder.bytes_in_flight(value))
+}
+
+/// Pinned or registered host memory at most, in bytes. Default 256 MiB.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_pinned_bytes_max(
+    builder: *mut strait_loader_builder,
+    pinned_bytes_max: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(pinned_bytes_max), |builder, value| builder.pinned_bytes_max(value))
+}
+
+/// Memory for batches on a device other than the host at most, in bytes. Default 1 GiB.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_region_bytes_max(
+    builder: *mut strait_loader_builder,
+    region_bytes_max: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(region_bytes_max), |builder, value| builder.region_bytes_max(value))
+}
+
+/// Memory for batches, in bytes. Default: room for the batches read ahead and held.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_region_bytes(
+    builder: *mut strait_loader_builder,
+    region_bytes: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(region_bytes), |builder, value| builder.region_bytes(value))
+}
+
+/// Files open at most. Default 256.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_open_files_max(
+    builder: *mut strait_loader_builder,
+    open_files_max: usize,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(open_files_max), |builder, value| builder.open_files_max(value))
+}
+
+/// Whatever takes longer than this many milliseconds is an error that names it. Default 30,000.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_deadline_ms(
+    builder: *mut strait_loader_builder,
+    deadline_ms: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(deadline_ms), |builder, value| builder.deadline(Duration::from_millis(value)))
+}
+
+/// The order of samples, anew in every epoch: `"sequential"` (default), `"full"`, or `"block:64x16"` (blocks of 64 neighbours,
+/// mixed inside windows of 16 blocks).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_loader_builder_shuffle(
+    builder: *mut strait_loader_builder,
+    shuffle: *const c_char,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(
+        builder,
+        error,
+        || {
+            // SAFETY: a C string, as the header's conventions say.
+            let shuffle = unsafe { text(shuffle, "shuffle") }?;
+            Ok(shuffle.parse()?)
+        },
+        Builder::shuffle,
+    )
+}
+
+/// What happens behind the last whole global batch: `"drop"` (default of several ranks), `"pad"`, `"wrap"`, `"short"` (default of a
+/// single one).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_loader_builder_policy(
+    builder: *mut strait_loader_builder,
+    policy: *const c_char,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(
+        builder,
+        error,
+        || {
+            // SAFETY: a C string, as the header's conventions say.
+            let policy = unsafe { text(policy, "policy") }?;
+            Ok(policy.parse()?)
+        },
+        Builder::policy,
+    )
+}
+
+/// The storage backend: `"auto"` (default: decided by a probe), `"uring"`, `"pread"`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_loader_builder_ring(
+    builder: *mut strait_loader_builder,
+    ring: *const c_char,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(
+        builder,
+        error,
+        || {
+            // SAFETY: a C string, as the header's conventions say.
+            let ring = unsafe { text(ring, "ring") }?;
+            one_of(
+                "ring",
+                ring,
+                &[("auto", RingChoice::Auto), ("uring", RingChoice::Uring), ("pread", RingChoice::Pread)],
+            )
+        },
+        Builder::ring,
+    )
+}
+
+/// Which way bytes take: `"auto"` (default: direct where possible), `"staged"` (through slabs and a copy stream).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_loader_builder_path(
+    builder: *mut strait_loader_builder,
+    path: *const c_char,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(
+        builder,
+        error,
+        || {
+            // SAFETY: a C string, as the header's conventions say.
+            let path = unsafe { text(path, "path") }?;
+            one_of("path", path, &[("auto", PathChoice::Auto), ("staged", PathChoice::Staged)])
+        },
+        Builder::path,
+    )
+}
+
+/// Which slice of every global batch is this process's: rank `rank` of `world`. Default: 0 of 1.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_rank(
+    builder: *mut strait_loader_builder,
+    rank: u32,
+    world: u32,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(Rank::new(rank, world)?), Builder::rank)
+}
+
+/// Takes the rank from the launcher's environment variables: torchrun, Slurm, Open MPI, PMI. The local rank then chooses the
+/// device, unless one is given. Launchers that contradict each other are an error of building.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_rank_from_env(
+    builder: *mut strait_loader_builder,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(()), |builder, ()| builder.rank_from_env())
+}
+
+/// A sample that cannot be read is an error. The default.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_bad_samples_raise(
+    builder: *mut strait_loader_builder,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(()), |builder, ()| builder.bad_samples(BadSamplePolicy::Raise))
+}
+
+/// Samples that cannot be read are left out, and their batches shorter: at most `budget` in the whole run, and at most
+/// `consecutive` one after another.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_bad_samples_skip(
+    builder: *mut strait_loader_builder,
+    budget: u32,
+    consecutive: u32,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(BadSamplePolicy::Skip { budget, consecutive }), Builder::bad_samples)
+}
+
+/// Other samples stand in for those that cannot be read.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_bad_samples_replace(
+    builder: *mut strait_loader_builder,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(()), |builder, ()| builder.bad_samples(BadSamplePolicy::Replace))
+}
+
+/// Mixes the `count` datasets that `strait_dataset_concat` joined by weight, without drift. The epoch ends where a dataset
+/// would have to start over, if `repeat_positions` is 0; else that dataset starts over, and an epoch has so many positions.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_loader_builder_mixture(
+    builder: *mut strait_loader_builder,
+    weights: *const u32,
+    count: usize,
+    repeat_positions: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(
+        builder,
+        error,
+        || {
+            // SAFETY: `count` weights, as the header's conventions say.
+            let weights = unsafe { array(weights, count, "weights") }?.to_vec();
+            let at_end = match repeat_positions {
+                0 => AtEnd::Stop,
+                positions => AtEnd::Repeat { positions },
+            };
+            Ok((weights, at_end))
+        },
+        |builder, (weights, at_end)| builder.mixture(&weights, at_end),
+    )
+}
+
+/// Reads only these `count` fields of each sample. Default: all.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_loader_builder_fields(
+    builder: *mut strait_loader_builder,
+    names: *const *const c_char,
+    count: usize,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(
+        builder,
+        error,
+        || {
+            // SAFETY: `count` C strings, as the header's conventions say.
+            let names = unsafe { array(names, count, "names") }?.iter().map(|&name| unsafe { text(name, "names") });
+            names.map(|name| Ok(name?.to_owned())).collect::<Result<Vec<String>, Failure>>()
+        },
+        |builder, names| builder.fields(&names.iter().map(String::as_str).collect::<Vec<_>>()),
+    )
+}
+
+/// Measures samples in tokens: items of `item_bytes` bytes in `field`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_loader_builder_tokens(
+    builder: *mut strait_loader_builder,
+    field: *const c_char,
+    item_bytes: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(
+        builder,
+        error,
+        || {
+            // SAFETY: a C string, as the header's conventions say.
+            let field = unsafe { text(field, "field") }?;
+            Ok((field.to_owned(), item_bytes))
+        },
+        |builder, (field, item_bytes)| builder.tokens(&field, item_bytes),
+    )
+}
+
+/// Makes batches of windows of `window_tokens` tokens, each starting `stride_tokens` after the one before, over the
+/// documents as they are stored. See `strait_batch_window`; needs `strait_loader_builder_tokens`.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_windows(
+    builder: *mut strait_loader_builder,
+    window_tokens: u64,
+    stride_tokens: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(
+        builder,
+        error,
+        || Ok((window_tokens, stride_tokens)),
+        |builder, (window, stride)| builder.windows(window, stride),
+    )
+}
+
+/// Makes batches of windows of `window_tokens` tokens over the documents in shuffled order, one after another, none padded.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_pack(
+    builder: *mut strait_loader_builder,
+    window_tokens: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(window_tokens), Builder::pack)
+}
+
+/// Cuts batches by length: at most `samples_max` samples, and at most `cost_max` bytes (or tokens, if those are set): the sum
+/// of the lengths, or, if `padded`, the longest times the samples. `window` samples are sorted by length together, and `run`
+/// neighbours by length stay together; 1 and 1 for the order as it is.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_budget(
+    builder: *mut strait_loader_builder,
+    samples_max: u64,
+    cost_max: u64,
+    padded: bool,
+    window: u64,
+    run: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(
+        builder,
+        error,
+        || {
+            let cost = if padded { Cost::Padded } else { Cost::Sum };
+            Ok((Budget { samples_max, cost_max, cost }, Bucketing { window, run }))
+        },
+        |builder, (budget, bucketing)| builder.budget(budget, bucketing),
+    )
+}
+
+/// Sets an option: `value` checks what C gives, `apply` takes it over.
+fn set<T>(
+    builder: *mut strait_loader_builder,
+    error: Option<&mut *mut strait_error>,
+    value: impl FnOnce() -> Result<T, Failure>,
+    apply: impl FnOnce(Builder, T) -> Builder,
+) -> strait_status {
+    call(error, || {
+        let building = live::<Mutex<Building>>(builder, "builder")?;
+        let value = value()?;
+        let mut building = lock(&building);
+        let options = building.builder.take().ok_or_else(spent)?;
+        building.builder = Some(apply(options, value));
+        Ok(())
+    })
+}
+
+fn one_of<T: Copy>(option: &str, value: &str, all: &[(&str, T)]) -> Result<T, Failure> {
+    all.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice).ok_or_else(|| {
+        let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
+        Failure::new(strait_status::Config, format!("{option}: {value:?} is none of {}", names.join(", ")))
+    })
+}
+
+fn spent() -> Failure {
+    Failure::new(strait_status::WrongOrder, "the builder has built already; make a new one")
+}

@@ -1,0 +1,388 @@
+//! Datasets
+//!
+//! What exists on disk: shards, samples, fields. A builder takes paths and options; the dataset it builds does not change
+//! and holds no file open. Texts and arrays that a dataset gives out live as long as its handle.
+
+use std::ffi::{CString, OsStr, c_char};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::ptr;
+use std::sync::{Mutex, OnceLock};
+
+use strait::dataset::{Field, Format, Options};
+use strait::{DType, Dataset};
+
+use crate::call::{array, c_str, call, free, index, lock, out, text};
+use crate::error::{Failure, c_string, strait_error};
+use crate::handle::{Kind, live, register};
+use crate::stats::unknown;
+use crate::status::strait_status;
+
+/// How a dataset is opened. Threads: any; calls with one builder take turns.
+pub struct strait_dataset_builder(());
+
+/// Shards, fields and the place of every sample. It does not change. Threads: any, at once.
+pub struct strait_dataset(());
+
+#[derive(Default)]
+pub(crate) struct Opening {
+    paths: Vec<PathBuf>,
+    options: Options,
+}
+
+type Builder = Mutex<Opening>;
+
+impl Kind for Builder {
+    type Handle = strait_dataset_builder;
+    const NAME: &'static str = "dataset builder";
+    const NUMBER: u8 = 2;
+}
+
+pub(crate) struct Opened {
+    pub(crate) dataset: Dataset,
+    format: CString,
+    fields: FieldTexts,
+    paths: OnceLock<Vec<CString>>,
+}
+
+impl Kind for Opened {
+    type Handle = strait_dataset;
+    const NAME: &'static str = "dataset";
+    const NUMBER: u8 = 3;
+}
+
+impl Opened {
+    fn new(dataset: Dataset) -> Opened {
+        let (format, fields) = (c_string(dataset.format()), FieldTexts::new(dataset.fields()));
+        Opened { dataset, format, fields, paths: OnceLock::new() }
+    }
+
+    fn path(&self, shard: usize) -> *const c_char {
+        let all = || self.dataset.shards().iter().map(|shard| c_string(shard.path.as_os_str().as_bytes())).collect();
+        self.paths.get_or_init(all)[shard].as_ptr()
+    }
+}
+
+/// The names of fields and of their types, as C reads them.
+pub(crate) struct FieldTexts(Vec<(CString, Option<CString>)>);
+
+impl FieldTexts {
+    pub(crate) fn new(fields: &[Field]) -> FieldTexts {
+        let texts = |field: &Field| (c_string(field.name.as_bytes()), field.dtype.map(|dtype| c_string(dtype.name())));
+        FieldTexts(fields.iter().map(texts).collect())
+    }
+
+    pub(crate) fn name(&self, field: usize) -> *const c_char {
+        self.0[field].0.as_ptr()
+    }
+
+    pub(crate) fn dtype(&self, field: usize) -> *const c_char {
+        self.0[field].1.as_ref().map_or(ptr::null(), |name| name.as_ptr())
+    }
+}
+
+/// Makes a builder without paths, to be given back with `strait_dataset_builder_free`.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_builder_new(
+    builder: Option<&mut *mut strait_dataset_builder>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let builder = out(builder, "builder")?;
+        *builder = register(Builder::default())?;
+        Ok(())
+    })
+}
+
+/// Gives a builder back. NULL is fine; one that is not live is `STRAIT_STATUS_BAD_HANDLE`.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_builder_free(builder: *mut strait_dataset_builder) -> strait_status {
+    free::<Builder>(builder)
+}
+
+/// Adds a shard, or a directory: it stands for the regular files in it, sorted by name, without those below it and those
+/// that begin with a dot. Nothing is looked at before `strait_dataset_builder_build`. The path is copied; it is bytes, and
+/// need not be UTF-8.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_dataset_builder_add_path(
+    builder: *mut strait_dataset_builder,
+    path: *const c_char,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let builder = live::<Builder>(builder, "builder")?;
+        // SAFETY: a C string, as the header's conventions say.
+        let path = unsafe { c_str(path, "path") }?;
+        lock(&builder).paths.push(OsStr::from_bytes(path.to_bytes()).into());
+        Ok(())
+    })
+}
+
+/// The size in bytes of the records of raw files, which do not say it themselves.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_builder_record_bytes(
+    builder: *mut strait_dataset_builder,
+    record_bytes: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let builder = live::<Builder>(builder, "builder")?;
+        let mut opening = lock(&builder);
+        opening.options = opening.options.clone().record_bytes(record_bytes);
+        Ok(())
+    })
+}
+
+/// Reads the files as this format, whatever they look like: `"records"`, `"webdataset"` and others;
+/// `STRAIT_STATUS_NOT_FOUND` lists them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_dataset_builder_format(
+    builder: *mut strait_dataset_builder,
+    format: *const c_char,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let builder = live::<Builder>(builder, "builder")?;
+        // SAFETY: a C string, as the header's conventions say.
+        let name = unsafe { text(format, "format") }?;
+        let format = Format::from_name(name).ok_or_else(|| unknown(name, Format::all().map(Format::name)))?;
+        let mut opening = lock(&builder);
+        opening.options = opening.options.clone().format(format);
+        Ok(())
+    })
+}
+
+/// The type of the elements, in files that do not say it (headerless tokens): `"u16"`, `"i32"`, `"bf16"` ..
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_dataset_builder_dtype(
+    builder: *mut strait_dataset_builder,
+    dtype: *const c_char,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let builder = live::<Builder>(builder, "builder")?;
+        // SAFETY: a C string, as the header's conventions say.
+        let name = unsafe { text(dtype, "dtype") }?;
+        let dtype = DType::from_name(name).ok_or_else(|| unknown(name, DType::all().map(DType::name)))?;
+        let mut opening = lock(&builder);
+        opening.options = opening.options.clone().dtype(dtype);
+        Ok(())
+    })
+}
+
+/// The directory that sidecar indexes are in, if they are not beside their shards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_dataset_builder_index_dir(
+    builder: *mut strait_dataset_builder,
+    index_dir: *const c_char,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let builder = live::<Builder>(builder, "builder")?;
+        // SAFETY: a C string, as the header's conventions say.
+        let index_dir = OsStr::from_bytes(unsafe { c_str(index_dir, "index_dir") }?.to_bytes());
+        let mut opening = lock(&builder);
+        opening.options = opening.options.clone().index_dir(index_dir);
+        Ok(())
+    })
+}
+
+/// Opens the dataset: reads headers and indexes, never payload. Takes as long as the storage does. The builder stays as it
+/// is and may build again. The dataset is given back with `strait_dataset_free`.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_builder_build(
+    builder: *const strait_dataset_builder,
+    dataset: Option<&mut *mut strait_dataset>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let dataset = out(dataset, "dataset")?;
+        let builder = live::<Builder>(builder, "builder")?;
+        let Opening { paths, options } = &*lock(&builder);
+        *dataset = register(Opened::new(options.open(paths)?))?;
+        Ok(())
+    })
+}
+
+/// Joins `count` datasets to one, whose sample ids count through them in the order given: what
+/// `strait_loader_builder_mixture` mixes. Fields are united by name. The datasets stay as they are, and stay the caller's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_dataset_concat(
+    datasets: *const *const strait_dataset,
+    count: usize,
+    dataset: Option<&mut *mut strait_dataset>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let dataset = out(dataset, "dataset")?;
+        // SAFETY: `count` handles, as the header's conventions say.
+        let handles = unsafe { array(datasets, count, "datasets") }?;
+        let parts = handles.iter().map(|&handle| Ok(live::<Opened>(handle, "datasets")?.dataset.clone()));
+        let joined = Dataset::concat(parts.collect::<Result<_, Failure>>()?)?;
+        *dataset = register(Opened::new(joined))?;
+        Ok(())
+    })
+}
+
+/// Gives a dataset back. Loaders built from it keep what they need. NULL is fine; one that is not live is
+/// `STRAIT_STATUS_BAD_HANDLE`.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_free(dataset: *mut strait_dataset) -> strait_status {
+    free::<Opened>(dataset)
+}
+
+/// The number of samples. Their ids are 0 to that number less 1, shard by shard in the order given.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_len(
+    dataset: *const strait_dataset,
+    len: Option<&mut u64>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let len = out(len, "len")?;
+        *len = live::<Opened>(dataset, "dataset")?.dataset.len();
+        Ok(())
+    })
+}
+
+/// The format's name: `"records"`, `"webdataset"`; `"mixed"` where datasets of different formats are joined.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_format(
+    dataset: *const strait_dataset,
+    format: Option<&mut *const c_char>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let format = out(format, "format")?;
+        *format = live::<Opened>(dataset, "dataset")?.format.as_ptr();
+        Ok(())
+    })
+}
+
+/// The number of shards.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_shards(
+    dataset: *const strait_dataset,
+    shards: Option<&mut usize>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let shards = out(shards, "shards")?;
+        *shards = live::<Opened>(dataset, "dataset")?.dataset.shards().len();
+        Ok(())
+    })
+}
+
+/// A shard's path, its size in bytes, and how many samples it holds. Each output may be NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_shard(
+    dataset: *const strait_dataset,
+    shard: usize,
+    path: Option<&mut *const c_char>,
+    bytes: Option<&mut u64>,
+    samples: Option<&mut u64>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let opened = live::<Opened>(dataset, "dataset")?;
+        let shard = index(shard as u64, opened.dataset.shards().len(), "shard")?;
+        let own = &opened.dataset.shards()[shard];
+        if let Some(path) = path {
+            *path = opened.path(shard);
+        }
+        if let Some(bytes) = bytes {
+            *bytes = own.bytes;
+        }
+        if let Some(samples) = samples {
+            *samples = own.samples();
+        }
+        Ok(())
+    })
+}
+
+/// The number of fields that samples may have.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_fields(
+    dataset: *const strait_dataset,
+    fields: Option<&mut usize>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let fields = out(fields, "fields")?;
+        *fields = live::<Opened>(dataset, "dataset")?.dataset.fields().len();
+        Ok(())
+    })
+}
+
+/// A field's name (`"jpg"`), the type of its elements (`"u16"`, `"bf16"`; NULL where the format does not say it), and the
+/// size in bytes that every sample's has (`STRAIT_UNKNOWN` where they differ). Each output may be NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_field(
+    dataset: *const strait_dataset,
+    field: usize,
+    name: Option<&mut *const c_char>,
+    dtype: Option<&mut *const c_char>,
+    fixed_bytes: Option<&mut u64>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let opened = live::<Opened>(dataset, "dataset")?;
+        let field = index(field as u64, opened.dataset.fields().len(), "field")?;
+        if let Some(name) = name {
+            *name = opened.fields.name(field);
+        }
+        if let Some(dtype) = dtype {
+            *dtype = opened.fields.dtype(field);
+        }
+        if let Some(fixed_bytes) = fixed_bytes {
+            *fixed_bytes = opened.dataset.fields()[field].fixed_bytes.unwrap_or(STRAIT_UNKNOWN);
+        }
+        Ok(())
+    })
+}
+
+/// The shape of a field where every sample's is the same and the format says so, the first dimension outermost: `ndim`
+/// lengths at `shape`. `STRAIT_STATUS_ABSENT` where there is none.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_field_shape(
+    dataset: *const strait_dataset,
+    field: usize,
+    shape: Option<&mut *const u64>,
+    ndim: Option<&mut usize>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let (shape, ndim) = (out(shape, "shape")?, out(ndim, "ndim")?);
+        let opened = live::<Opened>(dataset, "dataset")?;
+        let field = index(field as u64, opened.dataset.fields().len(), "field")?;
+        let Some(own) = &opened.dataset.fields()[field].shape else { return Ok(strait_status::Absent) };
+        (*shape, *ndim) = (own.as_ptr(), own.len());
+        Ok(strait_status::Ok)
+    })
+}
+
+/// Where field number `field` of a sample lies: the number of the shard, and first byte and length in it.
+/// `STRAIT_STATUS_ABSENT` if the sample lacks that field.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_extent(
+    dataset: *const strait_dataset,
+    sample: u64,
+    field: usize,
+    shard: Option<&mut usize>,
+    offset: Option<&mut u64>,
+    len: Option<&mut u64>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let (shard, offset, len) = (out(shard, "shard")?, out(offset, "offset")?, out(len, "len")?);
+        let opened = live::<Opened>(dataset, "dataset")?;
+        let field = index(field as u64, opened.dataset.fields().len(), "field")?;
+        let sample = index(sample, opened.dataset.len() as usize, "sample")? as u64;
+        let Some(extent) = opened.dataset.extent(sample, field) else { return Ok(strait_status::Absent) };
+        (*shard, *offset, *len) = (extent.shard as usize, extent.offset, extent.len);
+        Ok(strait_status::Ok)
+    })
+}
+
+/// What is not known, or not the same for all; the length of a field that a sample does not have.
+pub const STRAIT_UNKNOWN: u64 = u64::MAX;

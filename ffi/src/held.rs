@@ -1,0 +1,141 @@
+//! A batch that C holds: by its handle, by tensors, or by both. It is given back when the last of them is gone, behind
+//! every stream that was named on the way.
+//!
+//! ```text
+//!   strait_batch  ----.
+//!   DLPack tensor ----+--> Held { Batch, streams }   last one gone:   no stream   dropped
+//!   DLPack tensor ----'                                               one         released on it
+//!                                                                     several     the last waits for the others on the
+//!                                                                                 device, then released on the last
+//! ```
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use strait::device::RawStream;
+use strait::{Batch, Device, Error};
+
+use crate::call::lock;
+use crate::dataset::FieldTexts;
+use crate::dlpack::DLDevice;
+use crate::error::Failure;
+use crate::handle::{Kind, forks};
+use crate::status::strait_status;
+
+/// The legacy default stream of CUDA.
+const LEGACY: i64 = 1;
+/// The default stream of the calling thread, on CUDA.
+const PER_THREAD: i64 = 2;
+
+pub(crate) struct Held {
+    batch: Option<Batch>,
+    device: Device,
+    pub(crate) dl: DLDevice,
+    /// The streams that use the batch, each once.
+    streams: Mutex<Vec<RawStream>>,
+    texts: Arc<OnceLock<FieldTexts>>,
+    forks: u8,
+}
+
+/// What the handle stands for.
+pub(crate) struct Kept(pub(crate) Arc<Held>);
+
+impl Kind for Kept {
+    type Handle = crate::batch::strait_batch;
+    const NAME: &'static str = "batch";
+    const NUMBER: u8 = 9;
+}
+
+impl Held {
+    pub(crate) fn new(batch: Batch, device: Device, dl: DLDevice, texts: Arc<OnceLock<FieldTexts>>) -> Held {
+        Held { batch: Some(batch), device, dl, streams: Mutex::default(), texts, forks: forks() }
+    }
+
+    pub(crate) fn batch(&self) -> &Batch {
+        self.batch.as_ref().expect("taken only when it is given back")
+    }
+
+    pub(crate) fn texts(&self) -> &FieldTexts {
+        self.texts.get_or_init(|| FieldTexts::new(self.batch().fields()))
+    }
+
+    /// Makes the bytes ready for a consumer on `stream`, and the batch come back behind that stream.
+    pub(crate) fn ready_on(&self, stream: i64) -> Result<(), Failure> {
+        let cpu = self.dl.device_type == DLDevice::CPU;
+        match stream {
+            crate::STRAIT_STREAM_NONE if cpu => return Ok(self.batch().wait()?),
+            crate::STRAIT_STREAM_NONE => return Ok(()),
+            _ => {}
+        }
+        let raw = self.stream(stream)?;
+        // SAFETY: a live stream of the batch's device, as the header says of this argument.
+        unsafe { self.batch().wait_on(raw) }?;
+        self.behind(stream)
+    }
+
+    /// Has the batch come back behind what is on `stream` by then.
+    pub(crate) fn behind(&self, stream: i64) -> Result<(), Failure> {
+        let cuda = [DLDevice::CUDA, DLDevice::CUDA_HOST].contains(&self.dl.device_type);
+        // By then another thread may be the calling one; the legacy stream waits for those of all threads.
+        let raw = self.stream(if cuda && stream == PER_THREAD { LEGACY } else { stream })?;
+        let mut streams = lock(&self.streams);
+        if !streams.contains(&raw) {
+            streams.push(raw);
+        }
+        Ok(())
+    }
+
+    /// The numbers of the Python DLPack specification.
+    pub(crate) fn stream(&self, stream: i64) -> Result<RawStream, Failure> {
+        let problem = match (self.dl.device_type, stream) {
+            (DLDevice::CPU, _) => "the batch is in host memory, which has no streams; give STRAIT_STREAM_NONE",
+            (_, ..0) => "not a stream; give a stream's handle, or STRAIT_STREAM_NONE",
+            (DLDevice::CUDA | DLDevice::CUDA_HOST, 0) => {
+                "0 may mean two streams on CUDA; give 1 for the legacy default stream, 2 for the thread's own"
+            }
+            _ => return Ok(RawStream(std::ptr::with_exposed_provenance_mut(stream as usize))),
+        };
+        Err(Failure::new(strait_status::Config, format!("stream {stream}: {problem}")))
+    }
+
+    /// Gives the batch back, and says how that went.
+    pub(crate) fn give_back(&mut self) -> Result<(), Error> {
+        let Some(batch) = self.batch.take() else { return Ok(()) };
+        if self.forks != forks() {
+            // The engine and the memory are the parent's.
+            std::mem::forget((batch, self.device.clone()));
+            return Ok(());
+        }
+        let streams = std::mem::take(self.streams.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let Some((&last, others)) = streams.split_last() else { return Ok(()) };
+        if let Err(error) = others.iter().try_for_each(|&other| self.wait_for(other, last)) {
+            std::mem::forget(batch);
+            return Err(error);
+        }
+        // SAFETY: those who named the streams promised that they live until now (the header says so), and work that uses
+        // the batch is on one of them.
+        unsafe { batch.release_on(last) }
+    }
+
+    /// Makes the stream `last` wait for what is on `other` now, on the device.
+    fn wait_for(&self, other: RawStream, last: RawStream) -> Result<(), Error> {
+        let raw = self.device.raw();
+        let mut between = raw.stream()?;
+        let fence = raw.fence()?;
+        // SAFETY: both are live streams of the device, as in `give_back`.
+        let ordered = unsafe { raw.record(fence, other) }
+            .and_then(|()| between.wait_fence(fence))
+            .and_then(|()| between.mark())
+            // SAFETY: as above.
+            .and_then(|seq| unsafe { between.timeline().wait_on(seq, last) });
+        raw.free_fence(fence);
+        ordered
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Err(error) = self.give_back() {
+            tracing::error!(%error, "a batch could not be given back behind its streams: its memory is leaked");
+        }
+    }
+}

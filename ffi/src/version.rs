@@ -1,0 +1,20 @@
+//! Version
+//!
+//! From 1.0 on functions are only added. Before, a minor version may change them; the library's file name says which.
+
+use std::ffi::c_char;
+
+use crate::handle::count;
+
+/// The version of the library: `"0.1.0"`. It lives for ever. Threads: any.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_version() -> *const c_char {
+    const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
+    VERSION.as_ptr().cast()
+}
+
+/// How many handles of all kinds are live in this process, to see in tests that all were given back. Threads: any.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_handles_live() -> usize {
+    count()
+}

@@ -1,0 +1,119 @@
+/* A loader over a device in C: bytes, streams and fences, and a driver's error with its code. */
+#include "../examples/sample_device/sample_device.c"
+
+#include "common.h"
+
+#define RECORDS 96
+#define BYTES 3000
+
+static sample_device *own;
+
+static strait_loader *on_device(const strait_dataset *dataset) {
+    strait_device_vtable table;
+    own = sample_device_new(&table);
+    strait_device *device;
+    int32_t type, id;
+    const char *name;
+    OK(strait_device_custom(&table, own, &device, &error));
+    OK(strait_device_dlpack(device, &type, &id, &error));
+    OK(strait_device_name(device, &name, &error));
+    CHECK(type == 12 && id == 3 && strcmp(name, "sample:3") == 0);
+    strait_loader_builder *builder = options(dataset, 8);
+    OK(strait_loader_builder_device(builder, device, &error));
+    OK(strait_loader_builder_deadline_ms(builder, 20000, &error));
+    OK(strait_device_free(device));
+    return build(builder);
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 2);
+    strait_dataset *dataset = shard(argv[1], "plugin.bin", RECORDS, BYTES);
+    strait_device_vtable table = {0};
+    strait_device *device;
+    FAILS(STRAIT_STATUS_CONFIG, "size", strait_device_custom(&table, NULL, &device, &error));
+    table.size = sizeof table;
+    table.name = "half";
+    FAILS(STRAIT_STATUS_NULL_ARGUMENT, "vtable.allocate", strait_device_custom(&table, NULL, &device, &error));
+
+    strait_loader *loader = on_device(dataset);
+    void *stream = sample_consumer_new(own), *second = sample_consumer_new(own);
+    int64_t on = (int64_t)(intptr_t)stream, on_second = (int64_t)(intptr_t)second;
+    unsigned char bytes[8][BYTES], again[BYTES];
+    unsigned samples_seen = 0;
+    for (uint64_t epoch = 0; epoch < 3; epoch++) {
+        OK(strait_loader_begin(loader, epoch, &error));
+        strait_batch *batch;
+        while ((batch = next(loader))) {
+            const uint64_t *samples, *offsets, *lengths;
+            size_t count;
+            uint64_t base;
+            OK(strait_batch_samples(batch, &samples, &count, &error));
+            OK(strait_batch_device_ptr(batch, &base, &error));
+            OK(strait_batch_field(batch, "record", &offsets, &lengths, &error));
+            CHECK(count == 8);
+            uint64_t first = samples[0], fourth = samples[3];
+            if (epoch == 0) {
+                /* The host is not blocked: the stream waits, reads, and the batch comes back behind it. */
+                OK(strait_batch_wait_on(batch, on, &error));
+                for (size_t i = 0; i < count; i++) {
+                    sample_consumer_read(stream, base + offsets[i], bytes[i], BYTES);
+                }
+                OK(strait_batch_release_on(batch, on, &error));
+            } else {
+                /* The same by tensors; in the last epoch for two streams, of which the batch waits for both. */
+                DLManagedTensorVersioned *tensor, *other = NULL;
+                OK(strait_batch_sample_tensor(batch, "record", 0, on, 0, &tensor, &error));
+                CHECK(tensor->dl_tensor.device.device_type == kDLExtDev && tensor->dl_tensor.device.device_id == 3);
+                CHECK((uint64_t)(uintptr_t)tensor->dl_tensor.data == base);
+                for (size_t i = 0; i < count; i++) {
+                    sample_consumer_read(stream, base + offsets[i], bytes[i], BYTES);
+                }
+                if (epoch == 2) {
+                    OK(strait_batch_sample_tensor(batch, "record", 3, on_second, 0, &other, &error));
+                    sample_consumer_read(second, base + other->dl_tensor.byte_offset, again, BYTES);
+                }
+                OK(strait_batch_free(batch));
+                tensor->deleter(tensor);
+                if (other) {
+                    other->deleter(other);
+                    sample_consumer_wait(second);
+                    check_bytes(again, BYTES, fourth);
+                }
+            }
+            sample_consumer_wait(stream);
+            for (size_t i = 0; i < 8; i++) {
+                check_bytes(bytes[i], BYTES, first + i);
+                samples_seen++;
+            }
+        }
+    }
+    CHECK(samples_seen == 3 * RECORDS);
+    CHECK(sample_device_violations(own) == 0);
+
+    /* Not for the host; and copied back. */
+    OK(strait_loader_begin(loader, 9, &error));
+    strait_batch *batch = next(loader);
+    const uint8_t *data;
+    size_t len;
+    FAILS(STRAIT_STATUS_CONFIG, "not the host's", strait_batch_host_bytes(batch, "record", 0, &data, &len, &error));
+    OK(strait_batch_read_back(batch, "record", 5, again, sizeof again, &len, &error));
+    check_bytes(again, len, 5);
+    OK(strait_batch_free(batch));
+
+    /* A lost device is an error that has its code. */
+    sample_device_inject(own, SAMPLE_LOST);
+    strait_status status;
+    while ((status = strait_loader_next(loader, -1, &batch, &error)) == STRAIT_STATUS_OK) {
+        OK(strait_batch_free(batch));
+    }
+    CHECK(status == STRAIT_STATUS_DEVICE && strait_error_status(error) == STRAIT_STATUS_DEVICE);
+    CHECK(strait_error_device_code(error) == 900 && strstr(strait_error_message(error), "SAMPLE_LOST"));
+    strait_error_free(error);
+    error = NULL;
+    sample_device_inject(own, SAMPLE_NONE);
+    sample_consumer_free(stream);
+    sample_consumer_free(second);
+    OK(strait_loader_free(loader));
+    OK(strait_dataset_free(dataset));
+    return finish();
+}

@@ -1,0 +1,256 @@
+//! Gathers by a kernel: rows of a table, each a move of at most 16 KiB, for the warps of a GPU to share.
+//!
+//! ```text
+//!   moves --cut--> table in pinned memory --copy--> table on the device --kernel--> moved     event: the table is free again
+//! ```
+//!
+//! The kernel is PTX that the driver compiles (`kernels/gather.cu`). Where it cannot, or where every table is in use, plain
+//! copies do the same, one call for each move.
+
+use std::ffi::{c_uint, c_void};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::DevicePtr;
+use super::driver::{HOST_REGISTER_PORTABLE, Handle, NOT_READY, SUCCESS};
+use super::shared::Shared;
+use crate::error::Result;
+use crate::memory::Arena;
+use crate::plan::Move;
+use crate::stats::Fallback;
+
+const PTX: &str = concat!(include_str!("kernels/gather.ptx"), "\0");
+
+/// A batch of 64 MiB in one table.
+const ROWS: usize = 4096;
+/// As many gathers as are under way at once, in the usual case.
+const TABLES: usize = 16;
+/// What a warp takes at a time.
+const ROW_BYTES_MAX: u64 = 16 << 10;
+const TABLE_BYTES: usize = ROWS * size_of::<Move>();
+/// Threads of a block: 8 warps.
+const BLOCK: u32 = 256;
+const BLOCKS_MAX: u32 = 1024;
+/// The queue that owned the stream has waited already, with a deadline of its own.
+const DROP_WAIT: Duration = Duration::from_millis(50);
+
+/// The kernels, compiled for the device by its driver.
+pub(super) struct Kernels {
+    module: Handle,
+    gather: Handle,
+}
+
+impl Kernels {
+    /// The caller has entered the context.
+    fn load(shared: &Shared) -> Result<Kernels> {
+        let (mut module, mut gather) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let (call, load) = shared.driver.module_load;
+        // SAFETY: `module` is writable; the text ends with 0.
+        shared.check(call, unsafe { load(&mut module, PTX.as_ptr().cast()) })?;
+        let (call, function) = shared.driver.module_function;
+        // SAFETY: `gather` is writable; the module was just loaded, the name is a C string.
+        let found = shared.check(call, unsafe { function(&mut gather, module, c"strait_gather".as_ptr()) });
+        let kernels = Kernels { module, gather };
+        match found {
+            Ok(()) => Ok(kernels),
+            Err(error) => {
+                kernels.unload(shared);
+                Err(error)
+            }
+        }
+    }
+
+    /// The caller has entered the context, and nothing is launched any more.
+    pub(super) fn unload(&self, shared: &Shared) {
+        let (call, unload) = shared.driver.module_unload;
+        // SAFETY: loaded in `load`, and not used again.
+        shared.driver.check_release(&shared.label, call, unsafe { unload(self.module) });
+    }
+}
+
+/// Tables, used in turn.
+pub(super) struct Tables {
+    shared: Arc<Shared>,
+    /// The one that they are used on.
+    stream: Handle,
+    gather: Handle,
+    /// Pinned.
+    host: Arc<Arena>,
+    device: DevicePtr,
+    tables: Vec<Table>,
+    next: usize,
+}
+
+struct Table {
+    /// Recorded behind the kernel.
+    event: Handle,
+    /// Something on the stream reads it, until `event` is reached.
+    used: bool,
+    /// Something on the stream may read it, and no event tells until when.
+    lost: bool,
+}
+
+// SAFETY: handles are names, addresses are the driver's; see `Shared`.
+unsafe impl Send for Tables {}
+
+/// What is done without the kernel.
+fn plain_copies(reason: String) -> Fallback {
+    Fallback {
+        instead: "a copy for each piece of an array instead of a gather by a kernel".into(),
+        reason,
+        errno: None,
+        remedy: "update the NVIDIA driver: it has to take PTX 8.0 (CUDA 12.0), and its compiler (libnvidia-ptxjitcompiler) must be there",
+    }
+}
+
+impl Tables {
+    /// Memory for tables, and the kernel; or why gathers are plain copies.
+    pub(super) fn new(shared: &Arc<Shared>, stream: Handle) -> Result<Tables, Fallback> {
+        let why = |error: crate::error::Error| plain_copies(error.to_string());
+        let entered = shared.enter().map_err(why)?;
+        let kernels = shared.kernels.get_or_init(|| Kernels::load(shared)).as_ref();
+        let gather = kernels.map_err(|error| why(error.clone()))?.gather;
+        let host = Arc::new(Arena::map(TABLES * TABLE_BYTES).map_err(why)?);
+        let (call, register) = shared.driver.host_register;
+        // SAFETY: the mapping lives until it has been unregistered, or for ever: see Drop.
+        let pinned = unsafe { register(host.base().as_ptr().cast(), host.bytes(), HOST_REGISTER_PORTABLE) };
+        shared.check(call, pinned).map_err(why)?;
+        // From here on Drop gives back what there is.
+        let mut tables =
+            Tables { shared: shared.clone(), stream, gather, host, device: 0, tables: Vec::new(), next: 0 };
+        tables.device = shared.allocate_bytes(TABLES * TABLE_BYTES).map_err(why)?;
+        drop(entered);
+        for _ in 0..TABLES {
+            let event = shared.create_event().map_err(why)?;
+            tables.tables.push(Table { event, used: false, lost: false });
+        }
+        Ok(tables)
+    }
+
+    /// Whether the stream has done with a table. The caller has entered the context.
+    fn is_free(&mut self, place: usize) -> Result<bool> {
+        if self.tables[place].lost {
+            self.record(place)?; // stands behind whatever was started
+        }
+        let table = &mut self.tables[place];
+        if !table.used {
+            return Ok(true);
+        }
+        let (call, query) = self.shared.driver.event_query;
+        // SAFETY: the event lives as long as the Tables.
+        match unsafe { query(table.event) } {
+            SUCCESS => table.used = false,
+            NOT_READY => return Ok(false),
+            code => self.shared.check(call, code)?,
+        }
+        Ok(true)
+    }
+
+    /// Starts moves.
+    ///
+    /// # Safety
+    /// As for [`Stream::gather`](super::super::Stream::gather); the caller has entered the context.
+    pub(super) unsafe fn gather(&mut self, base: DevicePtr, moves: &[Move]) -> Result<()> {
+        let mut rows = moves.iter().flat_map(|&one| cut(base, one));
+        let mut first = rows.next();
+        while let Some(row) = first {
+            let place = self.next;
+            if !self.is_free(place)? {
+                // SAFETY: the caller's promise.
+                return std::iter::once(row).chain(rows).try_for_each(|row| unsafe { self.copy(row) });
+            }
+            self.next = (self.next + 1) % TABLES;
+            let count = self.fill(place, row, &mut rows);
+            // SAFETY: the caller's promise; the table is free and filled.
+            let launched = unsafe { self.launch(place, count) };
+            // Also behind a call that failed, which may have started something.
+            self.tables[place].lost = true;
+            self.record(place)?;
+            launched?;
+            first = rows.next();
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, place: usize, first: Move, rest: &mut impl Iterator<Item = Move>) -> usize {
+        // SAFETY: the table lies inside the arena, which is aligned to pages.
+        let table = unsafe { self.host.base().cast::<Move>().add(place * ROWS) };
+        let rows = std::iter::once(first).chain(rest.take(ROWS - 1)).enumerate();
+        // SAFETY: at most ROWS rows, and nothing on the stream reads this table.
+        rows.map(|(row, one)| unsafe { table.add(row).write(one) }).count()
+    }
+
+    /// # Safety
+    /// As for `gather`, of `count` filled rows.
+    unsafe fn launch(&mut self, place: usize, count: usize) -> Result<()> {
+        let (shared, stream) = (&*self.shared, self.stream);
+        let at = self.device + (place * TABLE_BYTES) as u64;
+        let (call, copy) = shared.driver.copy_to_device;
+        // SAFETY: inside the pinned arena, which nobody writes to until the table's event is reached.
+        let source = unsafe { self.host.base().cast::<Move>().add(place * ROWS) };
+        // SAFETY: as above; the target is this table's memory on the device, on the stream alone.
+        shared.check(call, unsafe { copy(at, source.as_ptr().cast(), count * size_of::<Move>(), stream) })?;
+        let (mut table, mut rows) = (at, count as c_uint);
+        let mut arguments: [*mut c_void; 2] = [(&raw mut table).cast(), (&raw mut rows).cast()];
+        let blocks = (count as u32).div_ceil(BLOCK / 32).min(BLOCKS_MAX);
+        let (call, launch) = shared.driver.launch;
+        let (arguments, none) = (arguments.as_mut_ptr(), std::ptr::null_mut());
+        // SAFETY: the arguments are those of the kernel, and are read before the call returns. What the rows name is
+        // the caller's promise.
+        shared.check(call, unsafe { launch(self.gather, blocks, 1, 1, BLOCK, 1, 1, 0, stream, arguments, none) })
+    }
+
+    fn record(&mut self, place: usize) -> Result<()> {
+        let table = &mut self.tables[place];
+        let (call, record) = self.shared.driver.event_record;
+        // SAFETY: event and stream are alive, and the caller has entered the context.
+        self.shared.check(call, unsafe { record(table.event, self.stream) })?;
+        (table.used, table.lost) = (true, false);
+        Ok(())
+    }
+
+    /// # Safety
+    /// As for `gather`, of one row.
+    unsafe fn copy(&self, Move { source, target, bytes }: Move) -> Result<()> {
+        let (call, copy) = self.shared.driver.copy_on_device;
+        // SAFETY: the caller's promise.
+        self.shared.check(call, unsafe { copy(target, source, bytes as usize, self.stream) })
+    }
+}
+
+/// A move as rows, by address.
+fn cut(base: DevicePtr, Move { source, target, bytes }: Move) -> impl Iterator<Item = Move> {
+    (0..bytes.div_ceil(ROW_BYTES_MAX)).map(move |row| {
+        let at = row * ROW_BYTES_MAX;
+        Move { source: base + source + at, target: base + target + at, bytes: (bytes - at).min(ROW_BYTES_MAX) }
+    })
+}
+
+impl Drop for Tables {
+    fn drop(&mut self) {
+        let shared = self.shared.clone();
+        let Ok(entered) = shared.enter() else { return std::mem::forget(self.host.clone()) };
+        let end = Instant::now() + DROP_WAIT;
+        while !(0..self.tables.len()).all(|place| matches!(self.is_free(place), Ok(true))) {
+            if Instant::now() > end {
+                // Dropping a stream does not stop it: what it still reads stays where it is.
+                return std::mem::forget(self.host.clone());
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        if self.device != 0 {
+            shared.free_bytes(self.device);
+        }
+        let (call, unregister) = shared.driver.host_unregister;
+        // SAFETY: registered in `new`; every table is free.
+        let code = unsafe { unregister(self.host.base().as_ptr().cast()) };
+        if code != SUCCESS {
+            std::mem::forget(self.host.clone()); // or what is mapped there next would pass for pinned
+        }
+        shared.driver.check_release(&shared.label, call, code);
+        drop(entered);
+        let events: Vec<Handle> = self.tables.drain(..).map(|table| table.event).collect();
+        // SAFETY: they came from this Shared and are not used again.
+        unsafe { shared.destroy(std::ptr::null_mut(), &events) };
+    }
+}
