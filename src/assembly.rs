@@ -27,6 +27,7 @@ use crate::storage::{
 };
 
 use way::Way;
+pub(crate) use way::stay_near;
 
 /// Makes a ring for so many reads in flight.
 pub(crate) type MakeRing = Box<dyn FnOnce(usize) -> Result<Box<dyn Ring>> + Send>;
@@ -97,6 +98,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
 impl Parts {
     /// Makes the engine, with the ring that the options name or one of the caller's own.
     pub(crate) fn assemble(self, make_ring: Option<MakeRing>) -> Result<Engine> {
+        let numa_node = stay_near(&self.shared.device, &self.shared.counters);
         // Where time is simulated nobody waits for real.
         let idle = if self.clock.is_simulated() { Duration::ZERO } else { IDLE };
         let (ring, opening) = match make_ring {
@@ -147,6 +149,7 @@ impl Parts {
         let name = ring.name();
         let mut queue = self.queue(ring, opening);
         self.register(&mut queue, &stage, &regions, name);
+        self.shared.counters.setup.lock().unwrap_or_else(|e| e.into_inner()).numa_node = numa_node;
         let batches = self.batches(&regions);
         Ok(Engine {
             queue,
@@ -224,7 +227,7 @@ impl Parts {
         let region_bytes = regions.bytes() as u64;
         // Where cuFile writes, no host memory is pinned.
         let pinned_bytes = if matches!(self.way, Way::Cufile { .. }) { 0 } else { bytes as u64 };
-        let setup = Setup { path, path_reason, ring, device, pages, pinned_bytes, region_bytes };
+        let setup = Setup { path, path_reason, ring, device, numa_node: None, pages, pinned_bytes, region_bytes };
         *self.shared.counters.setup.lock().unwrap_or_else(|e| e.into_inner()) = setup;
     }
 

@@ -42,6 +42,8 @@ pub struct Stats {
     pub ring: &'static str,
     /// The device that batches live on.
     pub device: String,
+    /// The NUMA node that the engine's threads and slabs are kept to: the device's, where it and others are known.
+    pub numa_node: Option<u32>,
     /// What the memory that the storage writes to is made of.
     pub pages: &'static str,
     /// What could not be had, each once.
@@ -157,6 +159,7 @@ pub(crate) struct Setup {
     pub(crate) path_reason: String,
     pub(crate) ring: &'static str,
     pub(crate) device: String,
+    pub(crate) numa_node: Option<u32>,
     pub(crate) pages: &'static str,
     pub(crate) pinned_bytes: u64,
     pub(crate) region_bytes: u64,
@@ -192,6 +195,7 @@ impl Counters {
                 _ => "uring and pread",
             },
             device: setup.device,
+            numa_node: setup.numa_node,
             pages: setup.pages,
             pinned_bytes_max: setup.pinned_bytes,
             region_bytes: setup.region_bytes,

@@ -71,6 +71,7 @@ fn json_has_the_keys_that_programs_rely_on() {
         "/devices/cuda/available",
         "/devices/gpus",
         "/devices/gds/p2pdma",
+        "/devices/cufile/proc_modules",
         "/paths/0/path",
         "/paths/0/file_system",
         "/paths/0/o_direct",

@@ -805,7 +805,7 @@ strait_status strait_loader_builder_policy(strait_loader_builder *builder,
                                            strait_error **error);
 
 /**
- * The storage backend: `"auto"` (default: decided by a probe), `"uring"`, `"pread"`.
+ * The storage backend: `"auto"` (default: decided by a probe), `"uring"`, `"pread"`, `"cufile"`.
  */
 strait_status strait_loader_builder_ring(strait_loader_builder *builder,
                                          const char *ring,

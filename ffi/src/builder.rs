@@ -271,7 +271,7 @@ pub unsafe extern "C" fn strait_loader_builder_policy(
     )
 }
 
-/// The storage backend: `"auto"` (default: decided by a probe), `"uring"`, `"pread"`.
+/// The storage backend: `"auto"` (default: decided by a probe), `"uring"`, `"pread"`, `"cufile"`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strait_loader_builder_ring(
     builder: *mut strait_loader_builder,
@@ -287,7 +287,12 @@ pub unsafe extern "C" fn strait_loader_builder_ring(
             one_of(
                 "ring",
                 ring,
-                &[("auto", RingChoice::Auto), ("uring", RingChoice::Uring), ("pread", RingChoice::Pread)],
+                &[
+                    ("auto", RingChoice::Auto),
+                    ("uring", RingChoice::Uring),
+                    ("pread", RingChoice::Pread),
+                    ("cufile", RingChoice::Cufile),
+                ],
             )
         },
         Builder::ring,

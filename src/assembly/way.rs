@@ -9,7 +9,8 @@ use crate::config::{Config, PathChoice, RingChoice};
 use crate::dataset::Dataset;
 use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
-use crate::stats::Fallback;
+use crate::memory;
+use crate::stats::{Counters, Fallback};
 use crate::storage::{Cufile, Enter};
 
 /// The way bytes take.
@@ -94,6 +95,23 @@ pub(crate) fn unregistered(bytes: usize, code: i32) -> Fallback {
         reason: format!("{bytes} bytes with cuFileBufRegister"),
         errno: Some(code),
         remedy: "lower region_bytes: a GPU opens only so much of its memory to the bus (BAR1 of `nvidia-smi -q`)",
+    }
+}
+
+/// Keeps this thread, its children and what they allocate to the device's NUMA node, where there are several; gives it.
+pub(crate) fn stay_near(device: &Device, counters: &Counters) -> Option<u32> {
+    let node = device.raw().numa_node()?;
+    match memory::stay_near(node) {
+        Ok(near) => near.then_some(node),
+        Err(reason) => {
+            counters.fall_back(Fallback {
+                instead: format!("an engine that runs anywhere instead of near {}", device.kind()),
+                reason,
+                errno: None,
+                remedy: "start the process on the CPUs of the device's NUMA node (`nvidia-smi topo -m`, `numactl -N`)",
+            });
+            None
+        }
     }
 }
 

@@ -134,6 +134,11 @@ pub unsafe trait RawDevice: Send + Sync {
     /// `base` was pinned by this device and no copy from it or to it is in flight.
     unsafe fn unpin(&self, base: NonNull<u8>) -> Result<()>;
 
+    /// The NUMA node that the device hangs on, if that is known.
+    fn numa_node(&self) -> Option<u32> {
+        None
+    }
+
     /// Makes the device current on the calling thread, for libraries that look for it there. For threads of strait's own.
     fn make_current(&self) -> Result<()> {
         Ok(())

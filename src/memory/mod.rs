@@ -3,8 +3,10 @@
 
 mod arena;
 mod map;
+mod near;
 mod slab;
 
 pub use arena::{Arena, Pages};
 pub use map::Mapping;
+pub(crate) use near::stay_near;
 pub use slab::{Slab, SlabPool};

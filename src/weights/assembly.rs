@@ -19,7 +19,7 @@ use super::load::{Handed, Load, Output, Shared};
 use super::memory::{Owner, Span, Spot};
 use super::plan::{Check, Plan, Where};
 use super::tensor::Home;
-use crate::assembly::{MakeRing, choose_ring, not_registered};
+use crate::assembly::{MakeRing, choose_ring, not_registered, stay_near};
 use crate::config::PathChoice;
 use crate::device::{CopyQueue, Device, Seq};
 use crate::engine::Pinned;
@@ -135,6 +135,11 @@ impl Parts {
             gap_bytes: self.config.gap_bytes,
         };
         let counters = &self.shared.counters;
+        // Near the one device; among several there is no one place.
+        let numa_node = match &self.devices[..] {
+            [device] => stay_near(device, counters),
+            _ => None,
+        };
         let Config { ring, reads_in_flight: depth, align_bytes, .. } = self.config;
         let open_files = self.config.open_files_max.min(self.files.len().max(1));
         let (ring, opening) = match make_ring {
@@ -179,7 +184,7 @@ impl Parts {
                 counters.fall_back(not_registered(bytes, errno));
             }
         }
-        self.say_setup(slabs.as_ref(), name);
+        self.say_setup(slabs.as_ref(), name, numa_node);
         let expected = self.plan.checks.iter().map(|check| check.digest).collect();
         let checker = Checker::new(expected, self.checkers())?;
         let state = self.state();
@@ -239,7 +244,7 @@ impl Parts {
         cores.min(CHECKERS_MAX).min(shards.max(1))
     }
 
-    fn say_setup(&self, slabs: Option<&SlabPool>, ring: &'static str) {
+    fn say_setup(&self, slabs: Option<&SlabPool>, ring: &'static str, numa_node: Option<u32>) {
         let direct = self.plan.items.iter().filter(|item| item.direct).count();
         let through = self.plan.items.len() - direct;
         let (path, reason) = match (direct, self.config.path) {
@@ -266,6 +271,7 @@ impl Parts {
             path_reason: format!("{reason} ({device})"),
             ring,
             device,
+            numa_node,
             pages,
             pinned_bytes: slabs.map_or(0, |slabs| slabs.arena().bytes() as u64),
             region_bytes: self.plan.block_bytes.iter().sum(),

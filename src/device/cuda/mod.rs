@@ -89,6 +89,10 @@ unsafe impl RawDevice for CudaDevice {
         }
     }
 
+    fn numa_node(&self) -> Option<u32> {
+        self.0.numa_node()
+    }
+
     fn make_current(&self) -> Result<()> {
         // Pushed and never popped: it goes with the thread.
         self.0.enter().map(std::mem::forget)

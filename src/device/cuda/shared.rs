@@ -110,6 +110,20 @@ impl Shared {
         Ok(shared)
     }
 
+    /// By the device's place on the PCI bus; sysfs says -1 where a machine has no nodes.
+    pub(super) fn numa_node(&self) -> Option<u32> {
+        let mut pci = [0 as c_char; 32];
+        // SAFETY: there is room for the length given, and a 0 behind it.
+        let code = unsafe { (self.driver.device_pci.1)(pci.as_mut_ptr(), pci.len() as i32 - 1, self.device) };
+        if code != driver::SUCCESS {
+            return None;
+        }
+        // SAFETY: the last byte was not given to the driver and is 0.
+        let pci = unsafe { CStr::from_ptr(pci.as_ptr()) }.to_string_lossy().to_lowercase();
+        let node = std::fs::read_to_string(format!("/sys/bus/pci/devices/{pci}/numa_node")).ok()?;
+        node.trim().parse().ok()
+    }
+
     pub(super) fn check(&self, call: &'static str, code: i32) -> Result<()> {
         self.driver.check(&self.label, call, code)
     }

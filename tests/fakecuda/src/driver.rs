@@ -138,6 +138,19 @@ pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, bytes: c_int, device
 }
 
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetPCIBusId(id: *mut c_char, bytes: c_int, device: c_int) -> i32 {
+    basic("cuDeviceGetPCIBusId", |_| {
+        let text = format!("FFFF:{:02X}:00.0\0", device + 1);
+        if usize::try_from(bytes).map_err(|_| INVALID_VALUE)? < text.len() {
+            return Err(INVALID_VALUE);
+        }
+        // SAFETY: the program gives a place of this length.
+        unsafe { std::ptr::copy_nonoverlapping(text.as_ptr().cast(), id, text.len()) };
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut Handle, device: c_int) -> i32 {
     basic("cuDevicePrimaryCtxRetain", |machine| {
         *machine.retained.get_mut(device as usize).ok_or(INVALID_DEVICE)? += 1;

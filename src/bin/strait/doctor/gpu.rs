@@ -25,11 +25,16 @@ pub(super) fn examine() -> (Section, bool) {
     let mut findings = vec![driver(&cuda)];
     findings.extend(gpus.iter().map(place));
     findings.push(gds);
+    let (cufile, cufile_facts) = super::cufile::examine();
+    if !gpus.is_empty() || cuda.is_ok() {
+        findings.extend(cufile);
+    }
     let facts = json!({
         "cuda": { "available": cuda.is_ok(), "answer": cuda.as_ref().unwrap_or_else(|reason| reason) },
         "gpus": gpus.iter().map(|gpu| json!({ "pci": gpu.pci, "vendor": gpu.vendor, "numa_node": gpu.numa_node }))
             .collect::<Vec<_>>(),
         "gds": gds_facts,
+        "cufile": cufile_facts,
     });
     (Section { key: "devices", title: "devices".into(), findings, facts }, cuda.is_ok())
 }

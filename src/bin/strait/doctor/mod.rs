@@ -1,5 +1,6 @@
 //! `strait doctor`: what this machine can do, what holds it back, how to change it.
 
+mod cufile;
 mod direct;
 mod disk;
 mod gpu;
@@ -86,7 +87,12 @@ fn verdict(answer: &PathAnswer, ring: &RingAnswer, cuda: bool) -> String {
     };
     let mode = if answer.direct { "O_DIRECT" } else { "the page cache" };
     let target = if cuda {
-        "pinned slabs, then by CUDA copies to cuda:0 (path: staged)"
+        match strait::storage::Cufile::obstacle(false) {
+            None => {
+                "cuda:0 by cuFile, if a trial read is right (path: direct), else pinned slabs and CUDA copies (path: staged)"
+            }
+            Some(_) => "pinned slabs, then by CUDA copies to cuda:0 (path: staged)",
+        }
     } else {
         "the batch's own host memory (path: direct; no CUDA device)"
     };
