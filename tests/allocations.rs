@@ -43,7 +43,7 @@ fn the_loop_does_not_allocate() {
     let directory = disk_directory();
     let paths = [1, 2, 3].map(|seed| write_shard(directory.path(), seed, 5000 * 128));
     let records = Dataset::options().format(Format::Records).record_bytes(5000);
-    records.index(&paths, &Indexing { checksums: true, check: false, threads: 1 }, &|_| true).unwrap();
+    records.index(&paths, &Indexing { checksums: true, threads: 1, ..Indexing::default() }, &|_| true).unwrap();
     for (ring, way) in [
         (RingChoice::Uring, PathChoice::Auto),
         (RingChoice::Uring, PathChoice::Staged),

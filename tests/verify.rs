@@ -29,7 +29,7 @@ fn options() -> Options {
 }
 
 fn index(path: &Path, checksums: bool) {
-    let how = Indexing { checksums, check: false, threads: 1 };
+    let how = Indexing { checksums, threads: 1, ..Indexing::default() };
     options().index(&[path], &how, &|_| true).unwrap();
 }
 

@@ -28,7 +28,7 @@ pub(super) struct Contents {
 /// Opens shards, as one dataset or each as one, with their checksums or without.
 fn open(paths: &[PathBuf], options: &Options, mixed: bool, summed: bool) -> Dataset {
     if summed {
-        let indexing = Indexing { checksums: true, check: false, threads: 1 };
+        let indexing = Indexing { checksums: true, threads: 1, ..Indexing::default() };
         options.index(paths, &indexing, &|_| true).unwrap();
     }
     match mixed {
