@@ -138,7 +138,7 @@ const BATCHES_MAX: u64 = 1 << 16;
 /// Samples looked at to learn whether there are checksums at all.
 const LOOK_AT: u64 = 1024;
 /// A deadline that never passes; longer ones would leave the range of clocks.
-const NEVER: Duration = Duration::from_secs(1 << 30);
+pub(crate) const NEVER: Duration = Duration::from_secs(1 << 30);
 /// More samples than this in a batch are a mistake: every batch has room for so many.
 const BATCH_SAMPLES_MAX: u64 = 1 << 20;
 

@@ -29,6 +29,28 @@ pub struct RawCopy {
     pub bytes: usize,
 }
 
+/// Host-to-device copies of equal length, whose sources lie at equal distances and whose targets one after another: the
+/// rows of a part of a matrix.
+#[derive(Debug, Clone, Copy)]
+pub struct RawRows {
+    /// First byte of the first row in pinned host memory.
+    pub source: NonNull<u8>,
+    /// From the start of one row to that of the next, in host memory.
+    pub source_stride: usize,
+    /// Where the first row goes, in device memory.
+    pub target: DevicePtr,
+    /// Length of a row.
+    pub row_bytes: usize,
+    /// How many there are.
+    pub rows: usize,
+}
+
+impl From<RawCopy> for RawRows {
+    fn from(RawCopy { source, target, bytes }: RawCopy) -> RawRows {
+        RawRows { source, source_stride: bytes, target, row_bytes: bytes, rows: 1 }
+    }
+}
+
 /// One device-to-host copy.
 #[derive(Debug, Clone, Copy)]
 pub struct RawCopyOut {
@@ -92,12 +114,17 @@ impl<L> CopyQueue<L> {
     /// Every source is pinned, and stays valid and unchanged until `lease` is dropped; if it never is, for ever. Every
     /// target is device memory that is not freed and that nothing else writes to, until the returned seq is reached;
     /// on error, until [`in_flight`](CopyQueue::in_flight) is 0; if that never happens, for ever.
-    pub unsafe fn copy_all(&mut self, lease: L, copies: impl IntoIterator<Item = RawCopy>) -> Result<Seq> {
+    pub unsafe fn copy_all(&mut self, lease: L, copies: impl IntoIterator<Item = impl Into<RawRows>>) -> Result<Seq> {
         self.in_flight.push_back(InFlight { lease: ManuallyDrop::new(lease), seq: UNMARKED });
-        copies.into_iter().try_for_each(|copy| {
+        copies.into_iter().map(Into::into).try_for_each(|copy: RawRows| {
             // SAFETY: the lease is in `in_flight` now and leaves it only behind a reached mark (or is leaked), so by
             // the caller's promise the source stays as it is until then; the target is the caller's promise.
-            unsafe { self.stream.copy(copy.source, copy.target, copy.bytes) }
+            unsafe {
+                match copy.rows {
+                    1 => self.stream.copy(copy.source, copy.target, copy.row_bytes),
+                    _ => self.stream.copy_rows(copy),
+                }
+            }
         })?;
         self.mark()
     }
