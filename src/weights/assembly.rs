@@ -383,5 +383,5 @@ pub(super) fn start(mut builder: Builder, clock: Clock) -> Result<Load> {
         }
     }
     let left = shared.targets.len();
-    Ok(Load { output, shared, left, over })
+    Ok(Load { output, shared, left, waiting: None, over })
 }
