@@ -14,7 +14,7 @@ use crate::sim::Clock;
 use crate::storage::Ring;
 
 #[cfg(doc)]
-use crate::error::Error;
+use crate::{batch::Batch, error::Error};
 
 /// Options of a [`Loader`]. Everything has a default; what cannot be met is an error of [`build`](Builder::build).
 pub struct Builder {

@@ -124,7 +124,7 @@ impl Default for Config {
 /// More batches than this cannot be read ahead, nor held: each costs memory of its own besides its bytes.
 const BATCHES_MAX: u64 = 1 << 16;
 /// A deadline that never passes; longer ones would leave the range of clocks.
-const NEVER: Duration = Duration::from_secs(1 << 30);
+pub(crate) const NEVER: Duration = Duration::from_secs(1 << 30);
 /// More samples than this in a batch are a mistake: every batch has room for so many.
 const BATCH_SAMPLES_MAX: u64 = 1 << 20;
 

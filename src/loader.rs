@@ -193,11 +193,13 @@ impl Loader {
     }
 
     /// Goes on where `cursor` was taken, in whatever world and with whatever batch size: the next batch of
-    /// [`rest_of_epoch`](Self::rest_of_epoch) is the one behind it. Nothing is replayed. An epoch under way is given up.
+    /// [`rest_of_epoch`](Self::rest_of_epoch) is the one behind it. Nothing is replayed: that takes what a start takes. (But for
+    /// packed windows of a changed dataset, whose place is found by a walk over the documents before it.) An epoch under way is
+    /// given up.
     ///
     /// # Errors
-    /// [`Error::Config`] naming what differs between this run and the cursor's: seed, shuffle, or, unless allowed, the
-    /// dataset. The loader then stands where it stood.
+    /// [`Error::Config`] naming what differs between this run and the cursor's: seed, shuffle, mixture, what bucketing and
+    /// windows are made of, or, unless allowed, the dataset. The loader then stands where it stood.
     pub fn resume(&mut self, cursor: &Cursor, if_changed: IfChanged) -> Result<()> {
         let start = &self.shared.start;
         let progress = cursor.resume(start, if_changed)?;

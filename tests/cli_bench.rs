@@ -68,7 +68,7 @@ fn bad_values_are_refused_with_advice_before_anything_starts() {
         (&["--size", "1MiB", "--record-bytes", "2MiB"], "--record-bytes"),
         (&["--size", "1MiB", "some-file"], "--size"),
         (&["--block-bytes", "1GiB", "--depth", "64"], "--depth"),
-        (&["/"], "is a directory"),
+        (&["/", "--references-only"], "is a directory"),
     ] {
         let output = bench(arguments);
         let message = text(&output.stderr);
@@ -76,6 +76,31 @@ fn bad_values_are_refused_with_advice_before_anything_starts() {
         assert!(message.contains(wanted), "{arguments:?} does not say {wanted}: {message}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
     }
+}
+
+/// A directory stands for its shards, whose files the references read.
+#[test]
+fn a_dataset_is_measured_by_its_directory() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    for name in ["a.bin", "b.bin"] {
+        std::fs::write(dir.path().join(name), vec![7; 1 << 20]).unwrap();
+    }
+    let path = dir.path().to_str().unwrap();
+    let output = bench(&[
+        path,
+        "--rounds",
+        "1",
+        "--no-fio",
+        "--device",
+        "host",
+        "--record-bytes",
+        "64KiB",
+        "--verify",
+        "--json",
+    ]);
+    let answer = json(&output);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(answer.to_string().contains("\"files\":2"), "{answer}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use strait::device::SimDevice;
 use strait::sim::{Clock, Rng};
 use strait::storage::{Completion, Pread, RawRead, Registered, Ring};
-use strait::weights::{Algorithm, Checkpoint, Digest, FileDigests, Manifest, TensorDigest};
+use strait::weights::{Algorithm, Checkpoint, Digest, FileDigests, Manifest, Part, TensorDigest};
 use strait::{DType, Device, Error, PathChoice};
 
 /// Two shards, their index, and what is in them.
@@ -347,6 +347,29 @@ fn damage_is_found_before_the_tensor_is_handed_over() {
             }
         }
     }
+}
+
+/// A part whose own bytes are right waits for the check of the whole tensor. Mutant that this catches: a tensor that is
+/// handed over with its last byte.
+#[test]
+fn a_part_waits_for_the_check_of_the_whole() {
+    let directory = disk_directory();
+    sharded(directory.path());
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    let info = checkpoint.tensor("1.2").unwrap();
+    let manifest = digests(&checkpoint, Algorithm::Xxh3_64, false);
+    let load = || {
+        let builder = checkpoint.load().device(Device::host()).names(["1.2"]).block_bytes(4096).reads_in_flight(1);
+        builder.part(|info, _| Part::share(info, 0, 0, 30)).verify(manifest.clone())
+    };
+    let stats = load().load_all().unwrap().stats().clone();
+    assert!((12_000..12_000 + 8192).contains(&stats.bytes_read), "{} of 12000", stats.bytes_read);
+    let path = directory.path().join("1.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[(info.offset + info.bytes) as usize - 1] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let first = load().start().unwrap().next().unwrap();
+    assert!(matches!(first, Err(Error::Corrupt { .. })), "{first:?}");
 }
 
 #[test]

@@ -192,6 +192,11 @@ typedef uint32_t strait_status;
 typedef struct strait_batch strait_batch;
 
 /**
+ * One or more safetensors files whose tensors have distinct names. Threads: any, at once.
+ */
+typedef struct strait_checkpoint strait_checkpoint;
+
+/**
  * Where a run stands, and what it is a run of. Threads: any, at once.
  */
 typedef struct strait_cursor strait_cursor;
@@ -217,6 +222,16 @@ typedef struct strait_device strait_device;
 typedef struct strait_error strait_error;
 
 /**
+ * A load under way. Threads: any; calls with one load take turns.
+ */
+typedef struct strait_load strait_load;
+
+/**
+ * The options of a load. Threads: any; calls with one builder take turns.
+ */
+typedef struct strait_load_builder strait_load_builder;
+
+/**
  * Reads a dataset's samples in batches. Threads: any; calls with one loader take turns, but for `strait_loader_stats`,
  * which waits for none. One that is freed while another thread waits for a batch ends when that call does.
  */
@@ -228,9 +243,19 @@ typedef struct strait_loader strait_loader;
 typedef struct strait_loader_builder strait_loader_builder;
 
 /**
+ * Options and tensors of a checkpoint that is to be written. Threads: any; calls with one save take turns.
+ */
+typedef struct strait_save strait_save;
+
+/**
  * A snapshot of a loader's numbers. Threads: any, at once.
  */
 typedef struct strait_stats strait_stats;
+
+/**
+ * A tensor in device memory. Threads: any, at once; `strait_tensor_release_on` and `strait_tensor_free` end it.
+ */
+typedef struct strait_tensor strait_tensor;
 
 /**
  * A run of bytes that `gather` moves: offsets from the start of one piece of device memory. Runs do not overlap.
@@ -873,6 +898,35 @@ strait_status strait_loader_builder_fields(strait_loader_builder *builder,
                                            strait_error **error);
 
 /**
+ * The `count` fields that come out as one array a batch too (`strait_batch_field_tensor`). Default: all whose type and shape
+ * are known, and the tokens of windows; none if `count` is 0.
+ */
+strait_status strait_loader_builder_tensors(strait_loader_builder *builder,
+                                            const char *const *names,
+                                            size_t count,
+                                            strait_error **error);
+
+/**
+ * The `count` small fields whose bytes are on the host too, whatever device batches live on. Default: those of a fixed size
+ * of at most 8 bytes, and those called `cls`, `json`, `txt` and the like.
+ */
+strait_status strait_loader_builder_on_host(strait_loader_builder *builder,
+                                            const char *const *names,
+                                            size_t count,
+                                            strait_error **error);
+
+/**
+ * Says what the elements of `field` are, where the format does not: `"u16"`, `"bf16"` .., in samples of the shape of `ndim`
+ * lengths at `shape`, the first dimension outermost. The field then comes out as one array a batch.
+ */
+strait_status strait_loader_builder_array(strait_loader_builder *builder,
+                                          const char *field,
+                                          const char *dtype,
+                                          const uint64_t *shape,
+                                          size_t ndim,
+                                          strait_error **error);
+
+/**
  * Measures samples in tokens: items of `item_bytes` bytes in `field`.
  */
 strait_status strait_loader_builder_tokens(strait_loader_builder *builder,
@@ -1132,8 +1186,8 @@ strait_status strait_batch_release_on(strait_batch *batch,
 
 /**
  * The bytes of one sample's field, where the host can address them: `len` bytes at `data`, as long as the batch's handle
- * lives. Waits until they are there. `STRAIT_STATUS_ABSENT` if the sample lacks the field, `STRAIT_STATUS_CONFIG` if the
- * memory is not the host's.
+ * lives. Those of `strait_loader_builder_on_host` are there on every device; of others it waits until they are there.
+ * `STRAIT_STATUS_ABSENT` if the sample lacks the field, `STRAIT_STATUS_CONFIG` if the memory is not the host's.
  */
 strait_status strait_batch_host_bytes(const strait_batch *batch,
                                       const char *field,
@@ -1141,6 +1195,16 @@ strait_status strait_batch_host_bytes(const strait_batch *batch,
                                       const uint8_t **data,
                                       size_t *len,
                                       strait_error **error);
+
+/**
+ * The same as a whole number: of the field's own type where that is known, else as decimal text, as WebDataset writes
+ * `cls`. `STRAIT_STATUS_CONFIG` where it is none.
+ */
+strait_status strait_batch_integer(const strait_batch *batch,
+                                   const char *field,
+                                   size_t sample,
+                                   int64_t *value,
+                                   strait_error **error);
 
 /**
  * Copies one sample's field to `target`, from whatever device it is on, and waits for it: for checks and small values, not
@@ -1175,6 +1239,28 @@ strait_status strait_batch_free(strait_batch *batch);
  * another device it means that the caller has waited itself (`strait_batch_wait`), and that nothing uses the tensor any
  * more when its deleter is called.
  */
+
+/**
+ * A field of all samples as one array `[samples, ...]`, of the field's type and shape; of windows of tokens, a row for each
+ * window. `STRAIT_STATUS_WRONG_ORDER` if the loader makes no array of that field (see `strait_loader_builder_tensors`).
+ * `flags` is `STRAIT_TENSOR_READ_ONLY` or 0.
+ */
+strait_status strait_batch_field_tensor(const strait_batch *batch,
+                                        const char *field,
+                                        int64_t stream,
+                                        uint32_t flags,
+                                        DLManagedTensorVersioned **tensor,
+                                        strait_error **error);
+
+/**
+ * The same as a tensor of DLPack before 1.0, which cannot be read-only.
+ */
+strait_status strait_batch_field_tensor_legacy(const strait_batch *batch,
+                                               const char *field,
+                                               int64_t stream,
+                                               uint32_t flags,
+                                               DLManagedTensor **tensor,
+                                               strait_error **error);
 
 /**
  * One sample's field as a tensor: of the field's type and shape where the format says them, else one dimension of bytes
@@ -1287,8 +1373,8 @@ const char *strait_stats_name(size_t index);
 
 /**
  * A number, counted since the loader was built: `"batches"`, `"samples"`, `"bytes_wanted"` (payload bytes delivered),
- * `"bytes_read"` (asked of the storage), `"reads"`, `"bytes_copied"`, `"pinned_bytes_max"` and others;
- * `strait_stats_name` lists all.
+ * `"bytes_read"` (asked of the storage), `"reads"`, `"bytes_copied"`, `"pinned_bytes_max"` and others; `"numa_node"` that the
+ * engine keeps to, or `STRAIT_UNKNOWN`. `strait_stats_name` lists all.
  */
 strait_status strait_stats_number(const strait_stats *stats,
                                   const char *name,
@@ -1326,6 +1412,439 @@ strait_status strait_stats_bad_samples(const strait_stats *stats,
                                        const uint64_t **samples,
                                        size_t *count,
                                        strait_error **error);
+
+/* ---------- Checkpoints -----------------------------------------------------------------------
+ *
+ * Safetensors files, by their headers: what tensors there are, and where. A checkpoint does not change and holds no file
+ * open. Texts and arrays that it gives out live as long as its handle.
+ */
+
+/**
+ * Opens a safetensors file, an index (`model.safetensors.index.json`), or a directory with one or the other. Reads headers
+ * only. Give it back with `strait_checkpoint_free`.
+ */
+strait_status strait_checkpoint_open(const char *path,
+                                     strait_checkpoint **checkpoint,
+                                     strait_error **error);
+
+/**
+ * Opens `count` files as one checkpoint, without an index.
+ */
+strait_status strait_checkpoint_open_files(const char *const *paths,
+                                           size_t count,
+                                           strait_checkpoint **checkpoint,
+                                           strait_error **error);
+
+/**
+ * Gives a checkpoint back. Loads of it keep what they need. NULL is fine; one that is not live is
+ * `STRAIT_STATUS_BAD_HANDLE`.
+ */
+strait_status strait_checkpoint_free(strait_checkpoint *checkpoint);
+
+/**
+ * The number of tensors, and of the bytes of all of them. Each output may be NULL.
+ */
+strait_status strait_checkpoint_tensors(const strait_checkpoint *checkpoint,
+                                        size_t *tensors,
+                                        uint64_t *bytes,
+                                        strait_error **error);
+
+/**
+ * The number of the tensor of that name; `STRAIT_STATUS_NOT_FOUND` if there is none.
+ */
+strait_status strait_checkpoint_find(const strait_checkpoint *checkpoint,
+                                     const char *name,
+                                     size_t *tensor,
+                                     strait_error **error);
+
+/**
+ * A tensor by its number: name, type of its elements (`"bf16"`), bytes. Each output may be NULL.
+ */
+strait_status strait_checkpoint_tensor(const strait_checkpoint *checkpoint,
+                                       size_t tensor,
+                                       const char **name,
+                                       const char **dtype,
+                                       uint64_t *bytes,
+                                       strait_error **error);
+
+/**
+ * A tensor's shape: `ndim` lengths at `shape`, the first dimension outermost; 0 of them for a single element.
+ */
+strait_status strait_checkpoint_shape(const strait_checkpoint *checkpoint,
+                                      size_t tensor,
+                                      const uint64_t **shape,
+                                      size_t *ndim,
+                                      strait_error **error);
+
+/**
+ * An entry of what the files' writers had to say (`__metadata__`), by its number from 0, file by file;
+ * `STRAIT_STATUS_OUT_OF_RANGE` behind the last.
+ */
+strait_status strait_checkpoint_metadata(const strait_checkpoint *checkpoint,
+                                         size_t entry,
+                                         const char **key,
+                                         const char **value,
+                                         strait_error **error);
+
+/* ---------- Loading checkpoints ---------------------------------------------------------------
+ *
+ * A load reads each byte once, in file order, and hands tensors over as they finish; they lie dense and aligned in memory of
+ * their device. Options first, then `strait_load_builder_start`, then `strait_load_next` until `STRAIT_STATUS_END`.
+ */
+
+/**
+ * Starts the options of a load of this checkpoint, which may be given back at once. Give the builder back with
+ * `strait_load_builder_free`.
+ */
+strait_status strait_load_builder_new(const strait_checkpoint *checkpoint,
+                                      strait_load_builder **builder,
+                                      strait_error **error);
+
+/**
+ * Gives a builder back, after starting too. NULL is fine; one that is not live is `STRAIT_STATUS_BAD_HANDLE`.
+ */
+strait_status strait_load_builder_free(strait_load_builder *builder);
+
+/**
+ * Adds a device that gets every tensor, or a slice of it. What several devices want is read once. Default: the first CUDA
+ * device if it works, else host memory. The device may be given back at once.
+ */
+strait_status strait_load_builder_device(strait_load_builder *builder,
+                                         const strait_device *device,
+                                         strait_error **error);
+
+/**
+ * Only the tensor of this name, besides others that are named or fit a pattern. Default: all.
+ */
+strait_status strait_load_builder_name(strait_load_builder *builder,
+                                       const char *name,
+                                       strait_error **error);
+
+/**
+ * Only tensors whose names fit `pattern`, in which `*` stands for any characters and `?` for one, besides others that are
+ * named or fit other patterns.
+ */
+strait_status strait_load_builder_matching(strait_load_builder *builder,
+                                           const char *pattern,
+                                           strait_error **error);
+
+/**
+ * Of the tensor of that name, device number `device` (in the order in which they were added) gets only elements `from` to
+ * `to`, without that, of dimension `dim`: what tensor parallelism wants. Bytes that no device wants are not read.
+ */
+strait_status strait_load_builder_slice(strait_load_builder *builder,
+                                        const char *name,
+                                        size_t device,
+                                        size_t dim,
+                                        uint64_t from,
+                                        uint64_t to,
+                                        strait_error **error);
+
+/**
+ * Checks the bytes of every tensor against a manifest file before it is handed over: strait's own, `sha256sum`'s, and
+ * others.
+ */
+strait_status strait_load_builder_verify(strait_load_builder *builder,
+                                         const char *manifest,
+                                         strait_error **error);
+
+/**
+ * The storage backend: `"auto"` (default: decided by a probe), `"uring"`, `"pread"`, `"cufile"`.
+ */
+strait_status strait_load_builder_ring(strait_load_builder *builder,
+                                       const char *ring,
+                                       strait_error **error);
+
+/**
+ * Which way bytes take: `"auto"` (default: direct where possible), `"staged"`.
+ */
+strait_status strait_load_builder_path(strait_load_builder *builder,
+                                       const char *path,
+                                       strait_error **error);
+
+/**
+ * Whatever takes longer than this many milliseconds is an error that names it. Default 30,000.
+ */
+strait_status strait_load_builder_deadline_ms(strait_load_builder *builder,
+                                              uint64_t deadline_ms,
+                                              strait_error **error);
+
+/**
+ * The longest read, and the size of a slab, in bytes: a multiple of 4096. Default 4 MiB.
+ */
+strait_status strait_load_builder_block_bytes(strait_load_builder *builder,
+                                              uint64_t block_bytes,
+                                              strait_error **error);
+
+/**
+ * Wanted bytes that are nearer to each other than this are read as one. Default 32 KiB.
+ */
+strait_status strait_load_builder_gap_bytes(strait_load_builder *builder,
+                                            uint64_t gap_bytes,
+                                            strait_error **error);
+
+/**
+ * Reads in flight at most. Default 128.
+ */
+strait_status strait_load_builder_reads_in_flight(strait_load_builder *builder,
+                                                  size_t reads_in_flight,
+                                                  strait_error **error);
+
+/**
+ * Bytes in flight at most. Default 32 MiB.
+ */
+strait_status strait_load_builder_bytes_in_flight(strait_load_builder *builder,
+                                                  uint64_t bytes_in_flight,
+                                                  strait_error **error);
+
+/**
+ * Slabs at most, in bytes, whatever the checkpoint's size. Default 256 MiB.
+ */
+strait_status strait_load_builder_pinned_bytes_max(strait_load_builder *builder,
+                                                   uint64_t pinned_bytes_max,
+                                                   strait_error **error);
+
+/**
+ * Files open at most. Default 256.
+ */
+strait_status strait_load_builder_open_files_max(strait_load_builder *builder,
+                                                 size_t open_files_max,
+                                                 strait_error **error);
+
+/**
+ * Allocates all memory, starts reading, and returns. A builder starts one load; free it afterwards. Give the load back with
+ * `strait_load_free`.
+ */
+strait_status strait_load_builder_start(strait_load_builder *builder,
+                                        strait_load **load,
+                                        strait_error **error);
+
+/**
+ * Gives a load back; what is in flight ends first. Tensors that were handed over stay. NULL is fine; one that is not live is
+ * `STRAIT_STATUS_BAD_HANDLE`.
+ */
+strait_status strait_load_free(strait_load *load);
+
+/**
+ * The next tensor that finishes, to be given back with `strait_tensor_free` or `strait_tensor_release_on`.
+ *
+ * `STRAIT_STATUS_END` once all were handed over. `STRAIT_STATUS_PENDING` if none finishes within `timeout_ms`
+ * milliseconds: it may be asked for again. A negative time is without end; no tensor within the load's deadline is an
+ * error all the same, after which the load is over.
+ */
+strait_status strait_load_next(strait_load *load,
+                               int64_t timeout_ms,
+                               strait_tensor **tensor,
+                               strait_error **error);
+
+/**
+ * How many tensors are still to come; one counts once for each device that gets a part of it.
+ */
+strait_status strait_load_remaining(const strait_load *load,
+                                    size_t *remaining,
+                                    strait_error **error);
+
+/**
+ * What the load has done so far, to be given back with `strait_stats_free`.
+ */
+strait_status strait_load_stats(const strait_load *load,
+                                strait_stats **stats,
+                                strait_error **error);
+
+/* ---------- Loaded tensors --------------------------------------------------------------------
+ *
+ * A tensor of a checkpoint, or one device's slice of it, in device memory: dense, in C order. Its bytes are there once
+ * `strait_tensor_wait` says so, or on a stream that `strait_tensor_wait_on` has made wait. It outlives its load. Tensors of one
+ * load and device share one allocation, which is freed with the last of them. Texts and arrays live as long as the handle.
+ */
+
+/**
+ * Gives a tensor back; nothing but DLPack tensors of it may use it any more, and the last one to go decides. NULL is fine;
+ * one that is not live is `STRAIT_STATUS_BAD_HANDLE`.
+ */
+strait_status strait_tensor_free(strait_tensor *tensor);
+
+/**
+ * Its name, the type of its elements (`"bf16"`), and the number of the device it is on, in the order in which the load was
+ * given them. Each output may be NULL.
+ */
+strait_status strait_tensor_name(const strait_tensor *tensor,
+                                 const char **name,
+                                 const char **dtype,
+                                 size_t *device,
+                                 strait_error **error);
+
+/**
+ * The shape of what is here: `ndim` lengths at `shape`, the first dimension outermost; 0 of them for a single element.
+ */
+strait_status strait_tensor_shape(const strait_tensor *tensor,
+                                  const uint64_t **shape,
+                                  size_t *ndim,
+                                  strait_error **error);
+
+/**
+ * Its first byte in the device's address space, and how many there are. Each output may be NULL.
+ */
+strait_status strait_tensor_device_ptr(const strait_tensor *tensor,
+                                       uint64_t *device_ptr,
+                                       uint64_t *bytes,
+                                       strait_error **error);
+
+/**
+ * Waits, on the host, until its bytes are there; `STRAIT_STATUS_TIMEOUT` after the load's deadline.
+ */
+strait_status strait_tensor_wait(const strait_tensor *tensor, strait_error **error);
+
+/**
+ * Makes `stream` wait until its bytes are there, without blocking the host. `stream` is a live stream of its device, as a
+ * number (see Tensors).
+ */
+strait_status strait_tensor_wait_on(const strait_tensor *tensor,
+                                    int64_t stream,
+                                    strait_error **error);
+
+/**
+ * Gives the tensor back once `stream` has done what is on it now: its memory is freed behind that.
+ */
+strait_status strait_tensor_release_on(strait_tensor *tensor, int64_t stream, strait_error **error);
+
+/**
+ * Its bytes, where the host can address them, as long as the tensor's handle lives; waits until they are there.
+ * `STRAIT_STATUS_CONFIG` if the memory is not the host's.
+ */
+strait_status strait_tensor_host_bytes(const strait_tensor *tensor,
+                                       const uint8_t **data,
+                                       size_t *len,
+                                       strait_error **error);
+
+/**
+ * Copies its bytes to `target`, from whatever device they are on, and waits for it: for checks. `capacity` bytes may be
+ * written there, and `len` says how many were; `STRAIT_STATUS_OUT_OF_RANGE` if it has more.
+ */
+strait_status strait_tensor_read_back(const strait_tensor *tensor,
+                                      void *target,
+                                      size_t capacity,
+                                      size_t *len,
+                                      strait_error **error);
+
+/**
+ * The tensor as a DLPack tensor, without a copy; it keeps the memory as those of batches do (see Tensors). `flags` is a sum
+ * of `STRAIT_TENSOR_`.. or 0; as bytes it has one dimension.
+ */
+strait_status strait_tensor_dlpack(const strait_tensor *tensor,
+                                   int64_t stream,
+                                   uint32_t flags,
+                                   DLManagedTensorVersioned **dlpack,
+                                   strait_error **error);
+
+/**
+ * The same as a tensor of DLPack before 1.0, which cannot be read-only.
+ */
+strait_status strait_tensor_dlpack_legacy(const strait_tensor *tensor,
+                                          int64_t stream,
+                                          uint32_t flags,
+                                          DLManagedTensor **dlpack,
+                                          strait_error **error);
+
+/* ---------- Saving checkpoints ----------------------------------------------------------------
+ *
+ * Writes safetensors files from host or device memory. A crash at any point leaves either the old file or the new one. Make
+ * a save, set options, add tensors, and write.
+ */
+
+/**
+ * Makes a save of tensors that live on `device`, or in host memory. Give it back with `strait_save_free`.
+ */
+strait_status strait_save_new(const strait_device *device,
+                              strait_save **save,
+                              strait_error **error);
+
+/**
+ * Gives a save back. NULL is fine; one that is not live is `STRAIT_STATUS_BAD_HANDLE`.
+ */
+strait_status strait_save_free(strait_save *save);
+
+/**
+ * Adds a tensor in host memory: `len` bytes at `data`, which stay as they are until the save is freed. `dtype` is `"f32"`,
+ * `"bf16"` ..; `ndim` lengths at `shape`, the first dimension outermost.
+ */
+strait_status strait_save_add_host(strait_save *save,
+                                   const char *name,
+                                   const char *dtype,
+                                   const uint64_t *shape,
+                                   size_t ndim,
+                                   const void *data,
+                                   size_t len,
+                                   strait_error **error);
+
+/**
+ * Adds a tensor in the memory of the save's device, whose bytes stay as they are until the save is freed. What is still on
+ * its way to them is on the stream of `strait_save_after`.
+ */
+strait_status strait_save_add_device(strait_save *save,
+                                     const char *name,
+                                     const char *dtype,
+                                     const uint64_t *shape,
+                                     size_t ndim,
+                                     uint64_t device_ptr,
+                                     strait_error **error);
+
+/**
+ * Adds a tensor as it was loaded, under its own name. It lives on the save's device, and may be given back at once.
+ */
+strait_status strait_save_add_loaded(strait_save *save,
+                                     const strait_tensor *tensor,
+                                     strait_error **error);
+
+/**
+ * Adds an entry of `__metadata__`.
+ */
+strait_status strait_save_metadata(strait_save *save,
+                                   const char *key,
+                                   const char *value,
+                                   strait_error **error);
+
+/**
+ * Several files where one would be longer than this many bytes, with an index. Default: one file.
+ */
+strait_status strait_save_shard_bytes_max(strait_save *save,
+                                          uint64_t shard_bytes_max,
+                                          strait_error **error);
+
+/**
+ * Slabs at most, in bytes. Default 256 MiB.
+ */
+strait_status strait_save_pinned_bytes_max(strait_save *save,
+                                           uint64_t pinned_bytes_max,
+                                           strait_error **error);
+
+/**
+ * The storage backend: `"auto"`, `"uring"`, `"pread"` (threads).
+ */
+strait_status strait_save_ring(strait_save *save, const char *ring, strait_error **error);
+
+/**
+ * Whatever takes longer than this many milliseconds is an error that names it. Default 30,000.
+ */
+strait_status strait_save_deadline_ms(strait_save *save,
+                                      uint64_t deadline_ms,
+                                      strait_error **error);
+
+/**
+ * Reads tensors behind everything that is on `stream` when this is called: a live stream of the save's device until it is
+ * written, as a number (see Tensors).
+ */
+strait_status strait_save_after(strait_save *save,
+                                int64_t stream,
+                                strait_error **error);
+
+/**
+ * Writes the tensors to `path`, in place of what is there. On an error nothing has changed under that name. A save may be
+ * written several times.
+ */
+strait_status strait_save_write(strait_save *save,
+                                const char *path,
+                                strait_error **error);
 
 #ifdef __cplusplus
 }  // extern "C"

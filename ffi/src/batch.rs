@@ -6,19 +6,44 @@
 //! give them back. A batch outlives its loader. Arrays that a batch gives out live as long as its handle.
 
 use std::ffi::{c_char, c_void};
+use std::sync::{Arc, OnceLock};
 
 use strait::dataset::Field;
 use strait::{Batch, FieldView};
 
 use crate::call::{call, free, index, out, text};
 use crate::cursor::{Taken, strait_cursor};
+use crate::dataset::FieldTexts;
 use crate::error::{Failure, strait_error};
-use crate::handle::{live, register, take};
-use crate::held::Kept;
+use crate::handle::{Kind, live, null, register, take};
+use crate::held::Held;
 use crate::status::strait_status;
 
 /// A batch of samples on a device. Threads: any, at once; `strait_batch_release_on` and `strait_batch_free` end it.
 pub struct strait_batch(());
+
+/// What the handle stands for.
+pub(crate) struct Kept {
+    pub(crate) held: Arc<Held<Batch>>,
+    /// The loader's batches share them.
+    texts: Arc<OnceLock<FieldTexts>>,
+}
+
+impl Kind for Kept {
+    type Handle = strait_batch;
+    const NAME: &'static str = "batch";
+    const NUMBER: u8 = 9;
+}
+
+impl Kept {
+    pub(crate) fn new(held: Held<Batch>, texts: Arc<OnceLock<FieldTexts>>) -> Kept {
+        Kept { held: Arc::new(held), texts }
+    }
+
+    fn texts(&self) -> &FieldTexts {
+        self.texts.get_or_init(|| FieldTexts::new(self.held.get().fields()))
+    }
+}
 
 /// The number of samples. It is 0 only where each of them was skipped.
 #[unsafe(no_mangle)]
@@ -62,7 +87,7 @@ pub extern "C" fn strait_batch_samples(
     call(error, || {
         let (samples, count) = (out(samples, "samples")?, out(count, "count")?);
         let kept = live::<Kept>(batch, "batch")?;
-        let ids = kept.0.batch().samples();
+        let ids = kept.held.get().samples();
         (*samples, *count) = (ids.as_ptr(), ids.len());
         Ok(())
     })
@@ -88,7 +113,7 @@ pub extern "C" fn strait_batch_cursor(
 ) -> strait_status {
     call(error, || {
         let cursor = out(cursor, "cursor")?;
-        *cursor = register(Taken::new(live::<Kept>(batch, "batch")?.0.batch().cursor()))?;
+        *cursor = register(Taken::new(live::<Kept>(batch, "batch")?.held.get().cursor()))?;
         Ok(())
     })
 }
@@ -106,12 +131,12 @@ pub extern "C" fn strait_batch_origin(
     call(error, || {
         let (dataset, id) = (out(dataset, "dataset")?, out(id, "id")?);
         let kept = live::<Kept>(batch, "batch")?;
-        let sample = index(sample as u64, kept.0.batch().len(), "sample")?;
-        if kept.0.batch().window(sample).is_some() {
+        let sample = index(sample as u64, kept.held.get().len(), "sample")?;
+        if kept.held.get().window(sample).is_some() {
             let message = "samples are windows of tokens: see strait_batch_window for where they come from";
             return Err(Failure::new(strait_status::WrongOrder, message));
         }
-        (*dataset, *id) = kept.0.batch().origin(sample);
+        (*dataset, *id) = kept.held.get().origin(sample);
         Ok(())
     })
 }
@@ -137,12 +162,12 @@ pub extern "C" fn strait_batch_field_name(
 ) -> strait_status {
     call(error, || {
         let kept = live::<Kept>(batch, "batch")?;
-        let field = index(field as u64, kept.0.batch().fields().len(), "field")?;
+        let field = index(field as u64, kept.held.get().fields().len(), "field")?;
         if let Some(name) = name {
-            *name = kept.0.texts().name(field);
+            *name = kept.texts().name(field);
         }
         if let Some(dtype) = dtype {
-            *dtype = kept.0.texts().dtype(field);
+            *dtype = kept.texts().dtype(field);
         }
         Ok(())
     })
@@ -162,7 +187,7 @@ pub unsafe extern "C" fn strait_batch_field(
         let (offsets, lengths) = (out(offsets, "offsets")?, out(lengths, "lengths")?);
         let kept = live::<Kept>(batch, "batch")?;
         // SAFETY: a C string, as the header's conventions say.
-        let (_, view) = field_of(kept.0.batch(), unsafe { text(field, "field") }?)?;
+        let (_, view) = field_of(kept.held.get(), unsafe { text(field, "field") }?)?;
         (*offsets, *lengths) = (view.offsets().as_ptr(), view.lengths().as_ptr());
         Ok(())
     })
@@ -184,8 +209,8 @@ pub extern "C" fn strait_batch_window(
 ) -> strait_status {
     call(error, || {
         let kept = live::<Kept>(batch, "batch")?;
-        let window = index(window as u64, kept.0.batch().len(), "window")?;
-        let view = kept.0.batch().window(window).ok_or_else(no_windows)?;
+        let window = index(window as u64, kept.held.get().len(), "window")?;
+        let view = kept.held.get().window(window).ok_or_else(no_windows)?;
         if let Some(pieces) = pieces {
             *pieces = view.pieces.len();
         }
@@ -214,8 +239,8 @@ pub extern "C" fn strait_batch_window_piece(
 ) -> strait_status {
     call(error, || {
         let kept = live::<Kept>(batch, "batch")?;
-        let window = index(window as u64, kept.0.batch().len(), "window")?;
-        let view = kept.0.batch().window(window).ok_or_else(no_windows)?;
+        let window = index(window as u64, kept.held.get().len(), "window")?;
+        let view = kept.held.get().window(window).ok_or_else(no_windows)?;
         let own = view.pieces[index(piece as u64, view.pieces.len(), "piece")?];
         if let Some(document) = document {
             *document = own.document;
@@ -263,7 +288,7 @@ pub extern "C" fn strait_batch_wait(
     batch: *const strait_batch,
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
-    call(error, || Ok(live::<Kept>(batch, "batch")?.0.batch().wait()?))
+    call(error, || Ok(live::<Kept>(batch, "batch")?.held.get().wait()?))
 }
 
 /// Makes `stream` wait until the bytes are there, without blocking the host. `stream` is a live stream of the loader's
@@ -276,9 +301,9 @@ pub unsafe extern "C" fn strait_batch_wait_on(
 ) -> strait_status {
     call(error, || {
         let kept = live::<Kept>(batch, "batch")?;
-        let raw = kept.0.stream(stream)?;
+        let raw = kept.held.stream(stream)?;
         // SAFETY: a live stream of the batch's device, as the header says of this argument.
-        Ok(unsafe { kept.0.batch().wait_on(raw) }?)
+        Ok(unsafe { kept.held.get().wait_on(raw) }?)
     })
 }
 
@@ -292,10 +317,10 @@ pub unsafe extern "C" fn strait_batch_release_on(
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
     call(error, || {
-        let held = live::<Kept>(batch, "batch")?.0.clone();
+        let held = live::<Kept>(batch, "batch")?.held.clone();
         held.behind(stream)?;
         drop(take::<Kept>(batch, "batch")?);
-        match std::sync::Arc::into_inner(held) {
+        match Arc::into_inner(held) {
             Some(mut last) => Ok(last.give_back()?),
             None => Ok(()),
         }
@@ -303,8 +328,8 @@ pub unsafe extern "C" fn strait_batch_release_on(
 }
 
 /// The bytes of one sample's field, where the host can address them: `len` bytes at `data`, as long as the batch's handle
-/// lives. Waits until they are there. `STRAIT_STATUS_ABSENT` if the sample lacks the field, `STRAIT_STATUS_CONFIG` if the
-/// memory is not the host's.
+/// lives. Those of `strait_loader_builder_on_host` are there on every device; of others it waits until they are there.
+/// `STRAIT_STATUS_ABSENT` if the sample lacks the field, `STRAIT_STATUS_CONFIG` if the memory is not the host's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strait_batch_host_bytes(
     batch: *const strait_batch,
@@ -318,10 +343,32 @@ pub unsafe extern "C" fn strait_batch_host_bytes(
         let (data, len) = (out(data, "data")?, out(len, "len")?);
         let kept = live::<Kept>(batch, "batch")?;
         // SAFETY: a C string, as the header's conventions say.
-        let (_, view) = field_of(kept.0.batch(), unsafe { text(field, "field") }?)?;
+        let (_, view) = field_of(kept.held.get(), unsafe { text(field, "field") }?)?;
         let sample = index(sample as u64, view.lengths().len(), "sample")?;
         let Some(bytes) = view.host_bytes(sample)? else { return Ok(strait_status::Absent) };
         (*data, *len) = (bytes.as_ptr(), bytes.len());
+        Ok(strait_status::Ok)
+    })
+}
+
+/// The same as a whole number: of the field's own type where that is known, else as decimal text, as WebDataset writes
+/// `cls`. `STRAIT_STATUS_CONFIG` where it is none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_batch_integer(
+    batch: *const strait_batch,
+    field: *const c_char,
+    sample: usize,
+    value: Option<&mut i64>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let value = out(value, "value")?;
+        let kept = live::<Kept>(batch, "batch")?;
+        // SAFETY: a C string, as the header's conventions say.
+        let (_, view) = field_of(kept.held.get(), unsafe { text(field, "field") }?)?;
+        let sample = index(sample as u64, view.lengths().len(), "sample")?;
+        let Some(number) = view.integer(sample)? else { return Ok(strait_status::Absent) };
+        *value = number;
         Ok(strait_status::Ok)
     })
 }
@@ -343,7 +390,7 @@ pub unsafe extern "C" fn strait_batch_read_back(
         let len = out(len, "len")?;
         let kept = live::<Kept>(batch, "batch")?;
         // SAFETY: a C string, as the header's conventions say.
-        let (_, view) = field_of(kept.0.batch(), unsafe { text(field, "field") }?)?;
+        let (_, view) = field_of(kept.held.get(), unsafe { text(field, "field") }?)?;
         let sample = index(sample as u64, view.lengths().len(), "sample")?;
         let bytes = view.lengths()[sample];
         if bytes == FieldView::ABSENT {
@@ -354,7 +401,7 @@ pub unsafe extern "C" fn strait_batch_read_back(
             return Err(Failure::new(strait_status::OutOfRange, message));
         }
         if target.is_null() && bytes > 0 {
-            return Err(crate::handle::null("target"));
+            return Err(null("target"));
         }
         let mut copy = Vec::new();
         view.read_back(sample, &mut copy)?;
@@ -398,7 +445,7 @@ fn get<T>(
 ) -> strait_status {
     call(error, || {
         let value = out(value, argument)?;
-        *value = read(live::<Kept>(batch, "batch")?.0.batch());
+        *value = read(live::<Kept>(batch, "batch")?.held.get());
         Ok(())
     })
 }

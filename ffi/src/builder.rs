@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use strait::order::{AtEnd, BadSamplePolicy, Bucketing, Budget, Cost, Rank};
-use strait::{Builder, Loader, PathChoice, RingChoice};
+use strait::{Builder, DType, Loader, PathChoice, RingChoice};
 
 use crate::call::{array, call, free, lock, out, text};
 use crate::dataset::{Opened, strait_dataset};
@@ -17,6 +17,7 @@ use crate::dlpack::DLDevice;
 use crate::error::{Failure, strait_error};
 use crate::handle::{Kind, live, register};
 use crate::loader::{Running, strait_loader};
+use crate::stats::unknown;
 use crate::status::strait_status;
 
 /// The options of a loader. Threads: any; calls with one builder take turns.
@@ -284,16 +285,7 @@ pub unsafe extern "C" fn strait_loader_builder_ring(
         || {
             // SAFETY: a C string, as the header's conventions say.
             let ring = unsafe { text(ring, "ring") }?;
-            one_of(
-                "ring",
-                ring,
-                &[
-                    ("auto", RingChoice::Auto),
-                    ("uring", RingChoice::Uring),
-                    ("pread", RingChoice::Pread),
-                    ("cufile", RingChoice::Cufile),
-                ],
-            )
+            one_of("ring", ring, &RINGS)
         },
         Builder::ring,
     )
@@ -312,7 +304,7 @@ pub unsafe extern "C" fn strait_loader_builder_path(
         || {
             // SAFETY: a C string, as the header's conventions say.
             let path = unsafe { text(path, "path") }?;
-            one_of("path", path, &[("auto", PathChoice::Auto), ("staged", PathChoice::Staged)])
+            one_of("path", path, &PATHS)
         },
         Builder::path,
     )
@@ -403,16 +395,58 @@ pub unsafe extern "C" fn strait_loader_builder_fields(
     count: usize,
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
-    set(
-        builder,
-        error,
-        || {
-            // SAFETY: `count` C strings, as the header's conventions say.
-            let names = unsafe { array(names, count, "names") }?.iter().map(|&name| unsafe { text(name, "names") });
-            names.map(|name| Ok(name?.to_owned())).collect::<Result<Vec<String>, Failure>>()
-        },
-        |builder, names| builder.fields(&names.iter().map(String::as_str).collect::<Vec<_>>()),
-    )
+    // SAFETY: `count` C strings, as the header's conventions say.
+    let value = || unsafe { texts(names, count) };
+    set(builder, error, value, |builder, names| builder.fields(&names.iter().map(String::as_str).collect::<Vec<_>>()))
+}
+
+/// The `count` fields that come out as one array a batch too (`strait_batch_field_tensor`). Default: all whose type and shape
+/// are known, and the tokens of windows; none if `count` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_loader_builder_tensors(
+    builder: *mut strait_loader_builder,
+    names: *const *const c_char,
+    count: usize,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    // SAFETY: `count` C strings, as the header's conventions say.
+    let value = || unsafe { texts(names, count) };
+    set(builder, error, value, |builder, names| builder.tensors(&names.iter().map(String::as_str).collect::<Vec<_>>()))
+}
+
+/// The `count` small fields whose bytes are on the host too, whatever device batches live on. Default: those of a fixed size
+/// of at most 8 bytes, and those called `cls`, `json`, `txt` and the like.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_loader_builder_on_host(
+    builder: *mut strait_loader_builder,
+    names: *const *const c_char,
+    count: usize,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    // SAFETY: `count` C strings, as the header's conventions say.
+    let value = || unsafe { texts(names, count) };
+    set(builder, error, value, |builder, names| builder.on_host(&names.iter().map(String::as_str).collect::<Vec<_>>()))
+}
+
+/// Says what the elements of `field` are, where the format does not: `"u16"`, `"bf16"` .., in samples of the shape of `ndim`
+/// lengths at `shape`, the first dimension outermost. The field then comes out as one array a batch.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_loader_builder_array(
+    builder: *mut strait_loader_builder,
+    field: *const c_char,
+    dtype: *const c_char,
+    shape: *const u64,
+    ndim: usize,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    let value = || {
+        // SAFETY: two C strings and `ndim` lengths, as the header's conventions say.
+        let (field, dtype, shape) =
+            unsafe { (text(field, "field")?, text(dtype, "dtype")?, array(shape, ndim, "shape")?) };
+        let dtype = DType::from_name(dtype).ok_or_else(|| unknown(dtype, DType::all().map(DType::name)))?;
+        Ok((field.to_owned(), dtype, shape.to_vec()))
+    };
+    set(builder, error, value, |builder, (field, dtype, shape)| builder.array(&field, dtype, &shape))
 }
 
 /// Measures samples in tokens: items of `item_bytes` bytes in `field`.
@@ -486,6 +520,17 @@ pub extern "C" fn strait_loader_builder_budget(
     )
 }
 
+/// The storage backends by name.
+pub(crate) const RINGS: [(&str, RingChoice); 4] = [
+    ("auto", RingChoice::Auto),
+    ("uring", RingChoice::Uring),
+    ("pread", RingChoice::Pread),
+    ("cufile", RingChoice::Cufile),
+];
+
+/// The ways of bytes by name.
+pub(crate) const PATHS: [(&str, PathChoice); 2] = [("auto", PathChoice::Auto), ("staged", PathChoice::Staged)];
+
 /// Sets an option: `value` checks what C gives, `apply` takes it over.
 fn set<T>(
     builder: *mut strait_loader_builder,
@@ -503,13 +548,24 @@ fn set<T>(
     })
 }
 
-fn one_of<T: Copy>(option: &str, value: &str, all: &[(&str, T)]) -> Result<T, Failure> {
+/// Names.
+///
+/// # Safety
+/// NULL, or `count` C strings that stay as they are during the call.
+pub(crate) unsafe fn texts(names: *const *const c_char, count: usize) -> Result<Vec<String>, Failure> {
+    // SAFETY: the caller's promise.
+    let names = unsafe { array(names, count, "names") }?;
+    // SAFETY: the caller's promise.
+    names.iter().map(|&name| Ok(unsafe { text(name, "names") }?.to_owned())).collect()
+}
+
+pub(crate) fn one_of<T: Copy>(option: &str, value: &str, all: &[(&str, T)]) -> Result<T, Failure> {
     all.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice).ok_or_else(|| {
         let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
         Failure::new(strait_status::Config, format!("{option}: {value:?} is none of {}", names.join(", ")))
     })
 }
 
-fn spent() -> Failure {
+pub(crate) fn spent() -> Failure {
     Failure::new(strait_status::WrongOrder, "the builder has built already; make a new one")
 }

@@ -1,5 +1,5 @@
-//! A batch that C holds: by its handle, by tensors, or by both. It is given back when the last of them is gone, behind
-//! every stream that was named on the way.
+//! A batch, or a tensor of a checkpoint, that C holds: by its handle, by DLPack tensors, or by both. It is given back when
+//! the last of them is gone, behind every stream that was named on the way.
 //!
 //! ```text
 //!   strait_batch  ----.
@@ -9,16 +9,15 @@
 //!                                                                                 device, then released on the last
 //! ```
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Mutex, PoisonError};
 
 use strait::device::RawStream;
-use strait::{Batch, Device, Error};
+use strait::{Batch, Device, Error, weights};
 
 use crate::call::lock;
-use crate::dataset::FieldTexts;
 use crate::dlpack::DLDevice;
 use crate::error::Failure;
-use crate::handle::{Kind, forks};
+use crate::handle::forks;
 use crate::status::strait_status;
 
 /// The legacy default stream of CUDA.
@@ -26,53 +25,74 @@ const LEGACY: i64 = 1;
 /// The default stream of the calling thread, on CUDA.
 const PER_THREAD: i64 = 2;
 
-pub(crate) struct Held {
-    batch: Option<Batch>,
+/// Memory of strait's that is lent until it is given back.
+pub(crate) trait Lent: Send + Sync + 'static {
+    fn wait(&self) -> Result<(), Error>;
+
+    /// # Safety
+    /// A live stream of the memory's device.
+    unsafe fn wait_on(&self, stream: RawStream) -> Result<(), Error>;
+
+    /// # Safety
+    /// The same, and only work that is on it uses the memory.
+    unsafe fn release_on(self, stream: RawStream) -> Result<(), Error>;
+}
+
+macro_rules! lent {
+    ($($what:ty)*) => {
+        $(impl Lent for $what {
+            fn wait(&self) -> Result<(), Error> {
+                self.wait()
+            }
+
+            unsafe fn wait_on(&self, stream: RawStream) -> Result<(), Error> {
+                // SAFETY: the caller's promise is the same.
+                unsafe { self.wait_on(stream) }
+            }
+
+            unsafe fn release_on(self, stream: RawStream) -> Result<(), Error> {
+                // SAFETY: the caller's promise is the same.
+                unsafe { self.release_on(stream) }
+            }
+        })*
+    };
+}
+
+lent! { Batch weights::Tensor }
+
+pub(crate) struct Held<T: Lent> {
+    lent: Option<T>,
     device: Device,
     pub(crate) dl: DLDevice,
-    /// The streams that use the batch, each once.
+    /// The streams that use it, each once.
     streams: Mutex<Vec<RawStream>>,
-    texts: Arc<OnceLock<FieldTexts>>,
     forks: u8,
 }
 
-/// What the handle stands for.
-pub(crate) struct Kept(pub(crate) Arc<Held>);
-
-impl Kind for Kept {
-    type Handle = crate::batch::strait_batch;
-    const NAME: &'static str = "batch";
-    const NUMBER: u8 = 9;
-}
-
-impl Held {
-    pub(crate) fn new(batch: Batch, device: Device, dl: DLDevice, texts: Arc<OnceLock<FieldTexts>>) -> Held {
-        Held { batch: Some(batch), device, dl, streams: Mutex::default(), texts, forks: forks() }
+impl<T: Lent> Held<T> {
+    pub(crate) fn new(lent: T, device: Device, dl: DLDevice) -> Held<T> {
+        Held { lent: Some(lent), device, dl, streams: Mutex::default(), forks: forks() }
     }
 
-    pub(crate) fn batch(&self) -> &Batch {
-        self.batch.as_ref().expect("taken only when it is given back")
+    pub(crate) fn get(&self) -> &T {
+        self.lent.as_ref().expect("taken only when it is given back")
     }
 
-    pub(crate) fn texts(&self) -> &FieldTexts {
-        self.texts.get_or_init(|| FieldTexts::new(self.batch().fields()))
-    }
-
-    /// Makes the bytes ready for a consumer on `stream`, and the batch come back behind that stream.
+    /// Makes the bytes ready for a consumer on `stream`, and has them come back behind that stream.
     pub(crate) fn ready_on(&self, stream: i64) -> Result<(), Failure> {
         let cpu = self.dl.device_type == DLDevice::CPU;
         match stream {
-            crate::STRAIT_STREAM_NONE if cpu => return Ok(self.batch().wait()?),
+            crate::STRAIT_STREAM_NONE if cpu => return Ok(self.get().wait()?),
             crate::STRAIT_STREAM_NONE => return Ok(()),
             _ => {}
         }
         let raw = self.stream(stream)?;
-        // SAFETY: a live stream of the batch's device, as the header says of this argument.
-        unsafe { self.batch().wait_on(raw) }?;
+        // SAFETY: a live stream of its device, as the header says of this argument.
+        unsafe { self.get().wait_on(raw) }?;
         self.behind(stream)
     }
 
-    /// Has the batch come back behind what is on `stream` by then.
+    /// Has it come back behind what is on `stream` by then.
     pub(crate) fn behind(&self, stream: i64) -> Result<(), Failure> {
         let cuda = [DLDevice::CUDA, DLDevice::CUDA_HOST].contains(&self.dl.device_type);
         // By then another thread may be the calling one; the legacy stream waits for those of all threads.
@@ -87,7 +107,7 @@ impl Held {
     /// The numbers of the Python DLPack specification.
     pub(crate) fn stream(&self, stream: i64) -> Result<RawStream, Failure> {
         let problem = match (self.dl.device_type, stream) {
-            (DLDevice::CPU, _) => "the batch is in host memory, which has no streams; give STRAIT_STREAM_NONE",
+            (DLDevice::CPU, _) => "it is in host memory, which has no streams; give STRAIT_STREAM_NONE",
             (_, ..0) => "not a stream; give a stream's handle, or STRAIT_STREAM_NONE",
             (DLDevice::CUDA | DLDevice::CUDA_HOST, 0) => {
                 "0 may mean two streams on CUDA; give 1 for the legacy default stream, 2 for the thread's own"
@@ -97,23 +117,23 @@ impl Held {
         Err(Failure::new(strait_status::Config, format!("stream {stream}: {problem}")))
     }
 
-    /// Gives the batch back, and says how that went.
+    /// Gives it back, and says how that went.
     pub(crate) fn give_back(&mut self) -> Result<(), Error> {
-        let Some(batch) = self.batch.take() else { return Ok(()) };
+        let Some(lent) = self.lent.take() else { return Ok(()) };
         if self.forks != forks() {
             // The engine and the memory are the parent's.
-            std::mem::forget((batch, self.device.clone()));
+            std::mem::forget((lent, self.device.clone()));
             return Ok(());
         }
-        let streams = std::mem::take(self.streams.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let streams = std::mem::take(self.streams.get_mut().unwrap_or_else(PoisonError::into_inner));
         let Some((&last, others)) = streams.split_last() else { return Ok(()) };
         if let Err(error) = others.iter().try_for_each(|&other| self.wait_for(other, last)) {
-            std::mem::forget(batch);
+            std::mem::forget(lent);
             return Err(error);
         }
         // SAFETY: those who named the streams promised that they live until now (the header says so), and work that uses
-        // the batch is on one of them.
-        unsafe { batch.release_on(last) }
+        // it is on one of them.
+        unsafe { lent.release_on(last) }
     }
 
     /// Makes the stream `last` wait for what is on `other` now, on the device.
@@ -132,10 +152,10 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl<T: Lent> Drop for Held<T> {
     fn drop(&mut self) {
         if let Err(error) = self.give_back() {
-            tracing::error!(%error, "a batch could not be given back behind its streams: its memory is leaked");
+            tracing::error!(%error, "memory could not be given back behind its streams: it is leaked");
         }
     }
 }

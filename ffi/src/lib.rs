@@ -34,6 +34,11 @@ mod tensor;
 // and how far it is.
 mod cursor;
 mod stats;
+// The same for checkpoints.
+mod checkpoint;
+mod load;
+mod loaded;
+mod save;
 
 // What they rest on.
 mod call;
@@ -43,14 +48,18 @@ mod held;
 
 pub use batch::*;
 pub use builder::*;
+pub use checkpoint::*;
 pub use cursor::*;
 pub use dataset::*;
 pub use device::*;
 pub use dlpack::*;
 pub use error::*;
+pub use load::*;
+pub use loaded::*;
 pub use loader::*;
 pub use pinned::*;
 pub use plugin::*;
+pub use save::*;
 pub use stats::*;
 pub use status::*;
 pub use tensor::*;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use strait::order::IfChanged;
 use strait::{Loader, Next, StatsReader};
 
-use crate::batch::strait_batch;
+use crate::batch::{Kept, strait_batch};
 use crate::call::{call, free, lock, out};
 use crate::cursor::{Taken, strait_cursor};
 use crate::dataset::{FieldTexts, STRAIT_UNKNOWN};
@@ -18,7 +18,7 @@ use crate::device::Named;
 use crate::dlpack::DLDevice;
 use crate::error::{Failure, strait_error};
 use crate::handle::{Kind, live, register};
-use crate::held::{Held, Kept};
+use crate::held::Held;
 use crate::stats::{Snapshot, strait_stats};
 use crate::status::strait_status;
 
@@ -124,8 +124,8 @@ pub extern "C" fn strait_loader_next(
         let mut loader = lock(&running.loader);
         match loader.next_within(patience)? {
             Next::Batch(next) => {
-                let held = Held::new(next, loader.device().clone(), running.dl, running.texts.clone());
-                *batch = register(Kept(Arc::new(held)))?;
+                let held = Held::new(next, loader.device().clone(), running.dl);
+                *batch = register(Kept::new(held, running.texts.clone()))?;
                 Ok(strait_status::Ok)
             }
             Next::End => Ok(strait_status::End),

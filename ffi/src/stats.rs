@@ -8,6 +8,7 @@ use std::ffi::{CString, c_char};
 use strait::Stats;
 
 use crate::call::{call, free, index, out, text};
+use crate::dataset::STRAIT_UNKNOWN;
 use crate::error::{Failure, c_string, strait_error};
 use crate::handle::{Kind, live};
 use crate::status::strait_status;
@@ -28,21 +29,38 @@ impl Kind for Snapshot {
     const NUMBER: u8 = 6;
 }
 
+/// What is a number for C.
+trait Number {
+    fn number(self) -> u64;
+}
+
+impl Number for u64 {
+    fn number(self) -> u64 {
+        self
+    }
+}
+
+impl Number for Option<u32> {
+    fn number(self) -> u64 {
+        self.map_or(STRAIT_UNKNOWN, u64::from)
+    }
+}
+
 macro_rules! numbers {
     ($($name:ident)*) => {
         /// The names end with a NUL: C reads them too.
         const NAMES: &[&str] = &[$(concat!(stringify!($name), "\0")),*];
 
         fn numbers(stats: &Stats) -> Vec<(&'static str, u64)> {
-            vec![$((stringify!($name), stats.$name)),*]
+            vec![$((stringify!($name), stats.$name.number())),*]
         }
     };
 }
 
 numbers! {
     batches samples tensors bytes_wanted bytes_read reads reads_by_threads reads_continued reads_retried reads_in_flight_max
-    pinned_bytes_max region_bytes open_files_max bytes_copied bytes_gathered samples_skipped samples_replaced samples_dropped
-    samples_padded samples_wrapped batches_read_again waits_for_region waits_for_slab
+    pinned_bytes_max region_bytes open_files_max bytes_copied bytes_gathered bytes_kept samples_skipped samples_replaced samples_dropped
+    samples_padded samples_wrapped batches_read_again waits_for_region waits_for_slab numa_node
 }
 
 impl From<Stats> for Snapshot {
@@ -75,8 +93,8 @@ pub extern "C" fn strait_stats_name(index: usize) -> *const c_char {
 }
 
 /// A number, counted since the loader was built: `"batches"`, `"samples"`, `"bytes_wanted"` (payload bytes delivered),
-/// `"bytes_read"` (asked of the storage), `"reads"`, `"bytes_copied"`, `"pinned_bytes_max"` and others;
-/// `strait_stats_name` lists all.
+/// `"bytes_read"` (asked of the storage), `"reads"`, `"bytes_copied"`, `"pinned_bytes_max"` and others; `"numa_node"` that the
+/// engine keeps to, or `STRAIT_UNKNOWN`. `strait_stats_name` lists all.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strait_stats_number(
     stats: *const strait_stats,

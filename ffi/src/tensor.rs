@@ -11,18 +11,19 @@
 //! another device it means that the caller has waited itself (`strait_batch_wait`), and that nothing uses the tensor any
 //! more when its deleter is called.
 
+use std::any::Any;
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 
-use strait::FieldView;
 use strait::dataset::Field;
+use strait::{Batch, DType, FieldView};
 
-use crate::batch::{field_of, strait_batch};
+use crate::batch::{Kept, field_of, strait_batch};
 use crate::call::{call, index, out, text};
-use crate::dlpack::{DLDataType, DLManagedTensor, DLManagedTensorVersioned, DLTensor, VERSION};
+use crate::dlpack::{DLDataType, DLDevice, DLManagedTensor, DLManagedTensorVersioned, DLTensor, VERSION};
 use crate::error::{Failure, strait_error};
 use crate::handle::{forks, live};
-use crate::held::{Held, Kept};
+use crate::held::{Held, Lent};
 use crate::status::strait_status;
 
 /// No stream.
@@ -33,6 +34,38 @@ pub const STRAIT_TENSOR_READ_ONLY: u32 = 1;
 
 /// A flag of tensors: plain bytes, whatever the type of the field's elements is.
 pub const STRAIT_TENSOR_BYTES: u32 = 2;
+
+/// A field of all samples as one array `[samples, ...]`, of the field's type and shape; of windows of tokens, a row for each
+/// window. `STRAIT_STATUS_WRONG_ORDER` if the loader makes no array of that field (see `strait_loader_builder_tensors`).
+/// `flags` is `STRAIT_TENSOR_READ_ONLY` or 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_batch_field_tensor(
+    batch: *const strait_batch,
+    field: *const c_char,
+    stream: i64,
+    flags: u32,
+    tensor: Option<&mut *mut DLManagedTensorVersioned>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    // SAFETY: a C string, as the header's conventions say.
+    let place = |batch: &Batch| unsafe { field_place(batch, field) };
+    export(batch, stream, flags, tensor, error, place)
+}
+
+/// The same as a tensor of DLPack before 1.0, which cannot be read-only.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_batch_field_tensor_legacy(
+    batch: *const strait_batch,
+    field: *const c_char,
+    stream: i64,
+    flags: u32,
+    tensor: Option<&mut *mut DLManagedTensor>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    // SAFETY: a C string, as the header's conventions say.
+    let place = |batch: &Batch| unsafe { field_place(batch, field) };
+    export(batch, stream, flags, tensor, error, place)
+}
 
 /// One sample's field as a tensor: of the field's type and shape where the format says them, else one dimension of bytes
 /// (`u8`). `STRAIT_STATUS_ABSENT` if the sample lacks the field. `STRAIT_STATUS_CONFIG` if the elements do not lie as their
@@ -49,7 +82,7 @@ pub unsafe extern "C" fn strait_batch_sample_tensor(
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
     // SAFETY: a C string, as the header's conventions say.
-    let place = |held: &Held| unsafe { sample_place(held, field, sample, flags) };
+    let place = |batch: &Batch| unsafe { sample_place(batch, field, sample, flags) };
     export(batch, stream, flags, tensor, error, place)
 }
 
@@ -65,7 +98,7 @@ pub unsafe extern "C" fn strait_batch_sample_tensor_legacy(
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
     // SAFETY: a C string, as the header's conventions say.
-    let place = |held: &Held| unsafe { sample_place(held, field, sample, flags) };
+    let place = |batch: &Batch| unsafe { sample_place(batch, field, sample, flags) };
     export(batch, stream, flags, tensor, error, place)
 }
 
@@ -94,18 +127,24 @@ pub unsafe extern "C" fn strait_batch_region_tensor_legacy(
     export(batch, stream, flags, tensor, error, region_place)
 }
 
-/// Where a tensor is, from the start of the batch's memory, and what.
+/// Where a tensor is, and what.
 pub(crate) struct Place {
-    byte_offset: u64,
-    dtype: DLDataType,
-    shape: Vec<i64>,
+    pub(crate) data: u64,
+    pub(crate) byte_offset: u64,
+    pub(crate) dtype: DLDataType,
+    pub(crate) shape: Vec<i64>,
 }
 
 /// # Safety
 /// `field` is NULL or a C string.
-unsafe fn sample_place(held: &Held, field: *const c_char, sample: usize, flags: u32) -> Result<Option<Place>, Failure> {
+unsafe fn sample_place(
+    batch: &Batch,
+    field: *const c_char,
+    sample: usize,
+    flags: u32,
+) -> Result<Option<Place>, Failure> {
     // SAFETY: the caller's promise.
-    let (field, view) = field_of(held.batch(), unsafe { text(field, "field") }?)?;
+    let (field, view) = field_of(batch, unsafe { text(field, "field") }?)?;
     let sample = index(sample as u64, view.lengths().len(), "sample")?;
     let (byte_offset, bytes) = (view.offsets()[sample], view.lengths()[sample]);
     if bytes == FieldView::ABSENT {
@@ -115,12 +154,34 @@ unsafe fn sample_place(held: &Held, field: *const c_char, sample: usize, flags: 
         0 => elements(field, view.device_ptr() + byte_offset, bytes)?,
         _ => (DLDataType::U8, vec![bytes as i64]),
     };
-    Ok(Some(Place { byte_offset, dtype, shape }))
+    Ok(Some(Place { data: batch.device_ptr(), byte_offset, dtype, shape }))
 }
 
-fn region_place(held: &Held) -> Result<Option<Place>, Failure> {
-    let shape = vec![held.batch().region_bytes() as i64];
-    Ok(Some(Place { byte_offset: 0, dtype: DLDataType::U8, shape }))
+/// # Safety
+/// `field` is NULL or a C string.
+unsafe fn field_place(batch: &Batch, field: *const c_char) -> Result<Option<Place>, Failure> {
+    // SAFETY: the caller's promise.
+    let name = unsafe { text(field, "field") }?;
+    if !batch.fields().iter().any(|field| &*field.name == name) {
+        field_of(batch, name)?;
+    }
+    let array = batch.tensor(name).ok_or_else(|| {
+        let message = format!("{name}: not one array per batch: see strait_loader_builder_array and _tensors");
+        Failure::new(strait_status::WrongOrder, message)
+    })?;
+    let data = batch.device_ptr();
+    let shape = array.shape().iter().map(|&len| len as i64).collect();
+    Ok(Some(Place { data, byte_offset: array.device_ptr().saturating_sub(data), dtype: dl_of(array.dtype())?, shape }))
+}
+
+pub(crate) fn dl_of(dtype: DType) -> Result<DLDataType, Failure> {
+    let unknown = || Failure::new(strait_status::Config, format!("DLPack has no type {dtype}; take bytes"));
+    DLDataType::of(dtype).ok_or_else(unknown)
+}
+
+fn region_place(batch: &Batch) -> Result<Option<Place>, Failure> {
+    let shape = vec![batch.region_bytes() as i64];
+    Ok(Some(Place { data: batch.device_ptr(), byte_offset: 0, dtype: DLDataType::U8, shape }))
 }
 
 /// The type and shape of the `bytes` at `address`.
@@ -130,7 +191,7 @@ fn elements(field: &Field, address: u64, bytes: u64) -> Result<(DLDataType, Vec<
         Err(Failure::new(strait_status::Config, message))
     };
     let Some(dtype) = field.dtype else { return Ok((DLDataType::U8, vec![bytes as i64])) };
-    let Some(dl) = DLDataType::of(dtype) else { return refuse(format!("DLPack has no type {dtype}")) };
+    let dl = dl_of(dtype)?;
     let align = dtype.bytes().unwrap_or(1);
     if !address.is_multiple_of(align) {
         return refuse(format!("lies at {address:#x}, and {dtype} needs a multiple of {align}"));
@@ -178,55 +239,70 @@ struct Own<M> {
     managed: Option<M>,
     /// The shape, then the strides.
     numbers: Vec<i64>,
-    /// Keeps the batch; `None` only in between.
-    held: Option<Arc<Held>>,
+    /// Keeps the memory; `None` only in between.
+    held: Option<Arc<dyn Any + Send + Sync>>,
     forks: u8,
 }
 
 /// Makes a tensor of a place in a batch.
-pub(crate) fn export<M: Managed>(
+fn export<M: Managed>(
     batch: *const strait_batch,
     stream: i64,
     flags: u32,
     tensor: Option<&mut *mut M>,
     error: Option<&mut *mut strait_error>,
-    place: impl FnOnce(&Held) -> Result<Option<Place>, Failure>,
+    place: impl FnOnce(&Batch) -> Result<Option<Place>, Failure>,
 ) -> strait_status {
     call(error, || {
         let tensor = out(tensor, "tensor")?;
         let kept = live::<Kept>(batch, "batch")?;
-        if flags & !(STRAIT_TENSOR_READ_ONLY | STRAIT_TENSOR_BYTES) != 0 {
-            return Err(Failure::new(strait_status::Config, format!("flags: {flags:#x} is none of STRAIT_TENSOR_..")));
-        }
-        let Some(place) = place(&kept.0)? else { return Ok(strait_status::Absent) };
-        let made = managed(&kept.0, place, flags)?;
-        // Last, since a stream that is named counts.
-        if let Err(failure) = kept.0.ready_on(stream) {
-            // SAFETY: made above and given to nobody.
-            drop(unsafe { Box::from_raw(made) });
-            return Err(failure);
-        }
-        // SAFETY: made above; `managed` fills it in.
-        *tensor = unsafe { &mut *made }.managed.as_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut);
+        let Some(place) = place(kept.held.get())? else { return Ok(strait_status::Absent) };
+        *tensor = lend(&kept.held, place, stream, flags)?;
         Ok(strait_status::Ok)
     })
 }
 
-fn managed<M: Managed>(held: &Arc<Held>, place: Place, flags: u32) -> Result<*mut Own<M>, Failure> {
-    let Place { byte_offset, dtype, shape } = place;
+/// A tensor that keeps what it is a part of.
+pub(crate) fn lend<T: Lent, M: Managed>(
+    held: &Arc<Held<T>>,
+    place: Place,
+    stream: i64,
+    flags: u32,
+) -> Result<*mut M, Failure> {
+    if flags & !(STRAIT_TENSOR_READ_ONLY | STRAIT_TENSOR_BYTES) != 0 {
+        return Err(Failure::new(strait_status::Config, format!("flags: {flags:#x} is none of STRAIT_TENSOR_..")));
+    }
+    let own = managed(held.clone(), held.dl, place, flags)?;
+    // Last, since a stream that is named counts.
+    if let Err(failure) = held.ready_on(stream) {
+        // SAFETY: made above and given to nobody.
+        drop(unsafe { Box::from_raw(own) });
+        return Err(failure);
+    }
+    // SAFETY: made above; `managed` fills it in.
+    Ok(unsafe { &mut *own }.managed.as_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut))
+}
+
+fn managed<M: Managed>(
+    held: Arc<dyn Any + Send + Sync>,
+    device: DLDevice,
+    place: Place,
+    flags: u32,
+) -> Result<*mut Own<M>, Failure> {
+    let Place { data, byte_offset, dtype, shape } = place;
     let ndim = shape.len();
     let mut numbers = shape;
     // C order, in elements.
-    let mut strides: Vec<i64> =
-        numbers.iter().rev().scan(1, |stride, &len| Some(std::mem::replace(stride, *stride * len.max(1)))).collect();
+    let next = |stride: &mut i64, &len: &i64| Some(std::mem::replace(stride, *stride * len.max(1)));
+    let mut strides: Vec<i64> = numbers.iter().rev().scan(1, next).collect();
     strides.reverse();
     numbers.extend(strides);
-    let mut own = Box::new(Own { managed: None, numbers, held: Some(held.clone()), forks: forks() });
+    let mut own = Box::new(Own { managed: None, numbers, held: Some(held), forks: forks() });
     let numbers = own.numbers.as_mut_ptr();
     let own = Box::into_raw(own);
     let dl_tensor = DLTensor {
-        data: std::ptr::with_exposed_provenance_mut(held.batch().device_ptr() as usize),
-        device: held.dl,
+        data: std::ptr::with_exposed_provenance_mut(data as usize),
+        device,
         ndim: ndim as i32,
         dtype,
         shape: numbers,

@@ -82,6 +82,35 @@ int main(int argc, char **argv) {
     legacy->deleter(legacy);
     legacy = NULL;
 
+    /* A field of all samples as one array, shuffled on the way. */
+    builder = options(dataset, 4);
+    uint64_t row[] = {32, 64};
+    OK(strait_loader_builder_array(builder, "record", "u16", row, 2, &error));
+    OK(strait_loader_builder_shuffle(builder, "full", &error));
+    loader = build(builder);
+    OK(strait_loader_begin(loader, 1, &error));
+    batch = next(loader);
+    const uint64_t *samples;
+    size_t count;
+    OK(strait_batch_samples(batch, &samples, &count, &error));
+    OK(strait_batch_field_tensor(batch, "record", STRAIT_STREAM_NONE, 0, &first, &error));
+    const DLTensor *all = &first->dl_tensor;
+    CHECK(all->ndim == 3 && all->shape[0] == 4 && all->shape[1] == 32 && all->shape[2] == 64);
+    CHECK(all->strides[0] == 2048 && all->strides[1] == 64 && all->strides[2] == 1);
+    CHECK(all->dtype.code == kDLUInt && all->dtype.bits == 16);
+    for (size_t i = 0; i < count; i++) {
+        check_bytes((const unsigned char *)all->data + all->byte_offset + i * BYTES, BYTES, samples[i]);
+    }
+    /* A sample knows the type too. */
+    OK(strait_batch_sample_tensor(batch, "record", 2, STRAIT_STREAM_NONE, 0, &second, &error));
+    CHECK(second->dl_tensor.dtype.bits == 16 && second->dl_tensor.ndim == 2 && second->dl_tensor.shape[1] == 64);
+    second->deleter(second);
+    FAILS(STRAIT_STATUS_NOT_FOUND, "none of record",
+          strait_batch_field_tensor(batch, "jpg", STRAIT_STREAM_NONE, 0, &second, &error));
+    OK(strait_batch_free(batch));
+    first->deleter(first);
+    OK(strait_loader_free(loader));
+
     /* Thousands of batches by tensors alone: nothing is left behind. */
     loader = build(options(dataset, 8));
     unsigned batches = 0;

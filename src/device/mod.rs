@@ -11,7 +11,7 @@ mod queue;
 mod sim;
 
 pub use host::HostDevice;
-pub use queue::{CopyQueue, RawCopy, RawCopyOut};
+pub use queue::{CopyQueue, RawCopy, RawCopyOut, RawRows};
 pub use sim::{SimDevice, SimFaults, SimRead};
 
 use std::ffi::c_void;
@@ -179,6 +179,19 @@ pub unsafe trait Stream: Send {
     /// # Safety
     /// The source stays valid and unchanged, and the target is not freed, until a later mark is reached.
     unsafe fn copy(&mut self, source: NonNull<u8>, target: DevicePtr, bytes: usize) -> Result<()>;
+
+    /// Starts copies of equal length at equal distances; by default one after another.
+    ///
+    /// # Safety
+    /// As for [`copy`](Stream::copy), of each row.
+    unsafe fn copy_rows(&mut self, rows: RawRows) -> Result<()> {
+        (0..rows.rows).try_for_each(|row| {
+            let target = rows.target + (row * rows.row_bytes) as u64;
+            // SAFETY: by the caller's promise the row's source is in one piece of host memory with the first's, and the
+            // rest is the promise for each row.
+            unsafe { self.copy(rows.source.add(row * rows.source_stride), target, rows.row_bytes) }
+        })
+    }
 
     /// Starts a copy of `bytes` from device memory to pinned host memory.
     ///

@@ -32,6 +32,28 @@ pub struct RawCopy {
     pub bytes: usize,
 }
 
+/// Host-to-device copies of equal length, whose sources lie at equal distances and whose targets one after another: the
+/// rows of a part of a matrix.
+#[derive(Debug, Clone, Copy)]
+pub struct RawRows {
+    /// First byte of the first row in pinned host memory.
+    pub source: NonNull<u8>,
+    /// From the start of one row to that of the next, in host memory.
+    pub source_stride: usize,
+    /// Where the first row goes, in device memory.
+    pub target: DevicePtr,
+    /// Length of a row.
+    pub row_bytes: usize,
+    /// How many there are.
+    pub rows: usize,
+}
+
+impl From<RawCopy> for RawRows {
+    fn from(RawCopy { source, target, bytes }: RawCopy) -> RawRows {
+        RawRows { source, source_stride: bytes, target, row_bytes: bytes, rows: 1 }
+    }
+}
+
 /// One device-to-host copy.
 #[derive(Debug, Clone, Copy)]
 pub struct RawCopyOut {
@@ -95,19 +117,28 @@ impl<L> CopyQueue<L> {
     /// Every source is pinned, and stays valid and unchanged until `lease` is dropped; if it never is, for ever. Every
     /// target is device memory that is not freed and that nothing else writes to, until the returned seq is reached;
     /// on error, until [`in_flight`](CopyQueue::in_flight) is 0; if that never happens, for ever.
-    pub unsafe fn copy_all(&mut self, lease: L, copies: impl IntoIterator<Item = RawCopy>) -> Result<Seq> {
+    pub unsafe fn copy_all(&mut self, lease: L, copies: impl IntoIterator<Item = impl Into<RawRows>>) -> Result<Seq> {
         self.in_flight.push_back(InFlight { lease: ManuallyDrop::new(lease), seq: UNMARKED });
-        let mut copies = copies.into_iter();
         let mut some = [RawCopy { source: NonNull::dangling(), target: 0, bytes: 0 }; COPIES_TOGETHER];
-        loop {
-            let count = some.iter_mut().zip(&mut copies).map(|(place, copy)| *place = copy).count();
-            if count == 0 {
-                break;
+        let mut count = 0;
+        for copy in copies {
+            let copy: RawRows = copy.into();
+            if copy.rows != 1 {
+                // SAFETY: as below.
+                unsafe { self.stream.copy_rows(copy) }?;
+                continue;
             }
-            // SAFETY: the lease is in `in_flight` now and leaves it only behind a reached mark (or is leaked), so by
-            // the caller's promise the sources stay as they are until then; the targets are the caller's promise.
-            unsafe { self.stream.copy_many(&some[..count]) }?;
+            some[count] = RawCopy { source: copy.source, target: copy.target, bytes: copy.row_bytes };
+            count += 1;
+            if count == COPIES_TOGETHER {
+                // SAFETY: as below.
+                unsafe { self.stream.copy_many(&some) }?;
+                count = 0;
+            }
         }
+        // SAFETY: the lease is in `in_flight` now and leaves it only behind a reached mark (or is leaked), so by the
+        // caller's promise the sources stay as they are until then; the targets are the caller's promise.
+        unsafe { self.stream.copy_many(&some[..count]) }?;
         self.mark()
     }
 

@@ -20,7 +20,7 @@ use super::memory::{Owner, Span, Spot};
 use super::plan::{Check, Plan, Where};
 use super::tensor::Home;
 use crate::assembly::{MakeRing, choose_ring, not_registered, stay_near};
-use crate::config::PathChoice;
+use crate::config::{NEVER, PathChoice};
 use crate::device::{CopyQueue, Device, Seq};
 use crate::engine::Pinned;
 use crate::error::{Error, Result};
@@ -66,7 +66,7 @@ pub(super) fn frame(builder: &Builder, clock: Clock) -> Result<(Parts, Receiver<
     builder.config.check()?;
     let devices = devices(builder);
     let plan = Plan::new(builder, &devices)?;
-    let config = builder.config.clone();
+    let config = Config { deadline: builder.config.deadline.min(NEVER), ..builder.config.clone() };
     let blocks = blocks(&plan, &devices, &builder.blocks, config.deadline)?;
     let tensors = builder.checkpoint.shared_tensors();
     let targets = plan.targets.iter().map(|target| Handed {
@@ -383,5 +383,5 @@ pub(super) fn start(mut builder: Builder, clock: Clock) -> Result<Load> {
         }
     }
     let left = shared.targets.len();
-    Ok(Load { output, shared, left, over })
+    Ok(Load { output, shared, left, waiting: None, over })
 }

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use super::load::{Output, Shared};
 use super::memory::{Copying, Hold, Owner, Span};
 use super::plan::{Plan, Target, Where};
 use super::window::{Landing, Window};
-use crate::device::{CopyQueue, RawCopy, Seq};
+use crate::device::{CopyQueue, DevicePtr, RawCopy, RawRows, Seq};
 use crate::engine::Pinned;
 use crate::error::{Error, Result};
 use crate::memory::{Slab, SlabPool};
@@ -80,7 +81,7 @@ pub(super) struct State {
     /// Of each check: bytes that have not been given to it.
     pub(super) unchecked: Vec<u64>,
     /// Reused for each window's copies.
-    pub(super) list: Vec<RawCopy>,
+    pub(super) list: Vec<RawRows>,
 }
 
 /// The reading of one shard.
@@ -261,16 +262,18 @@ impl Engine {
                 let block = matches!(self.plan.targets[target].memory, Where::Block(_));
                 let key = if block { None } else { Some(target) };
                 let mut same = before.replace(key) == Some(key);
+                let stride = self.plan.targets[target].rows.stride as usize;
                 for piece in self.plan.targets[target].rows.within(read.offset..read.offset + read.want) {
                     let source = at + (piece.offset - read.offset) as usize;
                     assert!(source as u64 + piece.bytes <= slab.bytes() as u64, "a copy from outside its slab");
                     bytes += piece.bytes;
                     // SAFETY: inside the slab, checked above.
                     let source = unsafe { slab.base().add(source) };
-                    let copy = RawCopy { source, target: memory.ptr + piece.at, bytes: piece.bytes as usize };
-                    match list.last_mut().filter(|last| same && goes_on(last, &copy)) {
-                        Some(last) => last.bytes += copy.bytes,
-                        None => list.push(copy),
+                    let target = memory.ptr + piece.at;
+                    let bytes = piece.bytes as usize;
+                    let last = list.last_mut().filter(|_| same);
+                    if !last.is_some_and(|last| join(last, source, target, bytes, stride)) {
+                        list.push(RawCopy { source, target, bytes }.into());
                     }
                     same = true;
                 }
@@ -452,15 +455,67 @@ fn targets(plan: &Plan, items: Range<usize>, device: usize) -> impl Iterator<Ite
     all.filter(move |&target| plan.targets[target].device == device)
 }
 
-/// Whether a copy starts where the one before ends, on both sides: neighbours of a file are neighbours in a block.
-fn goes_on(before: &RawCopy, copy: &RawCopy) -> bool {
-    let source = before.source.as_ptr().wrapping_add(before.bytes) == copy.source.as_ptr();
-    source && before.target + before.bytes as u64 == copy.target
+/// Adds a copy to the one before: where both sides go on from it (neighbours of a file are neighbours in a block), or as
+/// the next of its rows, which lie `stride` bytes apart. False if it is neither.
+fn join(last: &mut RawRows, source: NonNull<u8>, target: DevicePtr, bytes: usize, stride: usize) -> bool {
+    let ahead = (source.as_ptr() as usize).wrapping_sub(last.source.as_ptr() as usize);
+    if target != last.target + (last.rows * last.row_bytes) as u64 {
+        return false;
+    }
+    if last.rows == 1 && ahead == last.row_bytes {
+        (last.row_bytes, last.source_stride) = (last.row_bytes + bytes, last.row_bytes + bytes);
+        return true;
+    }
+    let known = last.rows == 1 || stride == last.source_stride;
+    if bytes != last.row_bytes || stride < bytes || ahead != last.rows * stride || !known {
+        return false;
+    }
+    (last.rows, last.source_stride) = (last.rows + 1, stride);
+    true
 }
 
 /// Gives a slab back, if this is the last share of it.
 fn give_back(slabs: &mut SlabPool, slab: Arc<Slab>) {
     if let Some(slab) = Arc::into_inner(slab) {
         slabs.give_back(slab);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Joined or not, the same bytes go to the same places.
+    #[test]
+    fn joined_copies_are_the_copies() {
+        let address = |at: usize| NonNull::new(std::ptr::without_provenance_mut::<u8>(1 << 20 | at)).unwrap();
+        let mut rng = crate::sim::Rng::new(1);
+        let mut joined = 0;
+        for _ in 0..20_000 {
+            let (mut list, mut want) = (Vec::<RawRows>::new(), Vec::new());
+            let (mut source, mut target) = (0, 0);
+            for _ in 0..5 {
+                let (bytes, stride) = (1 + rng.below(2) as usize, 1 + rng.below(4) as usize);
+                want.extend((0..bytes).map(|i| (source + i, target + i)));
+                let copy = RawCopy { source: address(source), target: target as DevicePtr, bytes };
+                let last = list.last_mut();
+                match last.is_some_and(|last| join(last, copy.source, copy.target, bytes, stride.max(bytes))) {
+                    true => joined += 1,
+                    false => list.push(copy.into()),
+                }
+                source += bytes + rng.below(3) as usize;
+                target += bytes + rng.below(8) as usize / 7;
+            }
+            let mut got = Vec::new();
+            for rows in list {
+                for row in 0..rows.rows {
+                    let from = (rows.source.as_ptr() as usize & 0xFFFFF) + row * rows.source_stride;
+                    let to = rows.target as usize + row * rows.row_bytes;
+                    got.extend((0..rows.row_bytes).map(|i| (from + i, to + i)));
+                }
+            }
+            assert_eq!(got, want);
+        }
+        assert!(joined > 1000, "{joined}");
     }
 }

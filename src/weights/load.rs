@@ -22,6 +22,8 @@ pub struct Load {
     pub(super) output: Receiver<Output>,
     pub(super) shared: Arc<Shared>,
     pub(super) left: usize,
+    /// Since when the consumer has waited without any progress, and the number that would have changed.
+    pub(super) waiting: Option<(Instant, u64)>,
     pub(super) over: Receiver<()>,
 }
 
@@ -82,32 +84,63 @@ impl Load {
         Ok(Tensors { tensors, by_name, stats: self.stats() })
     }
 
-    fn receive(&mut self) -> Result<Tensor> {
-        let mut since = Instant::now();
-        let mut progress = self.progress();
+    /// The next tensor that finishes, if one does within `patience`; `None` if not, and then it may be asked for again, or
+    /// if none is [left](Self::remaining). So a caller can look after other things, such as signals, while it waits.
+    ///
+    /// # Errors
+    /// Those of the load, which then is over. No tensor within the load's deadline is one, however short the patience.
+    pub fn next_within(&mut self, patience: Duration) -> Result<Option<Tensor>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let next = self.receive(patience);
+        match &next {
+            Ok(None) => return next,
+            Ok(Some(_)) => self.left -= 1,
+            Err(_) => self.left = 0,
+        }
+        self.waiting = None;
+        next
+    }
+
+    fn receive(&mut self, patience: Duration) -> Result<Option<Tensor>> {
+        let from = Instant::now();
         loop {
-            match self.output.recv_timeout(LOOK) {
-                Ok(Output::Ready(target, seq)) => return Ok(self.shared.tensor(target, seq)),
+            let left = patience.saturating_sub(from.elapsed());
+            match self.output.recv_timeout(left.min(LOOK)) {
+                Ok(Output::Ready(target, seq)) => return Ok(Some(self.shared.tensor(target, seq))),
                 Ok(Output::Failed(error)) => return Err(error),
                 Err(RecvTimeoutError::Disconnected) => {
                     let reason = self.shared.stopped.get().cloned();
                     return Err(Error::Stopped { reason: reason.unwrap_or_else(|| "its thread is gone".into()) });
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    let now = self.progress();
-                    if now != progress {
-                        (progress, since) = (now, Instant::now());
-                    }
-                    // The engine reports a stalled read itself, and first: it knows which one.
-                    if since.elapsed() > self.shared.deadline.saturating_add(10 * LOOK) {
-                        let what = "the next tensor: the engine makes no progress (it may be opening a file that does \
-                                    not answer)"
-                            .into();
-                        return Err(Error::Timeout { what, waited: since.elapsed() });
+                    self.look()?;
+                    if from.elapsed() >= patience {
+                        return Ok(None);
                     }
                 }
             }
         }
+    }
+
+    /// An error if there has been no progress for too long.
+    fn look(&mut self) -> Result<()> {
+        let progress = self.progress();
+        let since = match self.waiting {
+            Some((since, same)) if same == progress => since,
+            _ => {
+                self.waiting = Some((Instant::now(), progress));
+                return Ok(());
+            }
+        };
+        // The engine reports a stalled read itself, and first: it knows which one.
+        let waited = since.elapsed();
+        if waited <= self.shared.deadline.saturating_add(10 * LOOK) {
+            return Ok(());
+        }
+        let what = "the next tensor: the engine makes no progress (it may be opening a file that does not answer)";
+        Err(Error::Timeout { what: what.into(), waited })
     }
 
     /// A number that changes as long as bytes arrive or are checked.
@@ -121,12 +154,14 @@ impl Iterator for Load {
     type Item = Result<Tensor>;
 
     fn next(&mut self) -> Option<Result<Tensor>> {
-        if self.left == 0 {
-            return None;
+        while self.left > 0 {
+            match self.next_within(Duration::MAX) {
+                Ok(Some(tensor)) => return Some(Ok(tensor)),
+                Ok(None) => {}
+                Err(error) => return Some(Err(error)),
+            }
         }
-        let next = self.receive();
-        self.left = if next.is_ok() { self.left - 1 } else { 0 };
-        Some(next)
+        None
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

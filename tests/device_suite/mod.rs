@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use strait::Device;
-use strait::device::{CopyQueue, DevicePtr, RawCopy, RawCopyOut, RawMemory, RawStream, Seq};
+use strait::device::{CopyQueue, DevicePtr, RawCopy, RawCopyOut, RawMemory, RawRows, RawStream, Seq};
 
 /// Long enough for any copy here, on a busy machine.
 pub(crate) const WAIT: Duration = Duration::from_secs(20);
@@ -62,12 +62,13 @@ type Test = (&'static str, fn(&Bed));
 
 /// Runs every test that this bed allows.
 pub(crate) fn run(make: &dyn Fn() -> Bed) {
-    let tests: [Test; 21] = [
+    let tests: [Test; 22] = [
         ("memory: allocated, aligned, freed", memory::allocated_aligned_and_freed),
         ("memory: pinned once, and again after unpin", memory::pinned_once),
         ("memory: read back", memory::read_back),
         ("order: later copies win", order::later_copies_win),
         ("order: several copies under one lease", order::several_copies_under_one_lease),
+        ("order: rows land one after another", order::rows_land_one_after_another),
         ("order: slabs are reused after their seq", order::slabs_are_reused_after_their_seq),
         ("order: a slab reused too early shows", order::a_slab_reused_too_early_shows),
         ("order: a fence holds the refill back", order::a_fence_holds_the_refill_back),

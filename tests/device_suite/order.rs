@@ -38,6 +38,27 @@ pub(super) fn several_copies_under_one_lease(bed: &Bed) {
     assert!(all(&region.read(0, SLAB), 9));
 }
 
+/// The rows of a part of a matrix, and the copy that stands behind them.
+pub(super) fn rows_land_one_after_another(bed: &Bed) {
+    const ROWS: usize = 300;
+    let slabs = Slabs::new(&bed.device, 1, 64 << 10);
+    let region = Region::new(&bed.device, 64 << 10);
+    let mut queue = queue(bed, 1);
+    let mut lease = slabs.lease(0);
+    let bytes: Vec<u8> = (0..64 << 10).map(|i: u32| (i * i / 7) as u8).collect();
+    lease.write(&bytes);
+    let (stride, row_bytes) = (200, 33);
+    let source = lease.to(region.at(0)).source;
+    let rows = RawRows { source, source_stride: stride, target: region.at(64), row_bytes, rows: ROWS };
+    let last = RawCopy { bytes: 7, ..lease.to(region.at(64 + ROWS * row_bytes)) };
+    // SAFETY: as for `copy`; the last row ends inside the slab.
+    unsafe { queue.copy_all(lease, [rows, last.into()]) }.unwrap();
+    queue.drain(WAIT, drop).unwrap();
+    let mut want: Vec<u8> = (0..ROWS).flat_map(|row| bytes[row * stride..][..row_bytes].iter().copied()).collect();
+    want.extend(&bytes[..7]);
+    assert!(region.read(64, want.len()) == want, "rows are not where they belong");
+}
+
 /// What the engine does: a slab is written again as soon as it comes back, and no sooner.
 pub(super) fn slabs_are_reused_after_their_seq(bed: &Bed) {
     const COPIES: usize = 200;

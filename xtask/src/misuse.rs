@@ -20,7 +20,7 @@ struct Parameter {
 }
 
 /// What a handle of each kind is called in the fixture (`ffi/tests/fixture.h`).
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 14] = [
     "strait_error",
     "strait_device",
     "strait_dataset_builder",
@@ -33,14 +33,15 @@ const KINDS: [&str; 12] = [
     "strait_checkpoint",
     "strait_load_builder",
     "strait_load",
+    "strait_tensor",
+    "strait_save",
 ];
 
 impl Parameter {
     /// The kind of handle that it is, if it is one.
     fn handle(&self) -> Option<&str> {
         let kind = self.kind.strip_suffix(" *")?.trim_start_matches("const ");
-        (kind.starts_with("strait_") && !kind.contains('*') && !kind.ends_with("_vtable") && !kind.ends_with("_place"))
-            .then_some(kind)
+        (kind.starts_with("strait_") && !kind.contains('*') && !kind.ends_with("_vtable")).then_some(kind)
     }
 
     fn is_error(&self) -> bool {
@@ -61,6 +62,7 @@ impl Parameter {
     fn good(&self) -> String {
         match (self.kind.as_str(), self.name.as_str()) {
             ("const char *", "field") => "\"record\"".into(),
+            ("const char *", "dtype") => "\"u8\"".into(),
             ("const char *", _) => "\"x\"".into(),
             ("void *", _) => "memory".into(),
             ("const strait_device_vtable *", _) => "&table".into(),
@@ -69,7 +71,7 @@ impl Parameter {
             (kind, _) if self.is_input_pointer() => format!("({kind}) memory"),
             (_, "capacity") => "sizeof memory".into(),
             (_, "stream") => "STRAIT_STREAM_NONE".into(),
-            (_, "count" | "len" | "world") if !self.is_output() => "1".into(),
+            (_, "count" | "len" | "world" | "ndim") if !self.is_output() => "1".into(),
             (kind, _) if kind.ends_with('*') => format!("({kind}) output"),
             _ => "0".into(),
         }
@@ -116,7 +118,7 @@ fn misuse(function: &Function, body: &mut String) -> Result {
     for (i, parameter) in function.parameters.iter().enumerate() {
         let name = &parameter.name;
         if let Some(kind) = parameter.handle() {
-            if !KINDS.contains(&kind) && kind != "strait_tensor" {
+            if !KINDS.contains(&kind) {
                 return Err(format!("{kind} is not in the fixture").into());
             }
             let other = if kind == "strait_device" { "strait_dataset" } else { "strait_device" };

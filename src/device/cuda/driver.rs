@@ -24,6 +24,31 @@ pub(super) const HOST_REGISTER_PORTABLE: c_uint = 1;
 
 pub(super) type ProcAddress = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, u64, *mut c_int) -> i32;
 
+pub(super) const MEMORY_HOST: c_uint = 1;
+pub(super) const MEMORY_DEVICE: c_uint = 2;
+
+/// `CUDA_MEMCPY2D` of `cuda.h`.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Rows {
+    pub(super) source_x: usize,
+    pub(super) source_y: usize,
+    pub(super) source_type: c_uint,
+    pub(super) source_host: *const c_void,
+    pub(super) source_device: u64,
+    pub(super) source_array: Handle,
+    pub(super) source_stride: usize,
+    pub(super) target_x: usize,
+    pub(super) target_y: usize,
+    pub(super) target_type: c_uint,
+    pub(super) target_host: *mut c_void,
+    pub(super) target_device: u64,
+    pub(super) target_array: Handle,
+    pub(super) target_stride: usize,
+    pub(super) row_bytes: usize,
+    pub(super) rows: usize,
+}
+
 macro_rules! table {
     ($($field:ident = $symbol:literal ($($argument:ty),*);)*) => {
         /// One entry point per call, named as in `cuda.h`. None of them fails by panicking.
@@ -74,6 +99,7 @@ table! {
     host_register = "cuMemHostRegister_v2" (*mut c_void, usize, c_uint);
     host_unregister = "cuMemHostUnregister" (*mut c_void);
     copy_to_device = "cuMemcpyHtoDAsync_v2" (u64, *const c_void, usize, Handle);
+    copy_rows_to_device = "cuMemcpy2DAsync_v2" (*const Rows, Handle);
     copy_on_device = "cuMemcpyDtoDAsync_v2" (u64, u64, usize, Handle);
     copy_to_host = "cuMemcpyDtoHAsync_v2" (*mut c_void, u64, usize, Handle);
     stream_create = "cuStreamCreate" (*mut Handle, c_uint);

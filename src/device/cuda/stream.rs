@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::super::{DevicePtr, Fence, RawCopy, RawStream, Seq, Stream, Timeline};
+use super::super::{DevicePtr, Fence, RawCopy, RawRows, RawStream, Seq, Stream, Timeline};
 use super::batch::{BatchCopy, COPIES_MAX};
-use super::driver::{Handle, NOT_READY, SUCCESS};
+use super::driver::{Handle, MEMORY_DEVICE, MEMORY_HOST, NOT_READY, Rows, SUCCESS};
 use super::gather::Tables;
 use super::shared::Shared;
 use crate::error::{Error, Result};
@@ -143,6 +143,33 @@ unsafe impl Stream for CudaStream {
             }
         }
         Ok(())
+    }
+
+    unsafe fn copy_rows(&mut self, rows: RawRows) -> Result<()> {
+        let Points { shared, stream, .. } = &*self.points;
+        let _entered = shared.enter()?;
+        let (call, copy) = shared.driver.copy_rows_to_device;
+        let rows = Rows {
+            source_x: 0,
+            source_y: 0,
+            source_type: MEMORY_HOST,
+            source_host: rows.source.as_ptr().cast(),
+            source_device: 0,
+            source_array: std::ptr::null_mut(),
+            source_stride: rows.source_stride,
+            target_x: 0,
+            target_y: 0,
+            target_type: MEMORY_DEVICE,
+            target_host: std::ptr::null_mut(),
+            target_device: rows.target,
+            target_array: std::ptr::null_mut(),
+            target_stride: rows.row_bytes,
+            row_bytes: rows.row_bytes,
+            rows: rows.rows,
+        };
+        // SAFETY: the caller promises that both sides of each row stay valid until a later mark is reached; the driver
+        // reads the description before it returns.
+        shared.check(call, unsafe { copy(&raw const rows, *stream) })
     }
 
     unsafe fn copy_out(&mut self, source: DevicePtr, target: NonNull<u8>, bytes: usize) -> Result<()> {

@@ -28,7 +28,7 @@ pub(crate) fn run(options: &Options) -> Result<Answer> {
     options::check(options)?;
     let sample = if options.paths.is_empty() { Some(sample::make(options)?) } else { None };
     let paths: Vec<PathBuf> = sample.as_ref().map_or(options.paths.clone(), |sample| vec![sample.path.clone()]);
-    let request = Request::new(options, &paths, sample_bytes(options, &paths)?)?;
+    let request = request(options, paths)?;
     if request.file_bytes == 0 {
         return Err(Failure::new("there is nothing to read", "the files are empty", "name files that hold samples"));
     }
@@ -43,14 +43,16 @@ pub(crate) fn run(options: &Options) -> Result<Answer> {
     Ok(report::answer(&request, &all, verified_bytes, sample.is_some()))
 }
 
-/// The mean size of a sample. Opening the dataset here finds bad input before anything long begins.
-fn sample_bytes(options: &Options, paths: &[PathBuf]) -> Result<u64> {
+/// What is read: the shards' files, and the mean size of a sample. Opening the dataset here finds bad input before
+/// anything long begins.
+fn request(options: &Options, named: Vec<PathBuf>) -> Result<Request> {
     if options.references_only {
-        return Ok(options.record_bytes());
+        return Request::new(options, named.clone(), named, options.record_bytes());
     }
-    let dataset = options.dataset().open(paths)?;
+    let dataset = options.dataset().open(&named)?;
     let payload: u64 = dataset.shards().iter().map(|shard| shard.bytes).sum();
-    Ok((payload / dataset.len().max(1)).max(1))
+    let files = dataset.shards().iter().map(|shard| shard.path.to_path_buf()).collect();
+    Request::new(options, named, files, (payload / dataset.len().max(1)).max(1))
 }
 
 fn stages(options: &Options, fio: std::result::Result<String, String>) -> (Vec<Stage>, Option<String>) {

@@ -46,7 +46,7 @@ Exit codes: 0 measured; 1 could not be measured; 2 bad command line; 130 interru
 #[derive(clap::Args)]
 #[command(after_help = HELP_END)]
 pub(crate) struct Options {
-    /// Shards to read: raw files of fixed-size records, or WebDataset .tar files
+    /// Shards to read, or directories of them, in any format that `strait inspect` knows
     #[arg(value_name = "PATH")]
     pub(super) paths: Vec<PathBuf>,
     /// Size of one read
@@ -159,10 +159,11 @@ pub(super) fn check(options: &Options) -> Result<()> {
             "32 MiB in flight saturate most disks: lower --depth or --block-bytes",
         ));
     }
-    if let Some(path) = options.paths.iter().find(|path| Path::new(path).is_dir()) {
+    let whole = options.paths.iter().find(|path| options.references_only && Path::new(path).is_dir());
+    if let Some(path) = whole {
         return Err(Failure::usage(
             format!("{} is a directory", path.display()),
-            "a dataset is a list of files",
+            "the references read files",
             format!("name the files ({}/*), or measure this place with --dir {0}", path.display()),
         ));
     }

@@ -11,6 +11,9 @@ use crate::linux::pages::ALIGN;
 /// What to read, and how: the same for strait and for its references.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
+    /// As on the command line: files, directories, indexes.
+    pub(crate) named: Vec<PathBuf>,
+    /// The shards' files.
     pub(crate) paths: Vec<PathBuf>,
     /// Of all files together.
     pub(crate) file_bytes: u64,
@@ -30,9 +33,14 @@ pub(crate) struct Request {
 
 impl Request {
     /// `sample_bytes` is the mean size of a sample; for raw files that of a record.
-    pub(super) fn new(options: &Options, paths: &[PathBuf], sample_bytes: u64) -> Result<Request> {
+    pub(super) fn new(
+        options: &Options,
+        named: Vec<PathBuf>,
+        paths: Vec<PathBuf>,
+        sample_bytes: u64,
+    ) -> Result<Request> {
         let mut file_bytes = 0;
-        for path in paths {
+        for path in &paths {
             file_bytes += std::fs::metadata(path).map_err(|e| Failure::file("examine", path, &e))?.len();
         }
         let environment = |name: &str| std::env::var(name).ok();
@@ -42,7 +50,8 @@ impl Request {
         };
         let batch = options.batch.unwrap_or(((32 << 20) / sample_bytes.max(1)).clamp(1, 1024) as u32);
         Ok(Request {
-            paths: paths.to_vec(),
+            named,
+            paths,
             file_bytes,
             block_bytes: options.block_bytes,
             depth: options.depth as usize,
@@ -81,6 +90,7 @@ mod tests {
     #[test]
     fn the_reference_reads_what_the_disk_has_to_serve() {
         let mut request = Request {
+            named: vec![],
             paths: vec![],
             file_bytes: 0,
             block_bytes: 4 << 20,

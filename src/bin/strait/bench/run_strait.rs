@@ -65,7 +65,7 @@ pub(crate) fn run(request: &Request, watch: &mut Watch) -> Result<RunResult> {
 
 /// Reads one epoch and compares every sample with its file; gives the bytes compared.
 pub(crate) fn verify(request: &Request, watch: &mut Watch) -> Result<u64> {
-    let mut oracle = Oracle::new(request.dataset.open(&request.paths)?)?;
+    let mut oracle = Oracle::new(request.dataset.open(&request.named)?)?;
     let mut loader = loader(request)?;
     let mut got = Vec::new();
     watch.start();
@@ -106,7 +106,7 @@ pub(crate) fn ring(request: &Request) -> RingChoice {
 }
 
 fn loader(request: &Request) -> Result<Loader> {
-    Ok(Loader::builder(request.dataset.open(&request.paths)?)
+    Ok(Loader::builder(request.dataset.open(&request.named)?)
         .device(device(request)?)
         .batch_size(request.batch)
         .rank(request.rank)

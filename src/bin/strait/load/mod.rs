@@ -51,6 +51,7 @@ fn open(paths: &[PathBuf]) -> Result<Checkpoint> {
 
 fn request(options: &Options, checkpoint: &Checkpoint) -> Request {
     Request {
+        named: options.paths.clone(),
         paths: checkpoint.files().iter().map(|file| file.path.to_path_buf()).collect(),
         file_bytes: checkpoint.files().iter().map(|file| file.bytes).sum(),
         block_bytes: options.block_bytes,

@@ -1,0 +1,192 @@
+//! Checkpoints
+//!
+//! Safetensors files, by their headers: what tensors there are, and where. A checkpoint does not change and holds no file
+//! open. Texts and arrays that it gives out live as long as its handle.
+
+use std::ffi::{CString, OsStr, c_char};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use strait::weights::Checkpoint;
+
+use crate::call::{array, c_str, call, free, index, out, text};
+use crate::error::{Failure, c_string, strait_error};
+use crate::handle::{Kind, live, register};
+use crate::status::strait_status;
+
+/// One or more safetensors files whose tensors have distinct names. Threads: any, at once.
+pub struct strait_checkpoint(());
+
+pub(crate) struct Listed {
+    pub(crate) checkpoint: Checkpoint,
+    names: Vec<CString>,
+    dtypes: Vec<CString>,
+    metadata: Vec<(CString, CString)>,
+}
+
+impl Kind for Listed {
+    type Handle = strait_checkpoint;
+    const NAME: &'static str = "checkpoint";
+    const NUMBER: u8 = 10;
+}
+
+impl Listed {
+    fn new(checkpoint: Checkpoint) -> Listed {
+        let names = checkpoint.tensors().iter().map(|tensor| c_string(tensor.name.as_bytes())).collect();
+        let dtypes = checkpoint.tensors().iter().map(|tensor| c_string(tensor.dtype.name())).collect();
+        let entries = checkpoint.files().iter().flat_map(|file| &file.metadata);
+        let metadata = entries.map(|(key, value)| (c_string(key.as_str()), c_string(value.as_str()))).collect();
+        Listed { checkpoint, names, dtypes, metadata }
+    }
+}
+
+/// Opens a safetensors file, an index (`model.safetensors.index.json`), or a directory with one or the other. Reads headers
+/// only. Give it back with `strait_checkpoint_free`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_checkpoint_open(
+    path: *const c_char,
+    checkpoint: Option<&mut *mut strait_checkpoint>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let checkpoint = out(checkpoint, "checkpoint")?;
+        // SAFETY: a C string, as the header's conventions say.
+        let path = OsStr::from_bytes(unsafe { c_str(path, "path") }?.to_bytes());
+        *checkpoint = register(Listed::new(Checkpoint::open(path)?))?;
+        Ok(())
+    })
+}
+
+/// Opens `count` files as one checkpoint, without an index.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_checkpoint_open_files(
+    paths: *const *const c_char,
+    count: usize,
+    checkpoint: Option<&mut *mut strait_checkpoint>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let checkpoint = out(checkpoint, "checkpoint")?;
+        // SAFETY: `count` C strings, as the header's conventions say.
+        let paths = unsafe { array(paths, count, "paths") }?.iter().map(|&path| {
+            // SAFETY: as above.
+            Ok(OsStr::from_bytes(unsafe { c_str(path, "paths") }?.to_bytes()).into())
+        });
+        let paths: Vec<PathBuf> = paths.collect::<Result<_, Failure>>()?;
+        *checkpoint = register(Listed::new(Checkpoint::open_files(&paths)?))?;
+        Ok(())
+    })
+}
+
+/// Gives a checkpoint back. Loads of it keep what they need. NULL is fine; one that is not live is
+/// `STRAIT_STATUS_BAD_HANDLE`.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_checkpoint_free(checkpoint: *mut strait_checkpoint) -> strait_status {
+    free::<Listed>(checkpoint)
+}
+
+/// The number of tensors, and of the bytes of all of them. Each output may be NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_checkpoint_tensors(
+    checkpoint: *const strait_checkpoint,
+    tensors: Option<&mut usize>,
+    bytes: Option<&mut u64>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let listed = live::<Listed>(checkpoint, "checkpoint")?;
+        if let Some(tensors) = tensors {
+            *tensors = listed.names.len();
+        }
+        if let Some(bytes) = bytes {
+            *bytes = listed.checkpoint.bytes();
+        }
+        Ok(())
+    })
+}
+
+/// The number of the tensor of that name; `STRAIT_STATUS_NOT_FOUND` if there is none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_checkpoint_find(
+    checkpoint: *const strait_checkpoint,
+    name: *const c_char,
+    tensor: Option<&mut usize>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let tensor = out(tensor, "tensor")?;
+        let listed = live::<Listed>(checkpoint, "checkpoint")?;
+        // SAFETY: a C string, as the header's conventions say.
+        let name = unsafe { text(name, "name") }?;
+        let unknown = || Failure::new(strait_status::NotFound, format!("name: there is no tensor {name:?}"));
+        let found = listed.checkpoint.tensor(name).ok_or_else(unknown)?;
+        // The tensor is an element of that very array.
+        let first = listed.checkpoint.tensors().as_ptr();
+        *tensor = (std::ptr::from_ref(found).addr() - first.addr()) / size_of_val(found);
+        Ok(())
+    })
+}
+
+/// A tensor by its number: name, type of its elements (`"bf16"`), bytes. Each output may be NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_checkpoint_tensor(
+    checkpoint: *const strait_checkpoint,
+    tensor: usize,
+    name: Option<&mut *const c_char>,
+    dtype: Option<&mut *const c_char>,
+    bytes: Option<&mut u64>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let listed = live::<Listed>(checkpoint, "checkpoint")?;
+        let tensor = index(tensor as u64, listed.names.len(), "tensor")?;
+        if let Some(name) = name {
+            *name = listed.names[tensor].as_ptr();
+        }
+        if let Some(dtype) = dtype {
+            *dtype = listed.dtypes[tensor].as_ptr();
+        }
+        if let Some(bytes) = bytes {
+            *bytes = listed.checkpoint.tensors()[tensor].bytes;
+        }
+        Ok(())
+    })
+}
+
+/// A tensor's shape: `ndim` lengths at `shape`, the first dimension outermost; 0 of them for a single element.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_checkpoint_shape(
+    checkpoint: *const strait_checkpoint,
+    tensor: usize,
+    shape: Option<&mut *const u64>,
+    ndim: Option<&mut usize>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let (shape, ndim) = (out(shape, "shape")?, out(ndim, "ndim")?);
+        let listed = live::<Listed>(checkpoint, "checkpoint")?;
+        let tensor = index(tensor as u64, listed.names.len(), "tensor")?;
+        let own = &listed.checkpoint.tensors()[tensor].shape;
+        (*shape, *ndim) = (own.as_ptr(), own.len());
+        Ok(())
+    })
+}
+
+/// An entry of what the files' writers had to say (`__metadata__`), by its number from 0, file by file;
+/// `STRAIT_STATUS_OUT_OF_RANGE` behind the last.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_checkpoint_metadata(
+    checkpoint: *const strait_checkpoint,
+    entry: usize,
+    key: Option<&mut *const c_char>,
+    value: Option<&mut *const c_char>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let (key, value) = (out(key, "key")?, out(value, "value")?);
+        let listed = live::<Listed>(checkpoint, "checkpoint")?;
+        let own = &listed.metadata[index(entry as u64, listed.metadata.len(), "entry")?];
+        (*key, *value) = (own.0.as_ptr(), own.1.as_ptr());
+        Ok(())
+    })
+}
