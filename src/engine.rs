@@ -15,6 +15,7 @@ mod layout;
 mod ranges;
 mod refill;
 mod stage;
+mod verify;
 mod work;
 
 use std::collections::VecDeque;
@@ -41,6 +42,7 @@ pub(crate) use bad::Bad;
 pub(crate) use gate::Gate;
 use ranges::range;
 pub(crate) use stage::{Hold, Pinned, Stage};
+pub(crate) use verify::Verifier;
 pub(crate) use work::Worker;
 
 /// What the consumer tells the engine.
@@ -112,6 +114,8 @@ pub(crate) struct Engine {
     pub(crate) queue: ReadQueue<Hold>,
     /// Where there may be something for it to do.
     pub(crate) worker: Option<Worker>,
+    /// Where checksums are compared.
+    pub(crate) verifier: Option<Verifier>,
     pub(crate) stage: Option<Stage>,
     /// Of the direct path into a device's memory.
     pub(crate) gate: Option<Gate>,
@@ -175,6 +179,14 @@ impl State {
             crowded: false,
             fences: Vec::with_capacity(count),
         }
+    }
+}
+
+impl State {
+    /// A batch on its way that something comes back of.
+    fn of(&mut self, slot: u32) -> &mut Filling {
+        let mut batches = self.filling.iter_mut().chain(&mut self.doomed);
+        batches.find(|filling| filling.body.slot == slot).expect("it belongs to a batch on its way")
     }
 }
 
@@ -437,6 +449,13 @@ impl Filling {
     /// Every read has ended, every copy has been started, and the worker has done its part.
     fn is_there(&self) -> bool {
         self.next_read == self.body.plan.reads().len() && self.open.is_none() && self.is_idle()
+    }
+
+    /// The worker has something to do with it, once it is all there.
+    fn wants_work(&self) -> bool {
+        let plan = &self.body.plan;
+        let work = !plan.gather().is_empty() || plan.parts().iter().any(|part| part.purpose.check);
+        work && !self.worked && self.failure.is_none()
     }
 
     fn reads_are_short(&self) -> bool {

@@ -54,7 +54,7 @@ impl DamagedRing {
     /// With some short reads and refusals besides.
     pub(crate) fn new(rng: &mut Rng, clock: &Clock, depth: usize, paths: &[PathBuf], damages: &Damages) -> DamagedRing {
         let (short, again) = (rng.below(2) * 5, rng.below(2) * 10);
-        let faults = Faults { short, again, io_error: 0, stall: 0, write_fails: None };
+        let faults = Faults { short, again, io_error: 0, stall: 0, write_fails: None, flip: 0 };
         let ring = SimRing::new(rng.next_u64(), clock.clone(), depth, faults);
         let inode = |shard: usize| std::fs::metadata(&paths[shard]).unwrap().ino();
         let damages = damages.iter().map(|(shard, bytes, answer)| (inode(*shard), bytes.clone(), *answer));

@@ -12,7 +12,8 @@ use device_suite::{Bed, Fault, Region, Slabs, WAIT, copy, queue};
 use strait::device::{CopyQueue, DeviceKind, RawStream, Seq};
 use strait::order::Rank;
 use strait::plan::Move;
-use strait::{Device, Error};
+use strait::weights::{Save, SaveTensor};
+use strait::{DType, Device, Error};
 
 use stand_in::{Fake, take};
 
@@ -79,6 +80,34 @@ fn everything_is_given_back() {
     drop(queue);
     assert_eq!(slabs.back(), 2);
     drop((slabs, regions, device));
+    assert_eq!(fake.live(), before);
+    assert_eq!(fake.misuse(), "");
+}
+
+/// Tensors are still on their way to the device, on a stream that is late, when they are saved.
+#[test]
+fn a_save_reads_behind_the_stream_that_it_is_given() {
+    let (fake, _alone) = take();
+    let before = fake.live();
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = directory.path().join("m.safetensors");
+    let device = Device::cuda(0).unwrap();
+    let consumer = CudaConsumer::new();
+    let region = Region::new(&device, 300_000);
+    let shape = [200_001];
+    for (value, block_bytes) in [(7, 4096), (8, 65536), (9, 4 << 20)] {
+        fake.pace(u64::from(value), 300, 1 << 20);
+        fake.late(device_suite::Consumer::stream(&consumer), 20_000);
+        consumer.write(region.at(0), value, 300_000);
+        // SAFETY: the region outlives the save, and what still writes to it is on the consumer's stream.
+        let tensor = unsafe { SaveTensor::on_device("t", DType::U8, &shape, region.at(99)) };
+        // SAFETY: the consumer outlives the save.
+        let save = unsafe { Save::new(&device).after(device_suite::Consumer::stream(&consumer)) };
+        save.block_bytes(block_bytes).save(&path, &[tensor]).unwrap();
+        let file = std::fs::read(&path).unwrap();
+        assert!(device_suite::all(&file[file.len() - 200_001..], value), "the save overtook the stream");
+    }
+    drop((consumer, region, device));
     assert_eq!(fake.live(), before);
     assert_eq!(fake.misuse(), "");
 }
