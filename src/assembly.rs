@@ -8,11 +8,11 @@ use std::time::Duration;
 use crossbeam::channel::{self, Receiver, Sender};
 
 use crate::batch::{Body, Kept, Places};
-use crate::config::{Config, PathChoice, RingChoice};
+use crate::config::{Config, PathChoice, RingChoice, Verify};
 use crate::dataset::Dataset;
 use crate::device::{Device, Seq};
 use crate::documents::Pieces;
-use crate::engine::{Bad, Engine, Gate, Message, Output, Shared, Stage, State, Worker};
+use crate::engine::{Bad, Engine, Gate, Message, Output, Shared, Stage, State, Verifier, Worker};
 use crate::error::{Error, Result};
 use crate::order::{BadSamplePolicy, Progress, Standing};
 use crate::plan::Plan;
@@ -68,6 +68,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     }
     let supply = config.supply(&dataset)?;
     let selection = config.selection(&dataset)?;
+    config.check_verify(&dataset, &selection)?;
     let (way, refusal) = way::choose(&device, &dataset, &config)?;
     let sizes = config.sizes(&dataset, &device, way.is_direct())?;
     // Every batch may be on its way back at once, and an epoch, a stop, and a few more that the engine has not seen.
@@ -116,11 +117,13 @@ impl Parts {
         )?;
         let slab_bytes = self.sizes.limits.block_bytes as usize;
         let gathers = self.sizes.batches_max;
-        // On the direct path nobody else gathers.
-        let worker = match self.way == Way::Host && !self.selection.dense.is_empty() {
-            true => Some(Worker::new(self.sizes.batches_max, self.clock.is_simulated())?),
+        // Into the host's memory nobody else gathers.
+        let verifies = self.config.verify == Verify::Checksums;
+        let worker = match verifies || self.way == Way::Host && !self.selection.dense.is_empty() {
+            true => Some(Worker::new(self.sizes.slabs.max(self.sizes.batches_max), self.clock.is_simulated())?),
             false => None,
         };
+        let verifier = verifies.then(|| Verifier::new(self.config.samples_max() * self.selection.len()));
         let mut stage = match self.way.is_direct() {
             true => None,
             false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes, gathers, self.config.deadline)?),
@@ -151,6 +154,7 @@ impl Parts {
         Ok(Engine {
             queue,
             worker,
+            verifier,
             stage,
             gate,
             regions,
@@ -234,7 +238,11 @@ impl Parts {
         let (dense, on_host) = (&self.selection.dense, self.selection.on_host.len());
         // Where the host can address the regions, everything is there; where the storage writes past it, nothing.
         let keeps = self.way == Way::Staged && regions.memory().host().is_none();
-        let parts = if keeps { on_host * samples } else { 0 };
+        let parts = match self.config.verify {
+            Verify::Checksums => samples * fields,
+            Verify::Off if keeps => samples * on_host,
+            Verify::Off => 0,
+        };
         let windows = |pieces| Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces);
         let raises = self.config.bad_samples == BadSamplePolicy::Raise;
         let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;

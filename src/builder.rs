@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::assembly::{self, MakeRing};
-use crate::config::{Config, PathChoice, RingChoice, Windows};
+use crate::config::{Config, PathChoice, RingChoice, Verify, Windows};
 use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::dtype::DType;
@@ -63,6 +63,14 @@ impl Builder {
         /// 1,024. Within a [budget](Self::budget) a stand-in is no longer than what it stands in for; a place that none is
         /// found for, among 64, is left out.
         bad_samples: BadSamplePolicy => bad_samples = bad_samples;
+        /// Whether samples are compared with their checksums as they are read. Default: no.
+        ///
+        /// A thread of its own does that while the bytes are in host memory, some GB/s, and the ring goes on meanwhile;
+        /// cuFile, which goes past the host, is not used then. What fails is read again, block by block; what fails
+        /// again is a [bad sample](Self::bad_samples), of cause [`Error::Corrupt`], which names shard, byte, field and
+        /// sample. Fields without a checksum are not compared; where no sample has one, [`build`](Self::build) says so.
+        /// In [windows](Self::windows) there are only parts of documents: nothing to compare.
+        verify: Verify => verify = verify;
         /// Batches read ahead. Default: as many as keep the storage busy.
         prefetch: usize => prefetch = Some(prefetch);
         /// Batches that the consumer may hold at once while others are read. Default 2.

@@ -38,6 +38,16 @@ pub enum PathChoice {
     Staged,
 }
 
+/// Whether samples are compared with their checksums as they are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// No: no byte of them passes through the CPU.
+    #[default]
+    Off,
+    /// With the CRC32C of each field of each sample that its shard's index has (`strait index --checksums`).
+    Checksums,
+}
+
 /// How windows are cut from documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Windows {
@@ -73,6 +83,7 @@ pub(crate) struct Config {
     pub(crate) policy: Option<Policy>,
     pub(crate) seed: u64,
     pub(crate) bad_samples: BadSamplePolicy,
+    pub(crate) verify: Verify,
     pub(crate) prefetch: Option<usize>,
     pub(crate) hold: usize,
     pub(crate) block_bytes: u64,
@@ -103,6 +114,7 @@ impl Default for Config {
             policy: None,
             seed: 0,
             bad_samples: BadSamplePolicy::Raise,
+            verify: Verify::Off,
             prefetch: None,
             hold: 2,
             block_bytes: 4 << 20,
@@ -123,6 +135,8 @@ impl Default for Config {
 
 /// More batches than this cannot be read ahead, nor held: each costs memory of its own besides its bytes.
 const BATCHES_MAX: u64 = 1 << 16;
+/// Samples looked at to learn whether there are checksums at all.
+const LOOK_AT: u64 = 1024;
 /// A deadline that never passes; longer ones would leave the range of clocks.
 pub(crate) const NEVER: Duration = Duration::from_secs(1 << 30);
 /// More samples than this in a batch are a mistake: every batch has room for so many.
@@ -250,7 +264,29 @@ impl Config {
 
     /// The option, if one was given, for which the CPU must see bytes on their way.
     pub(crate) fn on_the_way(&self) -> Option<&'static str> {
-        self.fields.on_host.as_ref().is_some_and(|names| !names.is_empty()).then_some("on_host")
+        let on_host = self.fields.on_host.as_ref().is_some_and(|names| !names.is_empty());
+        if self.verify == Verify::Checksums { Some("verify") } else { on_host.then_some("on_host") }
+    }
+
+    /// That there is something to verify.
+    pub(crate) fn check_verify(&self, dataset: &Dataset, selection: &Selection) -> Result<()> {
+        if self.verify == Verify::Off {
+            return Ok(());
+        }
+        if self.windows.is_some() {
+            let problem = "windows are parts of documents, and checksums are of the whole; leave verify out";
+            return Err(Error::config("verify", problem));
+        }
+        let looks = dataset.len().min(LOOK_AT);
+        let at = |look: u64| (u128::from(look) * u128::from(dataset.len()) / u128::from(looks)) as u64;
+        let has = |sample: u64| selection.numbers.iter().any(|&field| dataset.crc32c(sample, field).is_some());
+        match (0..looks).any(|look| has(at(look))) {
+            true => Ok(()),
+            false => Err(Error::config(
+                "verify",
+                "this dataset's indexes have no checksums; make them with `strait index --checksums`",
+            )),
+        }
     }
 
     /// What is read of each sample.

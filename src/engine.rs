@@ -12,8 +12,10 @@ mod bad;
 mod gate;
 mod land;
 mod layout;
+mod ranges;
 mod refill;
 mod stage;
+mod verify;
 mod work;
 
 use std::collections::VecDeque;
@@ -38,7 +40,9 @@ use crate::storage::{Damage, LandingId, ReadQueue};
 
 pub(crate) use bad::Bad;
 pub(crate) use gate::Gate;
+use ranges::range;
 pub(crate) use stage::{Hold, Pinned, Stage};
+pub(crate) use verify::Verifier;
 pub(crate) use work::Worker;
 
 /// What the consumer tells the engine.
@@ -110,6 +114,8 @@ pub(crate) struct Engine {
     pub(crate) queue: ReadQueue<Hold>,
     /// Where there may be something for it to do.
     pub(crate) worker: Option<Worker>,
+    /// Where checksums are compared.
+    pub(crate) verifier: Option<Verifier>,
     pub(crate) stage: Option<Stage>,
     /// Of the direct path into a device's memory.
     pub(crate) gate: Option<Gate>,
@@ -176,6 +182,14 @@ impl State {
     }
 }
 
+impl State {
+    /// A batch on its way that something comes back of.
+    fn of(&mut self, slot: u32) -> &mut Filling {
+        let mut batches = self.filling.iter_mut().chain(&mut self.doomed);
+        batches.find(|filling| filling.body.slot == slot).expect("it belongs to a batch on its way")
+    }
+}
+
 impl Engine {
     /// Turns until the loader goes away.
     pub(crate) fn run(mut self) {
@@ -197,15 +211,25 @@ impl Engine {
     }
 
     fn advance(&mut self) -> Result<()> {
-        self.reap_copies()?;
-        self.reap_gate()?;
-        self.reap_reads()?;
-        self.reap_work()?;
-        self.finish()?;
-        self.replan();
-        self.hand_over(); // makes room for more
-        self.refill();
-        self.hand_over(); // the end, if that was all
+        {
+            let _range = range(c"strait: copies that ended");
+            self.reap_copies()?;
+            self.reap_gate()?;
+        }
+        {
+            let _range = range(c"strait: reads that ended");
+            self.reap_reads()?;
+            self.reap_work()?;
+            self.finish()?;
+        }
+        {
+            let _range = range(c"strait: hand over, plan, read");
+            self.replan();
+            self.hand_over(); // makes room for more
+            self.refill();
+            self.hand_over(); // the end, if that was all
+        }
+        let _range = range(c"strait: wait");
         self.wait()
     }
 
@@ -425,6 +449,13 @@ impl Filling {
     /// Every read has ended, every copy has been started, and the worker has done its part.
     fn is_there(&self) -> bool {
         self.next_read == self.body.plan.reads().len() && self.open.is_none() && self.is_idle()
+    }
+
+    /// The worker has something to do with it, once it is all there.
+    fn wants_work(&self) -> bool {
+        let plan = &self.body.plan;
+        let work = !plan.gather().is_empty() || plan.parts().iter().any(|part| part.purpose.check);
+        work && !self.worked && self.failure.is_none()
     }
 
     fn reads_are_short(&self) -> bool {

@@ -37,7 +37,7 @@ mod windows_sim;
 
 pub use batch::{Batch, FieldView, Tensor, WindowView};
 pub use builder::Builder;
-pub use config::{PathChoice, RingChoice};
+pub use config::{PathChoice, RingChoice, Verify};
 pub use dataset::Dataset;
 pub use device::Device;
 pub use dtype::DType;

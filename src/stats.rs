@@ -80,6 +80,10 @@ pub struct Stats {
     pub bytes_gathered: u64,
     /// Bytes of small fields put on the host too, out of slabs.
     pub bytes_kept: u64,
+    /// Bytes compared with their checksums.
+    pub bytes_verified: u64,
+    /// Fields of samples that failed that, each time that they were read; those that were right when read again, too.
+    pub mismatches: u64,
     /// Places of batches left empty because their samples cannot be read.
     pub samples_skipped: u64,
     /// Places of batches that hold another sample because their own cannot be read.
@@ -133,6 +137,8 @@ pub(crate) struct Counters {
     pub(crate) bytes_copied: Counter,
     pub(crate) bytes_gathered: Counter,
     pub(crate) bytes_kept: Counter,
+    pub(crate) bytes_verified: Counter,
+    pub(crate) mismatches: Counter,
     pub(crate) samples_skipped: Counter,
     pub(crate) samples_replaced: Counter,
     pub(crate) samples_dropped: Counter,
@@ -208,6 +214,8 @@ impl Counters {
             bytes_copied: self.bytes_copied.get(),
             bytes_gathered: self.bytes_gathered.get(),
             bytes_kept: self.bytes_kept.get(),
+            bytes_verified: self.bytes_verified.get(),
+            mismatches: self.mismatches.get(),
             samples_skipped: self.samples_skipped.get(),
             samples_replaced: self.samples_replaced.get(),
             bad_samples: self.bad_samples.lock().unwrap_or_else(|e| e.into_inner()).to_vec(),

@@ -6,8 +6,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{disk_directory, write_shard};
+use strait::dataset::{Format, Indexing};
 use strait::order::{BadSamplePolicy, Bucketing, Budget, Cost, Cursor, IfChanged, Shuffle};
-use strait::{Builder, DType, Dataset, Device, Loader, PathChoice, RingChoice};
+use strait::{Builder, DType, Dataset, Device, Loader, PathChoice, RingChoice, Verify};
 
 struct Counting;
 
@@ -41,6 +42,8 @@ fn nothing_grows() {
 fn the_loop_does_not_allocate() {
     let directory = disk_directory();
     let paths = [1, 2, 3].map(|seed| write_shard(directory.path(), seed, 5000 * 128));
+    let records = Dataset::options().format(Format::Records).record_bytes(5000);
+    records.index(&paths, &Indexing { checksums: true, threads: 1, ..Indexing::default() }, &|_| true).unwrap();
     for (ring, way) in [
         (RingChoice::Uring, PathChoice::Auto),
         (RingChoice::Uring, PathChoice::Staged),
@@ -54,6 +57,7 @@ fn the_loop_does_not_allocate() {
             ("samples", builder().batch_size(16)),
             ("all but bad samples", builder().batch_size(16).bad_samples(BadSamplePolicy::Replace)),
             ("small samples on the host", builder().batch_size(16).on_host(&["record"])),
+            ("verified", builder().batch_size(16).verify(Verify::Checksums)),
             ("arrays", builder().batch_size(16).array("record", DType::F32, &[1250])),
             ("windows", tokens().windows(20_000, 20_000).batch_size(1)),
             ("packs", tokens().pack(20_000).batch_size(1)),

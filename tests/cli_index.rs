@@ -68,17 +68,22 @@ fn a_killed_run_goes_on_where_it_was_and_leaves_nothing_else_behind() {
         std::fs::hard_link(&shard, dir.path().join(format!("{i:05}.tar"))).unwrap();
     }
     let path = dir.path().to_str().unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
-        .args(["index", path, "--threads", "1"])
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    while sidecars(dir.path()).len() < 5 {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before there were 5");
-        std::thread::yield_now();
+    // Asked to end, then killed: each time some more are done.
+    for (signal, code, more) in [(libc::SIGTERM, Some(130), 5), (libc::SIGKILL, None, 10)] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
+            .args(["index", path, "--threads", "1"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while sidecars(dir.path()).len() < more {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before there were {more}");
+            std::thread::yield_now();
+        }
+        // SAFETY: the child has not been waited for since it was seen to run, so the number is still its own.
+        unsafe { libc::kill(child.id() as i32, signal) };
+        assert_eq!(child.wait().unwrap().code(), code, "signal {signal}");
     }
-    child.kill().unwrap();
-    assert!(!child.wait().unwrap().success(), "it was done before it was killed");
     let files = std::fs::read_dir(dir.path()).unwrap().count();
     let there = sidecars(dir.path()).len();
     assert!(there < SHARDS, "it was done before it was killed");

@@ -175,19 +175,3 @@ fn tensors_outlive_their_load() {
     drop(first);
     assert_eq!((sim.allocated_bytes(), sim.violations()), (0, Vec::new()));
 }
-
-/// A checkpoint from the wild, where `STRAIT_TEST_SAFETENSORS` says.
-#[test]
-fn a_real_checkpoint() {
-    let Some(path) = std::env::var_os("STRAIT_TEST_SAFETENSORS") else {
-        return eprintln!("skipped: STRAIT_TEST_SAFETENSORS names no file");
-    };
-    let checkpoint = Checkpoint::open(&path).unwrap();
-    for path in [PathChoice::Auto, PathChoice::Staged] {
-        let tensors = checkpoint.load().device(Device::host()).path(path).load_all().unwrap();
-        assert_eq!(tensors.len(), checkpoint.tensors().len());
-        for file in checkpoint.files() {
-            check_against_crate(&file.path, &tensors);
-        }
-    }
-}

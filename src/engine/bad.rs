@@ -70,7 +70,10 @@ impl Bad {
 
     /// Whether a read that failed like this may be a bad sample's. Files that are missing or have changed are not.
     pub(super) fn forgives(&self, error: &Error) -> bool {
-        !self.raises() && matches!(error, Error::Io { .. } | Error::Truncated { .. })
+        match error {
+            Error::Corrupt { .. } => true, // it is read again under every policy
+            _ => !self.raises() && matches!(error, Error::Io { .. } | Error::Truncated { .. }),
+        }
     }
 
     /// Goes on with what was bad up to some cursor.
@@ -114,11 +117,19 @@ impl Bad {
     /// read again as it is now.
     pub(super) fn settle(&mut self, filling: &mut Filling) -> Result<bool> {
         let Filling { body, failure, damages, .. } = filling;
-        if !self.raises() {
-            let mut damages = std::mem::take(damages);
-            if failure.take().is_some() && !std::mem::replace(&mut body.careful, true) {
-                return Ok(false);
+        let mut damages = std::mem::take(damages);
+        if failure.take().is_some() && !std::mem::replace(&mut body.careful, true) {
+            return Ok(false);
+        }
+        if self.raises() {
+            if let Some(&sample) = body.samples.iter().find(|&&sample| self.cause(sample, &damages).is_some()) {
+                let cause = self.cause(sample, &damages).map(|damage| Box::new(damage.error.clone()));
+                return Err(Error::BadSample { sample, why: "what is stored is damaged".into(), cause });
             }
+            if let Some(first) = damages.first() {
+                return Err(first.error.clone()); // no sample is to blame
+            }
+        } else {
             damages.sort_unstable_by_key(|damage| (damage.extent.shard, damage.extent.offset));
             if !self.judge(body, &damages)? {
                 return Ok(false);
@@ -274,10 +285,14 @@ impl Bad {
     }
 }
 
-/// The damage, of those in file order and apart from each other, that the blocks of an extent have part in.
+/// The damage, of those in file order and apart from each other, that the blocks of an extent have part in. Bytes that
+/// failed their checksum are one extent's and not their blocks'.
 fn damage_in(extent: Extent, damages: &[Damage], align: u64) -> Option<&Damage> {
     if extent.len == 0 {
         return None;
+    }
+    if damages.first().is_some_and(|damage| matches!(damage.error, Error::Corrupt { .. })) {
+        return damages.iter().find(|damage| damage.extent == extent);
     }
     let own = blocks(extent, align);
     let before = |damage: &Damage| {

@@ -1,15 +1,16 @@
 //! From reads that have ended to batches that are all there: copies, the worker's part, gathers.
 //!
 //! ```text
-//!   direct   landed: the region, whole ---> worker gathers ---> finished
+//!   direct   landed: the region, whole ---> worker checks, gathers ---> finished
 //!   gated    landed: the region, whole ---> gather started, see gate.rs ---> finished
-//!   staged   landed: a slab ---> copy started                   all of them ---> gather started ---> finished
+//!   staged   landed: a slab ---> worker checks ---> copy started                   all of them ---> gather started ---> finished
 //! ```
 
 use super::stage::{copy_window, gather, keep};
 use super::work::Job;
 use super::{Engine, Hold, Stage};
 use crate::error::{Error, Result};
+use crate::memory::Slab;
 use crate::storage::Landed;
 
 impl Engine {
@@ -35,48 +36,69 @@ impl Engine {
 
     pub(super) fn reap_reads(&mut self) -> Result<()> {
         while let Some(Landed { lease, tag, result, damages }) = self.queue.reap() {
-            let (slot, window) = ((tag >> 32) as u32, tag & 0xFFFF_FFFF);
-            let state = &mut self.state;
-            let mut batches = state.filling.iter_mut().chain(&mut state.doomed);
-            let filling = batches.find(|f| f.body.slot == slot).expect("a landing belongs to a batch on its way");
+            let (slot, at) = ((tag >> 32) as u32, (tag & 0xFFFF_FFFF) * self.sizes.limits.window_bytes);
+            let filling = self.state.of(slot);
             filling.landings -= 1;
             filling.damages.extend(damages);
-            match lease {
-                Hold::Region(region) => filling.body.region = Some(region),
-                Hold::Slab(slab) => {
-                    let Stage { copies, slabs, .. } = self.stage.as_mut().expect("slabs are the staged path's");
-                    if result.is_err() || filling.body.generation != state.generation {
-                        slabs.give_back(slab);
-                    } else {
-                        let limits = &self.sizes.limits;
-                        let kept = keep(&slab, &mut filling.body, window * limits.window_bytes, limits);
-                        self.shared.counters.bytes_kept.add(kept);
-                        let (seq, bytes) =
-                            copy_window(copies, slab, &filling.body, window * limits.window_bytes, limits)?;
-                        filling.body.seq = filling.body.seq.max(seq);
-                        self.shared.counters.bytes_copied.add(bytes);
-                    }
-                }
-            }
+            let whole = result.is_ok();
             if let Err(error) = result {
                 filling.failure.get_or_insert(error);
+            }
+            match lease {
+                Hold::Region(region) => filling.body.region = Some(region),
+                Hold::Slab(slab) if whole => self.slab_landed(slot, slab, at)?,
+                Hold::Slab(slab) => self.stage.as_mut().expect("slabs are the staged path's").slabs.give_back(slab),
             }
         }
         self.bury();
         Ok(())
     }
 
+    /// What the host keeps of a slab is taken; then it is checked, if it is to be, and copied.
+    fn slab_landed(&mut self, slot: u32, slab: Slab, at: u64) -> Result<()> {
+        let (generation, limits) = (self.state.generation, self.sizes.limits);
+        let filling = self.state.of(slot);
+        if filling.body.generation != generation {
+            return self.copy_slab(slot, slab, at);
+        }
+        self.shared.counters.bytes_kept.add(keep(&slab, &mut filling.body, at, &limits));
+        let checks = filling.body.plan.parts_in(at, &limits).iter().any(|part| part.purpose.check);
+        match &mut self.worker {
+            Some(worker) if checks => {
+                filling.working += 1;
+                let plan = filling.body.plan.clone();
+                worker.start(Job { slot, at, limits, hold: Hold::Slab(slab), plan })
+            }
+            _ => self.copy_slab(slot, slab, at),
+        }
+    }
+
+    /// Starts the copy of a slab; gives it back where that is not wanted any more.
+    fn copy_slab(&mut self, slot: u32, slab: Slab, at: u64) -> Result<()> {
+        let generation = self.state.generation;
+        let filling = self.state.of(slot);
+        let Stage { copies, slabs, .. } = self.stage.as_mut().expect("slabs are the staged path's");
+        if filling.body.generation != generation {
+            slabs.give_back(slab);
+            return Ok(());
+        }
+        let (seq, bytes) = copy_window(copies, slab, &filling.body, at, &self.sizes.limits)?;
+        filling.body.seq = filling.body.seq.max(seq);
+        self.shared.counters.bytes_copied.add(bytes);
+        Ok(())
+    }
+
     /// Takes back what the worker has done.
     pub(super) fn reap_work(&mut self) -> Result<()> {
-        let Some(worker) = &mut self.worker else { return Ok(()) };
-        while let Some(Job { slot, hold, .. }) = worker.reap()? {
-            let state = &mut self.state;
-            let mut batches = state.filling.iter_mut().chain(&mut state.doomed);
-            let filling = batches.find(|f| f.body.slot == slot).expect("a job belongs to a batch on its way");
+        while let Some(worker) = &mut self.worker
+            && let Some(Job { slot, at, hold, plan, .. }) = worker.reap()?
+        {
+            drop(plan); // the batch's alone again
+            let filling = self.state.of(slot);
             filling.working -= 1;
             match hold {
                 Hold::Region(region) => filling.body.region = Some(region),
-                Hold::Slab(slab) => self.stage.as_mut().expect("slabs are the staged path's").slabs.give_back(slab),
+                Hold::Slab(slab) => self.copy_slab(slot, slab, at)?,
             }
         }
         self.bury();
@@ -88,31 +110,32 @@ impl Engine {
         if self.state.recalling {
             return Ok(());
         }
-        for filling in self.state.filling.iter_mut().filter(|filling| filling.is_there() && !filling.finished) {
-            let moved = match filling.failure {
-                Some(_) => 0,
-                None => filling.body.plan.gather().iter().map(|one| one.bytes).sum(),
-            };
-            match (&mut self.stage, &mut self.worker) {
-                _ if moved == 0 => {}
-                (Some(stage), _) => {
-                    filling.body.seq = gather(&mut stage.copies, &filling.body)?;
-                }
-                (None, _) if self.gate.is_some() => {
-                    let gate = self.gate.as_mut().expect("just looked");
-                    filling.body.seq = gate.gather(&filling.body)?;
-                }
-                (None, Some(worker)) if !filling.worked => {
-                    let region = filling.body.region.take().expect("a batch with bytes has a region");
-                    let (slot, plan) = (filling.body.slot, filling.body.plan.clone());
-                    (filling.working, filling.worked) = (1, true);
-                    worker.start(Job { slot, at: 0, hold: Hold::Region(region), plan })?;
-                    continue;
-                }
-                (None, _) => {}
+        let Engine { state, worker, stage, gate, verifier, dataset, selection, sizes, shared, .. } = self;
+        for filling in state.filling.iter_mut().filter(|filling| filling.is_there() && !filling.finished) {
+            if let (Some(worker), None) = (&mut *worker, &*stage)
+                && filling.wants_work()
+            {
+                let region = filling.body.region.take().expect("a batch with bytes has a region");
+                let (slot, plan, limits) = (filling.body.slot, filling.body.plan.clone(), sizes.limits);
+                (filling.working, filling.worked) = (1, true);
+                worker.start(Job { slot, at: 0, limits, hold: Hold::Region(region), plan })?;
+                continue;
             }
-            self.shared.counters.bytes_gathered.add(moved);
+            if let (Some(verifier), None) = (&mut *verifier, &filling.failure) {
+                filling.damages = verifier.damages(&filling.body, dataset, selection, &shared.counters);
+                filling.failure = filling.damages.first().map(|damage| damage.error.clone());
+            }
             filling.finished = true;
+            let moved: u64 = filling.body.plan.gather().iter().map(|one| one.bytes).sum();
+            if moved == 0 || filling.failure.is_some() {
+                continue;
+            }
+            shared.counters.bytes_gathered.add(moved);
+            match (&mut *stage, &mut *gate) {
+                (Some(stage), _) => filling.body.seq = gather(&mut stage.copies, &filling.body)?,
+                (None, Some(gate)) => filling.body.seq = gate.gather(&filling.body)?,
+                (None, None) => {} // the worker has done it
+            }
         }
         Ok(())
     }

@@ -39,13 +39,20 @@ impl Engine {
         } else {
             plan.build(selection.extents(dataset, samples), shard_bytes, limits);
         }
-        if kept.is_used() && !windows {
+        let (keeps, checks) = (kept.is_used() && !windows, self.verifier.is_some());
+        if keeps {
             let over = kept.plan(plan, selection, samples.len());
             if over > 0 && !std::mem::replace(&mut self.state.crowded, true) {
                 self.shared.counters.fall_back(crowded(over));
             }
-            let keep = |view: usize| selection.on_host.contains(&(view / samples.len()));
-            plan.part(|view| Use { keep: keep(view), check: false }, limits);
+        }
+        if keeps || checks {
+            let purpose = |view: usize| {
+                let (field, sample) = (view / samples.len(), samples[view % samples.len()]);
+                let keep = keeps && selection.on_host.contains(&field);
+                Use { keep, check: checks && dataset.crc32c(sample, selection.numbers[field]).is_some() }
+            };
+            plan.part(purpose, limits);
         }
         for (dense, shape) in selection.dense.iter().zip(shapes) {
             shape[0] = samples.len() as u64;

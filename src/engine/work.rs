@@ -1,7 +1,7 @@
 //! What the CPU does with bytes that have landed: on a thread of its own, so that the ring is kept busy meanwhile.
 //!
 //! ```text
-//!   engine --- Job { lease, plan } ---> worker: gathers ---> the same job ---> engine
+//!   engine --- Job { lease, plan } ---> worker: checks, gathers ---> the same job ---> engine
 //! ```
 //!
 //! A lease moves to the worker and comes back, so nothing reads or writes its memory at the same time. Where time is
@@ -16,15 +16,15 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TryRecvError}
 
 use super::Hold;
 use crate::error::{Error, Result};
-use crate::plan::{Move, Plan};
+use crate::plan::{Limits, Move, Part, Plan};
 use crate::storage::Memory;
 
 /// Work on one landing.
 pub(super) struct Job {
     pub(super) slot: u32,
     /// Where the landing starts among what is read.
-    #[allow(dead_code)]
     pub(super) at: u64,
+    pub(super) limits: Limits,
     pub(super) hold: Hold,
     /// What the work is; nobody changes it meanwhile.
     pub(super) plan: Arc<Plan>,
@@ -47,6 +47,9 @@ enum Hands {
     Simulated(VecDeque<Job>, bool),
 }
 
+/// The first wait on a channel allocates: it is had at once, and not in the loop.
+const FIRST_WAIT: Duration = Duration::from_millis(1);
+
 impl Worker {
     /// A worker that has at most `jobs` jobs at once.
     pub(crate) fn new(jobs: usize, simulated: bool) -> Result<Worker> {
@@ -63,6 +66,7 @@ impl Worker {
             errno: e.raw_os_error().unwrap_or(libc::EAGAIN),
         };
         let thread = thread::Builder::new().name("strait-worker".into()).spawn(life).map_err(no_thread)?;
+        let _ = take_back.recv_timeout(FIRST_WAIT);
         Ok(Worker { hands: Hands::Thread { jobs: Some(give), ended: take_back, thread: Some(thread) }, ended, out: 0 })
     }
 
@@ -131,10 +135,19 @@ fn gone() -> Error {
 
 impl Job {
     fn done(self) -> Job {
+        let parts = self.plan.parts_in(self.at, &self.limits).iter();
+        parts.filter(|part| part.purpose.check).for_each(|part| part.set_crc(crc32c::crc32c(self.bytes(part))));
         if let Hold::Region(_) = self.hold {
             self.plan.gather().iter().for_each(|&one| self.carry_out(one));
         }
         self
+    }
+
+    fn bytes(&self, part: &Part) -> &[u8] {
+        let from = part.at - self.at;
+        assert!(from + part.bytes <= self.hold.bytes() as u64, "a part outside its landing");
+        // SAFETY: inside the lease, by the check above. It is this job's alone, and hardware has done with it.
+        unsafe { std::slice::from_raw_parts(self.hold.base().add(from as usize).as_ptr(), part.bytes as usize) }
     }
 
     fn carry_out(&self, Move { source, target, bytes }: Move) {

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use super::Shards;
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Format, Indexing, Options};
 use crate::sim::Rng;
 
 /// The fields of the tar shards that are written.
@@ -21,18 +21,29 @@ pub(super) struct Contents {
     pub(super) big_bytes: u64,
     /// The samples of each shard.
     pub(super) shards: Vec<u64>,
+    /// Indexed with checksums.
+    pub(super) summed: bool,
+}
+
+/// Opens shards, as one dataset or each as one, with their checksums or without.
+fn open(paths: &[PathBuf], options: &Options, mixed: bool, summed: bool) -> Dataset {
+    if summed {
+        let indexing = Indexing { checksums: true, threads: 1, ..Indexing::default() };
+        options.index(paths, &indexing, &|_| true).unwrap();
+    }
+    match mixed {
+        true => Dataset::concat(paths.iter().map(|path| options.open(&[path]).unwrap()).collect()).unwrap(),
+        false => options.open(paths).unwrap(),
+    }
 }
 
 impl Contents {
     /// Records, in four shards of one dataset or, if they are mixed, in as many datasets.
     pub(super) fn records(shards: &Shards, rng: &mut Rng, mixed: bool) -> Contents {
+        let summed = rng.one_in(3);
         let record = [1 + rng.below(600), 512, 4096, 1 + rng.below(20_000)][rng.below(4) as usize];
         let (paths, places) = shards.write(rng, record);
-        let open = |paths: &[PathBuf]| Dataset::records(paths, record).unwrap();
-        let dataset = match mixed {
-            true => Dataset::concat(paths.iter().map(|path| open(std::slice::from_ref(path))).collect()).unwrap(),
-            false => open(&paths),
-        };
+        let dataset = open(&paths, &Dataset::options().format(Format::Records).record_bytes(record), mixed, summed);
         let row = |(start, i): (usize, u64)| {
             let at = start + (i * record) as usize;
             vec![Some(at..at + record as usize)]
@@ -40,11 +51,12 @@ impl Contents {
         let rows = places.iter().flat_map(|&(start, records)| (0..records).map(move |i| (start, i)));
         let samples = rows.map(row).collect();
         let shards = places.iter().map(|(_, records)| *records).collect();
-        Contents { dataset, fields: vec!["record"], samples, row_bytes: record, big_bytes: 0, shards }
+        Contents { dataset, fields: vec!["record"], samples, row_bytes: record, big_bytes: 0, shards, summed }
     }
 
     /// Tar files of samples with [`FIELDS`]: one of any size, one of a fixed size, small ones, one that some lack.
     pub(super) fn tars(shards: &Shards, rng: &mut Rng, mixed: bool) -> Contents {
+        let summed = rng.one_in(3);
         let row_bytes = [4, 12, 512, 4 * (1 + rng.below(3000))][rng.below(4) as usize];
         let big_bytes = (64 << 10) + 16 * rng.below(512);
         let mut samples = Vec::new();
@@ -76,14 +88,11 @@ impl Contents {
             tar.finish().unwrap();
             paths.push(path);
         }
-        let dataset = match mixed {
-            true => Dataset::concat(paths.iter().map(|path| Dataset::webdataset(&[path]).unwrap()).collect()).unwrap(),
-            false => Dataset::webdataset(&paths).unwrap(),
-        };
+        let dataset = open(&paths, &Dataset::options().format(Format::WebDataset), mixed, summed);
         let fields = dataset.fields().iter().map(|field| FIELDS.into_iter().find(|own| *own == &*field.name).unwrap());
         let fields: Vec<&'static str> = fields.collect();
         assert_eq!(fields, FIELDS);
-        Contents { dataset, fields, samples, row_bytes, big_bytes, shards: counts }
+        Contents { dataset, fields, samples, row_bytes, big_bytes, shards: counts, summed }
     }
 
     /// Where the bytes of a field of a sample are, if it has it.

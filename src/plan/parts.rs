@@ -36,7 +36,6 @@ pub struct Part {
     crc: AtomicU32,
 }
 
-#[allow(dead_code)] // used by checks, which are to come
 impl Part {
     pub(crate) fn set_crc(&self, crc: u32) {
         self.crc.store(crc, Ordering::Relaxed);

@@ -17,6 +17,8 @@ pub struct Faults {
     pub io_error: u64,
     /// It takes an hour.
     pub stall: u64,
+    /// The read delivers a wrong bit.
+    pub flip: u64,
     /// The write of this number, counted from 1, and all after it get this errno.
     pub write_fails: Option<(u64, i32)>,
 }
@@ -83,6 +85,13 @@ impl SimRing {
                 unsafe { libc::pwrite(write.fd, write.source.as_ptr().cast(), bytes, offset as i64) }
             }
         };
+        if let (Work::Read(read), 1..) = (work, moved)
+            && self.strikes(self.faults.flip)
+        {
+            let at = self.rng.below(moved as u64) as usize;
+            // SAFETY: inside what `pread` has just written, which is still ours.
+            unsafe { *read.target.add(at).as_ptr() ^= 1 << self.rng.below(8) };
+        }
         match moved {
             _ if io_error => fails(libc::EIO),
             -1 => fails(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)),

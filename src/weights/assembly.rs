@@ -290,7 +290,9 @@ impl Parts {
     fn state(&self) -> State {
         let plan = &self.plan;
         let mut waiting: VecDeque<usize> = (0..plan.shards.len()).filter(|&i| !plan.shards[i].is_empty()).collect();
-        let active = waiting.drain(..waiting.len().min(SHARDS_AT_ONCE)).collect();
+        // No more than can be open: each would close the others' files.
+        let at_once = SHARDS_AT_ONCE.min(self.config.open_files_max);
+        let active = waiting.drain(..waiting.len().min(at_once)).collect();
         let shards = plan.shards.iter().enumerate().map(|(index, items)| {
             let blocks = &plan.spans[index];
             let span = self.blocks.first().and_then(Option::as_ref).filter(|_| !blocks.is_empty()).map(|block| {

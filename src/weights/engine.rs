@@ -9,9 +9,10 @@
 //! room in the ring. Nobody holds it back by not taking tensors: their memory is all there from the start, and there is
 //! room in the queue for every one of them.
 
+mod place;
+mod refill;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ops::Range;
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,14 +23,14 @@ use super::check::{Checked, Checker, Job, Piece};
 use super::cursor::{Cursor, Limits};
 use super::load::{Output, Shared};
 use super::memory::{Copying, Hold, Owner, Span};
-use super::plan::{Plan, Target, Where};
+use super::plan::Plan;
 use super::window::{Landing, Window};
-use crate::device::{CopyQueue, DevicePtr, RawCopy, RawRows, Seq};
+use crate::device::{CopyQueue, RawRows, Seq};
 use crate::engine::Pinned;
 use crate::error::{Error, Result};
 use crate::memory::{Slab, SlabPool};
 use crate::sim::Clock;
-use crate::storage::{Accepted, Damage, Landed, LandingId, ReadQueue, Want};
+use crate::storage::{Damage, Landed, LandingId, ReadQueue};
 
 /// A wait without news is never longer than this, so that a consumer that has gone and deadlines are seen.
 const SLICE: Duration = Duration::from_millis(20);
@@ -232,195 +233,6 @@ impl Engine {
         self.settle(window, hold)
     }
 
-    // ---- placing and handing over -----------------------------------------------------------------------------------
-
-    /// The bytes of a window are there, and are what they should be: sees to it that they come to their targets.
-    fn settle(&mut self, window: Window, hold: Hold) -> Result<()> {
-        match hold {
-            Hold::Span(_) => self.arrive(&window, 0, Seq(0)), // They are where they belong.
-            Hold::Slab(slab) => {
-                let slab = Arc::new(slab);
-                for device in 0..self.copies.len() {
-                    let seq = self.copy(&window, &slab, device)?;
-                    self.arrive(&window, device, seq);
-                }
-                give_back(self.slabs.as_mut().expect("it is one of these"), slab);
-            }
-        }
-        Ok(())
-    }
-
-    /// Starts the copies of a window's bytes to one device; gives the point behind them.
-    fn copy(&mut self, window: &Window, slab: &Arc<Slab>, device: usize) -> Result<Seq> {
-        let list = &mut self.state.list;
-        list.clear();
-        let (mut bytes, mut before) = (0, None);
-        for Landing { read, at } in &window.reads {
-            for target in targets(&self.plan, read.items.clone(), device) {
-                let memory = &self.shared.targets[target].memory;
-                // Neighbours in a block are one allocation; the caller's need not be, wherever they lie.
-                let block = matches!(self.plan.targets[target].memory, Where::Block(_));
-                let key = if block { None } else { Some(target) };
-                let mut same = before.replace(key) == Some(key);
-                let stride = self.plan.targets[target].rows.stride as usize;
-                for piece in self.plan.targets[target].rows.within(read.offset..read.offset + read.want) {
-                    let source = at + (piece.offset - read.offset) as usize;
-                    assert!(source as u64 + piece.bytes <= slab.bytes() as u64, "a copy from outside its slab");
-                    bytes += piece.bytes;
-                    // SAFETY: inside the slab, checked above.
-                    let source = unsafe { slab.base().add(source) };
-                    let target = memory.ptr + piece.at;
-                    let bytes = piece.bytes as usize;
-                    let last = list.last_mut().filter(|_| same);
-                    if !last.is_some_and(|last| join(last, source, target, bytes, stride)) {
-                        list.push(RawCopy { source, target, bytes }.into());
-                    }
-                    same = true;
-                }
-            }
-        }
-        if list.is_empty() {
-            return Ok(Seq(0));
-        }
-        let copying = Copying { slab: slab.clone(), _targets: self.owners.clone() };
-        // SAFETY: the slab is pinned for as long as its arena lives (`Pinned`), and a share of it moves into the queue:
-        // it is given back when the last share comes out. The targets lie in memory that `owners` keeps, of which a share
-        // moves into the queue too; each byte of it is one target's, which nobody reads before its seq.
-        let seq = unsafe { self.copies[device].queue.copy_all(copying, list.drain(..)) }?;
-        self.shared.counters.bytes_copied.add(bytes);
-        Ok(seq)
-    }
-
-    /// Counts what has come of each target of a device, and hands over those that are whole.
-    fn arrive(&mut self, window: &Window, device: usize, seq: Seq) {
-        for Landing { read, .. } in &window.reads {
-            let Some(last) = read.items.clone().next_back() else { continue };
-            // The targets of neighbouring items are neighbours.
-            for target in self.plan.items[read.items.start].targets.start..self.plan.items[last].targets.end {
-                let Target { rows, device: own, .. } = &self.plan.targets[target];
-                let bytes = rows.bytes_within(read.offset..read.offset + read.want);
-                if bytes == 0 || *own != device {
-                    continue;
-                }
-                self.shared.counters.bytes_wanted.add(bytes);
-                self.come(target, bytes, seq);
-            }
-        }
-    }
-
-    /// So many bytes of a target have come, or so many of its checks have ended: hands it over if that was all.
-    fn come(&mut self, target: usize, count: u64, seq: Seq) {
-        let (left, behind) = &mut self.state.left[target];
-        *left -= count;
-        *behind = seq.max(*behind);
-        if *left == 0 {
-            self.hand_over(target as u32);
-        }
-    }
-
-    /// There is room in the queue for every target.
-    fn hand_over(&mut self, target: u32) {
-        self.shared.counters.tensors.add(1);
-        let _ = self.output.try_send(Output::Ready(target, self.state.left[target as usize].1));
-    }
-
-    /// Of tensors without bytes there is nothing to wait for.
-    pub(super) fn hand_over_empty(&mut self) {
-        for target in 0..self.plan.targets.len() {
-            if self.state.left[target].0 == 0 {
-                self.hand_over(target as u32);
-            }
-        }
-    }
-
-    // ---- refill -----------------------------------------------------------------------------------------------------
-
-    fn refill(&mut self) -> Result<()> {
-        while self.start_reads()? && self.open_window() {}
-        Ok(())
-    }
-
-    /// Starts what is left of the open window's reads; false if the ring has no room for all of them.
-    fn start_reads(&mut self) -> Result<bool> {
-        let State { filling, windows, .. } = &mut self.state;
-        let Some((landing, tag, started)) = filling else { return Ok(true) };
-        let window = &windows[tag];
-        while let Some(Landing { read, at }) = window.reads.get(*started) {
-            let (offset, len, want) = (read.offset, read.len as u32, read.want as u32);
-            match self.queue.read(*landing, Want { shard: window.shard as u32, offset, len, want, at: *at })? {
-                Accepted::Yes => *started += 1,
-                Accepted::Full => return Ok(false),
-            }
-        }
-        self.queue.close(*landing);
-        *filling = None;
-        Ok(true)
-    }
-
-    /// Takes the next window of the shard whose turn it is; false if there is none, or no slab for it.
-    fn open_window(&mut self) -> bool {
-        while let Some(&index) = self.state.active.front() {
-            let shard = &mut self.state.shards[index];
-            let Some((direct, _)) = shard.cursor.peek(&self.plan.items, &self.limits) else {
-                self.state.active.pop_front();
-                self.state.active.extend(self.state.waiting.pop_front());
-                continue;
-            };
-            let (reads, hold) = match direct {
-                true => self.direct_read(index),
-                false => match self.slabs.as_mut().and_then(SlabPool::lease) {
-                    Some(slab) => (self.slab_reads(index, slab.bytes() as u64), Hold::Slab(slab)),
-                    None => {
-                        self.shared.counters.waits_for_slab.add(1);
-                        return false;
-                    }
-                },
-            };
-            let State { shards, active, windows, next_tag, filling, .. } = &mut self.state;
-            let (number, tag) = (shards[index].windows, *next_tag);
-            let landing = match self.queue.open(hold, tag) {
-                Ok(landing) => landing,
-                Err(_) => unreachable!("as many landings as slabs and reads in flight"),
-            };
-            shards[index].windows += 1;
-            *next_tag += 1;
-            windows.insert(tag, Window { shard: index, number, reads });
-            *filling = Some((landing, tag, 0));
-            active.rotate_left(1);
-            return true;
-        }
-        false
-    }
-
-    /// The next read of a shard, into the tensors' own memory.
-    fn direct_read(&mut self, index: usize) -> (Vec<Landing>, Hold) {
-        let shard = &mut self.state.shards[index];
-        let read = shard.cursor.next(&self.plan.items, &self.limits, self.limits.block_bytes).expect("there is one");
-        let span = shard.span.as_mut().expect("direct items have their blocks").take(read.len);
-        let item = &self.plan.items[read.items.start];
-        let own = &self.shared.targets[item.targets.start].memory;
-        // Layout and cursor walk the same blocks; if they did not, bytes would be in the wrong place.
-        assert_eq!(span.ptr() + item.rows.begin, own.ptr + read.offset, "a block that is not where it belongs");
-        (vec![Landing { read, at: 0 }], Hold::Span(span))
-    }
-
-    /// The next reads of a shard, as many as fit a slab.
-    fn slab_reads(&mut self, index: usize, slab_bytes: u64) -> Vec<Landing> {
-        let cursor = &mut self.state.shards[index].cursor;
-        let mut reads = Vec::new();
-        let mut at = 0;
-        while let Some((false, len)) = cursor.peek(&self.plan.items, &self.limits) {
-            if len > slab_bytes - at {
-                break;
-            }
-            let read = cursor.next(&self.plan.items, &self.limits, len).expect("there is one");
-            let landing = Landing { read, at: at as usize };
-            at += landing.read.len;
-            reads.push(landing);
-        }
-        reads
-    }
-
     // ---- wait -------------------------------------------------------------------------------------------------------
 
     fn wait(&mut self) -> Result<()> {
@@ -449,73 +261,9 @@ impl Engine {
     }
 }
 
-/// The targets of a device among those of some items.
-fn targets(plan: &Plan, items: Range<usize>, device: usize) -> impl Iterator<Item = usize> + use<'_> {
-    let all = plan.items[items].iter().flat_map(|item| item.targets.clone());
-    all.filter(move |&target| plan.targets[target].device == device)
-}
-
-/// Adds a copy to the one before: where both sides go on from it (neighbours of a file are neighbours in a block), or as
-/// the next of its rows, which lie `stride` bytes apart. False if it is neither.
-fn join(last: &mut RawRows, source: NonNull<u8>, target: DevicePtr, bytes: usize, stride: usize) -> bool {
-    let ahead = (source.as_ptr() as usize).wrapping_sub(last.source.as_ptr() as usize);
-    if target != last.target + (last.rows * last.row_bytes) as u64 {
-        return false;
-    }
-    if last.rows == 1 && ahead == last.row_bytes {
-        (last.row_bytes, last.source_stride) = (last.row_bytes + bytes, last.row_bytes + bytes);
-        return true;
-    }
-    let known = last.rows == 1 || stride == last.source_stride;
-    if bytes != last.row_bytes || stride < bytes || ahead != last.rows * stride || !known {
-        return false;
-    }
-    (last.rows, last.source_stride) = (last.rows + 1, stride);
-    true
-}
-
 /// Gives a slab back, if this is the last share of it.
 fn give_back(slabs: &mut SlabPool, slab: Arc<Slab>) {
     if let Some(slab) = Arc::into_inner(slab) {
         slabs.give_back(slab);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Joined or not, the same bytes go to the same places.
-    #[test]
-    fn joined_copies_are_the_copies() {
-        let address = |at: usize| NonNull::new(std::ptr::without_provenance_mut::<u8>(1 << 20 | at)).unwrap();
-        let mut rng = crate::sim::Rng::new(1);
-        let mut joined = 0;
-        for _ in 0..20_000 {
-            let (mut list, mut want) = (Vec::<RawRows>::new(), Vec::new());
-            let (mut source, mut target) = (0, 0);
-            for _ in 0..5 {
-                let (bytes, stride) = (1 + rng.below(2) as usize, 1 + rng.below(4) as usize);
-                want.extend((0..bytes).map(|i| (source + i, target + i)));
-                let copy = RawCopy { source: address(source), target: target as DevicePtr, bytes };
-                let last = list.last_mut();
-                match last.is_some_and(|last| join(last, copy.source, copy.target, bytes, stride.max(bytes))) {
-                    true => joined += 1,
-                    false => list.push(copy.into()),
-                }
-                source += bytes + rng.below(3) as usize;
-                target += bytes + rng.below(8) as usize / 7;
-            }
-            let mut got = Vec::new();
-            for rows in list {
-                for row in 0..rows.rows {
-                    let from = (rows.source.as_ptr() as usize & 0xFFFFF) + row * rows.source_stride;
-                    let to = rows.target as usize + row * rows.row_bytes;
-                    got.extend((0..rows.row_bytes).map(|i| (from + i, to + i)));
-                }
-            }
-            assert_eq!(got, want);
-        }
-        assert!(joined > 1000, "{joined}");
     }
 }

@@ -6,25 +6,19 @@
 //!  items           [ a ] [  b  ]     [r]  [r]  [r]          in file order, never overlapping
 //!  targets         a->0  b->0 b->1   d->1                   what each device gets of an item
 //! ```
-//!
-//! On the host device an item is *direct* where its bytes may lie in memory as they do in blocks of the file:
-//!
-//! ```text
-//!  file    ...|. . . a|b b b b|b . . .|...     blocks of 4096 bytes
-//!  block      |. . . a|b b b b|b . . .|        the same blocks, one after another: nothing is moved, neighbours share
-//! ```
-//!
-//! Every other target is *packed*: its bytes go through a slab, and the copy puts them where they belong.
+
+mod checks;
+mod layout;
 
 use std::ops::Range;
-use std::path::Path;
 
 use super::builder::{Builder, Place};
 use super::rows::{Rows, rows_of};
-use super::{Checkpoint, Digest, FileDigests, Manifest, TensorInfo};
+use super::{Digest, TensorInfo};
 use crate::config::PathChoice;
 use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
+use layout::alignment;
 
 /// Everything that a load is to do.
 #[derive(Default)]
@@ -137,153 +131,6 @@ impl Plan {
         self.items.push(Item { place: Some(place), rows, direct: false, targets, check: None });
         Ok(())
     }
-
-    /// What has to be read, whole, so that a shard's tensors can be checked.
-    fn add_checks(&mut self, checkpoint: &Checkpoint, manifest: &Manifest, shard: usize, first: usize) -> Result<()> {
-        let file = &checkpoint.files()[shard];
-        if self.items.len() == first {
-            return Ok(()); // nothing of it is read
-        }
-        let known = manifest.file(&file.path);
-        if let Some(bytes) = known.and_then(|known| known.bytes).filter(|&bytes| bytes != file.bytes) {
-            let problem = format!("the file has {} bytes, and the manifest says {bytes}", file.bytes);
-            return Err(Error::Corrupt { path: file.path.clone(), offset: 0, bytes: file.bytes, problem });
-        }
-        let mut whole_file = false;
-        for item in &mut self.items[first..] {
-            let place = item.place.expect("no fillers yet");
-            let tensor = &checkpoint.tensors()[place];
-            item.rows = Rows::whole(tensor.offset, tensor.bytes);
-            match digest_of(known, tensor, &file.path)? {
-                Some(digest) => {
-                    let (offset, bytes) = (tensor.offset, tensor.bytes);
-                    item.check = Some(self.checks.len());
-                    let targets = item.targets.clone();
-                    self.checks.push(Check { digest, shard, place: Some(place), targets, offset, bytes });
-                }
-                None => whole_file = true,
-            }
-        }
-        if !whole_file {
-            return Ok(());
-        }
-        let digest = known.and_then(|known| known.digest).ok_or_else(|| {
-            let unknown = self.items[first..].iter().find(|item| item.check.is_none()).and_then(|item| item.place);
-            let name = unknown.map_or("a tensor", |place| &checkpoint.tensors()[place].name);
-            let path = file.path.display();
-            Error::config("verify", format!("the manifest has no digest of `{name}` in {path}, nor of that file"))
-        })?;
-        self.file_checks[shard] = Some(self.checks.len());
-        let targets = self.items[first].targets.start..self.targets.len();
-        self.checks.push(Check { digest, shard, place: None, targets, offset: 0, bytes: file.bytes });
-        self.fill(first, file.bytes);
-        Ok(())
-    }
-
-    /// Items for all bytes of a file that are none's yet.
-    fn fill(&mut self, first: usize, file_bytes: u64) {
-        let own: Vec<Item> = self.items.drain(first..).collect();
-        let (mut end, mut target) = (0, own.first().map_or(self.targets.len(), |item| item.targets.start));
-        let filler = |from: u64, to: u64, target: usize| {
-            let rows = Rows::whole(from, to - from);
-            Item { place: None, rows, direct: false, targets: target..target, check: None }
-        };
-        for item in own {
-            if item.rows.begin > end {
-                self.items.push(filler(end, item.rows.begin, target));
-            }
-            (end, target) = (item.rows.end(), item.targets.end);
-            self.items.push(item);
-        }
-        if end < file_bytes {
-            self.items.push(filler(end, file_bytes, target));
-        }
-    }
-
-    /// Which items may be written by the ring where they are to stay.
-    fn mark_direct(&mut self, checkpoint: &Checkpoint) {
-        for item in &mut self.items {
-            let [target] = &self.targets[item.targets.clone()] else { continue };
-            let aligned = item.rows.begin.is_multiple_of(alignment(&checkpoint.tensors()[target.place]));
-            let own = matches!(target.memory, Where::Block(_));
-            item.direct = own && aligned && item.rows.rows == 1 && item.rows == target.rows;
-        }
-    }
-
-    /// Gives every target that has none a place in its device's block: first the direct ones, in blocks as in the file,
-    /// then the others without holes, which are sorted by alignment for that.
-    fn lay_out(&mut self, checkpoint: &Checkpoint, devices: usize, align: u64) -> Result<()> {
-        let too_much = || Error::Memory { what: "tensors", bytes: u64::MAX, errno: libc::ENOMEM };
-        let mut end = 0u64;
-        for shard in &self.shards {
-            let begin = end;
-            let mut stretches = Stretches::new(align);
-            for item in &self.items[shard.clone()] {
-                let at = stretches.add(item);
-                if item.direct {
-                    self.targets[item.targets.start].memory = Where::Block(begin + at);
-                }
-            }
-            end = begin.checked_add(stretches.bytes).ok_or_else(too_much)?;
-            self.spans.push(begin..end);
-        }
-        let direct: Vec<bool> = {
-            let mut direct = vec![false; self.targets.len()];
-            self.items.iter().filter(|item| item.direct).for_each(|item| direct[item.targets.start] = true);
-            direct
-        };
-        let mut packed: Vec<usize> = (0..self.targets.len())
-            .filter(|&i| !direct[i] && matches!(self.targets[i].memory, Where::Block(_)))
-            .collect();
-        packed.sort_by_key(|&i| std::cmp::Reverse(alignment(&checkpoint.tensors()[self.targets[i].place])));
-        let mut ends = vec![end; devices];
-        for i in packed {
-            let target = &mut self.targets[i];
-            let end = &mut ends[target.device];
-            target.memory = Where::Block(*end);
-            *end = end.checked_add(target.rows.bytes()).ok_or_else(too_much)?;
-        }
-        self.block_bytes = ends;
-        Ok(())
-    }
-}
-
-/// Direct items of one shard, as blocks one after another.
-struct Stretches {
-    align: u64,
-    bytes: u64,
-    /// Where the last one ends in the file, if the item before was direct.
-    end: Option<u64>,
-}
-
-impl Stretches {
-    fn new(align: u64) -> Stretches {
-        Stretches { align, bytes: 0, end: None }
-    }
-
-    /// Where the item's first byte comes to lie. The [cursor](super::cursor) reads the same blocks in the same order.
-    fn add(&mut self, item: &Item) -> u64 {
-        if !item.direct {
-            self.end = None;
-            return 0;
-        }
-        let (begin, end) = (item.rows.begin, item.rows.end().next_multiple_of(self.align));
-        let first = begin & !(self.align - 1);
-        let from = match self.end {
-            Some(before) if first <= before => before,
-            _ => first,
-        };
-        // The place of the block that starts at `from` is `bytes`; the item may start in the block before it.
-        let at = (self.bytes + begin).wrapping_sub(from);
-        self.bytes += end.saturating_sub(from);
-        self.end = Some(end.max(from));
-        at
-    }
-}
-
-/// What a tensor's address is a multiple of.
-pub(super) fn alignment(tensor: &TensorInfo) -> u64 {
-    tensor.dtype.bytes().unwrap_or(1)
 }
 
 /// The rows that have all of these in them.
@@ -306,17 +153,4 @@ fn checked(place: Place, tensor: &TensorInfo, bytes: u64) -> Result<Place> {
         return Err(Error::config("place", problem));
     }
     Ok(place)
-}
-
-/// The digest of a tensor, if the manifest has one and means the same bytes.
-fn digest_of(known: Option<&FileDigests>, tensor: &TensorInfo, path: &Path) -> Result<Option<Digest>> {
-    let Some(entry) = known.and_then(|known| known.tensor(&tensor.name)) else { return Ok(None) };
-    if (entry.offset, entry.bytes) == (tensor.offset, tensor.bytes) {
-        return Ok(Some(entry.digest));
-    }
-    let problem = format!(
-        "tensor `{}` is here by the file's header; the manifest has {} bytes of it at byte {}",
-        tensor.name, entry.bytes, entry.offset
-    );
-    Err(Error::Corrupt { path: path.into(), offset: tensor.offset, bytes: tensor.bytes, problem })
 }

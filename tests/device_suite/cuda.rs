@@ -55,6 +55,21 @@ impl CudaConsumer {
     }
 }
 
+impl CudaConsumer {
+    /// Puts a copy of so many bytes of `value` to device memory on the stream.
+    #[allow(dead_code)] // of one of the binaries that share this file
+    pub(crate) fn write(&self, target: DevicePtr, value: u8, bytes: usize) {
+        type Copy = unsafe extern "C" fn(u64, *const c_void, usize, Handle) -> i32;
+        assert!(bytes <= self.landing.len());
+        let source = self.landing.as_ptr().cast_mut();
+        // SAFETY: the type is that of cuda.h; the source is registered, that long, never freed, and no copy uses it now.
+        within(self.context, || unsafe {
+            source.write_bytes(value, bytes);
+            assert_eq!(symbol::<Copy>("cuMemcpyHtoDAsync_v2")(target, source.cast(), bytes, self.stream), 0);
+        });
+    }
+}
+
 impl Consumer for CudaConsumer {
     fn stream(&self) -> RawStream {
         RawStream(self.stream)

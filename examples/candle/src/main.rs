@@ -112,7 +112,7 @@ impl Made {
             .zip(&shapes)
             .map(|(dtype, shape)| {
                 let bytes = dtype.array_bytes(shape).expect("a shape of a few bytes");
-                (0..bytes).map(|i| (i * 2_654_435_761 >> 16) as u8).collect()
+                (0..bytes).map(|i| ((i * 2_654_435_761) >> 16) as u8).collect()
             })
             .collect();
         let mut tensors: Vec<SaveTensor<'_>> = types

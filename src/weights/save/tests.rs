@@ -114,6 +114,7 @@ fn one(seed: u64) -> bool {
         again: rare(&mut rng, 8),
         io_error: if rng.one_in(5) { 15 } else { 0 },
         stall: if rng.one_in(12) { 20 } else { 0 },
+        flip: 0,
         write_fails: rng.one_in(4).then(|| (number, if rng.one_in(2) { libc::EIO } else { libc::ENOSPC })),
     };
     let at = Some(1 + rng.below(10));

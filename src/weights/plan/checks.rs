@@ -1,0 +1,91 @@
+//! What has to be read, and to be right, before tensors are handed over.
+
+use std::path::Path;
+
+use super::{Check, Item, Plan};
+use crate::error::{Error, Result};
+use crate::weights::rows::Rows;
+use crate::weights::{Checkpoint, Digest, FileDigests, Manifest, TensorInfo};
+
+impl Plan {
+    /// What has to be read, whole, so that a shard's tensors can be checked.
+    pub(super) fn add_checks(
+        &mut self,
+        checkpoint: &Checkpoint,
+        manifest: &Manifest,
+        shard: usize,
+        first: usize,
+    ) -> Result<()> {
+        let file = &checkpoint.files()[shard];
+        if self.items.len() == first {
+            return Ok(()); // nothing of it is read
+        }
+        let known = manifest.file(&file.path);
+        if let Some(bytes) = known.and_then(|known| known.bytes).filter(|&bytes| bytes != file.bytes) {
+            let problem = format!("the file has {} bytes, and the manifest says {bytes}", file.bytes);
+            return Err(Error::Corrupt { path: file.path.clone(), offset: 0, bytes: file.bytes, problem });
+        }
+        let mut whole_file = false;
+        for item in &mut self.items[first..] {
+            let place = item.place.expect("no fillers yet");
+            let tensor = &checkpoint.tensors()[place];
+            item.rows = Rows::whole(tensor.offset, tensor.bytes);
+            match digest_of(known, tensor, &file.path)? {
+                Some(digest) => {
+                    let (offset, bytes) = (tensor.offset, tensor.bytes);
+                    item.check = Some(self.checks.len());
+                    let targets = item.targets.clone();
+                    self.checks.push(Check { digest, shard, place: Some(place), targets, offset, bytes });
+                }
+                None => whole_file = true,
+            }
+        }
+        if !whole_file {
+            return Ok(());
+        }
+        let digest = known.and_then(|known| known.digest).ok_or_else(|| {
+            let unknown = self.items[first..].iter().find(|item| item.check.is_none()).and_then(|item| item.place);
+            let name = unknown.map_or("a tensor", |place| &checkpoint.tensors()[place].name);
+            let path = file.path.display();
+            Error::config("verify", format!("the manifest has no digest of `{name}` in {path}, nor of that file"))
+        })?;
+        self.file_checks[shard] = Some(self.checks.len());
+        let targets = self.items[first].targets.start..self.targets.len();
+        self.checks.push(Check { digest, shard, place: None, targets, offset: 0, bytes: file.bytes });
+        self.fill(first, file.bytes);
+        Ok(())
+    }
+
+    /// Items for all bytes of a file that are none's yet.
+    fn fill(&mut self, first: usize, file_bytes: u64) {
+        let own: Vec<Item> = self.items.drain(first..).collect();
+        let (mut end, mut target) = (0, own.first().map_or(self.targets.len(), |item| item.targets.start));
+        let filler = |from: u64, to: u64, target: usize| {
+            let rows = Rows::whole(from, to - from);
+            Item { place: None, rows, direct: false, targets: target..target, check: None }
+        };
+        for item in own {
+            if item.rows.begin > end {
+                self.items.push(filler(end, item.rows.begin, target));
+            }
+            (end, target) = (item.rows.end(), item.targets.end);
+            self.items.push(item);
+        }
+        if end < file_bytes {
+            self.items.push(filler(end, file_bytes, target));
+        }
+    }
+}
+
+/// The digest of a tensor, if the manifest has one and means the same bytes.
+fn digest_of(known: Option<&FileDigests>, tensor: &TensorInfo, path: &Path) -> Result<Option<Digest>> {
+    let Some(entry) = known.and_then(|known| known.tensor(&tensor.name)) else { return Ok(None) };
+    if (entry.offset, entry.bytes) == (tensor.offset, tensor.bytes) {
+        return Ok(Some(entry.digest));
+    }
+    let problem = format!(
+        "tensor `{}` is here by the file's header; the manifest has {} bytes of it at byte {}",
+        tensor.name, entry.bytes, entry.offset
+    );
+    Err(Error::Corrupt { path: path.into(), offset: tensor.offset, bytes: tensor.bytes, problem })
+}
