@@ -12,6 +12,7 @@ mod bad;
 mod gate;
 mod land;
 mod layout;
+mod ranges;
 mod refill;
 mod stage;
 mod verify;
@@ -39,6 +40,7 @@ use crate::storage::{Damage, LandingId, ReadQueue};
 
 pub(crate) use bad::Bad;
 pub(crate) use gate::Gate;
+use ranges::range;
 pub(crate) use stage::{Hold, Pinned, Stage};
 pub(crate) use verify::Verifier;
 pub(crate) use work::Worker;
@@ -209,15 +211,25 @@ impl Engine {
     }
 
     fn advance(&mut self) -> Result<()> {
-        self.reap_copies()?;
-        self.reap_gate()?;
-        self.reap_reads()?;
-        self.reap_work()?;
-        self.finish()?;
-        self.replan();
-        self.hand_over(); // makes room for more
-        self.refill();
-        self.hand_over(); // the end, if that was all
+        {
+            let _range = range(c"strait: copies that ended");
+            self.reap_copies()?;
+            self.reap_gate()?;
+        }
+        {
+            let _range = range(c"strait: reads that ended");
+            self.reap_reads()?;
+            self.reap_work()?;
+            self.finish()?;
+        }
+        {
+            let _range = range(c"strait: hand over, plan, read");
+            self.replan();
+            self.hand_over(); // makes room for more
+            self.refill();
+            self.hand_over(); // the end, if that was all
+        }
+        let _range = range(c"strait: wait");
         self.wait()
     }
 

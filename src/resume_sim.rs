@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use crate::assembly;
 use crate::batch::Batch;
-use crate::config::{Config, PathChoice};
-use crate::dataset::Dataset;
+use crate::config::{Config, PathChoice, Verify};
+use crate::dataset::{Dataset, Format, Indexing};
 use crate::device::{Device, SimDevice};
 use crate::engine::{Message, Output};
 use crate::error::{Error, Result};
@@ -36,6 +36,8 @@ pub(crate) enum Answer {
     Eio,
     /// As if the file ended there.
     End,
+    /// The first of the bytes is wrong, as their sample's checksum says.
+    Flip,
 }
 
 /// Blocks that cannot be read, now or later: shard, bytes, answer.
@@ -48,6 +50,8 @@ pub(crate) struct DamagedRing {
     damages: Vec<(u64, Range<u64>, Answer)>,
     /// Reads that touch damage: the bytes before it, and what then.
     struck: HashMap<u64, (u64, Answer)>,
+    /// Where reads get a wrong byte: address of the first byte read, and how far behind it.
+    flips: HashMap<u64, Vec<(usize, u64)>>,
 }
 
 impl DamagedRing {
@@ -58,7 +62,7 @@ impl DamagedRing {
         let ring = SimRing::new(rng.next_u64(), clock.clone(), depth, faults);
         let inode = |shard: usize| std::fs::metadata(&paths[shard]).unwrap().ino();
         let damages = damages.iter().map(|(shard, bytes, answer)| (inode(*shard), bytes.clone(), *answer));
-        DamagedRing { ring, damages: damages.collect(), struck: HashMap::new() }
+        DamagedRing { ring, damages: damages.collect(), struck: HashMap::new(), flips: HashMap::new() }
     }
 }
 
@@ -78,7 +82,14 @@ unsafe impl Ring for DamagedRing {
         let strikes = |(file, bytes, _): &&(u64, Range<u64>, Answer)| {
             *file == inode && bytes.start < end && read.offset < bytes.end
         };
+        let strikes = |damage: &&(u64, Range<u64>, Answer)| !matches!(damage.2, Answer::Flip) && strikes(damage);
         self.struck.remove(&read.token);
+        let flips = |(_, bytes, answer): &(u64, Range<u64>, Answer)| {
+            let inside = bytes.start.checked_sub(read.offset).filter(|&at| at < read.len.into())?;
+            matches!(answer, Answer::Flip).then_some((read.target.as_ptr() as usize, inside))
+        };
+        let flips = self.damages.iter().filter(|damage| damage.0 == inode).filter_map(flips).collect();
+        self.flips.insert(read.token, flips);
         if let Some((_, bytes, answer)) = self.damages.iter().filter(strikes).min_by_key(|(_, bytes, _)| bytes.start) {
             self.struck.insert(read.token, (bytes.start.saturating_sub(read.offset), *answer));
         }
@@ -90,11 +101,17 @@ unsafe impl Ring for DamagedRing {
         let before = out.len();
         self.ring.poll(want, timeout, out)?;
         for Completion { token, result } in &mut out[before..] {
+            for &(target, at) in self.flips.get(token).into_iter().flatten() {
+                if i64::from(*result) > at as i64 {
+                    // SAFETY: the read has ended and delivered this byte, and who asked for it has not been told.
+                    unsafe { *(target as *mut u8).add(at as usize) ^= 0x40 };
+                }
+            }
             let Some(&(whole, answer)) = self.struck.get(token) else { continue };
             if *result > 0 && i64::from(*result) > whole as i64 {
                 *result = match (whole, answer) {
                     (0, Answer::Eio) => -libc::EIO,
-                    (0, Answer::End) => 0,
+                    (0, Answer::End | Answer::Flip) => 0,
                     // A drive may fail the whole command, or give what it could read.
                     (_, Answer::Eio) if token.is_multiple_of(2) => -libc::EIO,
                     (whole, _) => whole as i32,
@@ -118,6 +135,8 @@ struct Bed<'a> {
     policy: Policy,
     bad: BadSamplePolicy,
     damages: Damages,
+    /// Shards are indexed with checksums.
+    summed: bool,
 }
 
 /// What one rank came to.
@@ -158,7 +177,7 @@ impl Bed<'_> {
         let order = mixed.unwrap_or_else(|| Order::new(shuffle, n, seed).unwrap());
         let policy = [Policy::Drop, Policy::Pad, Policy::Wrap][rng.below(3) as usize];
         let (bad, damages) = (BadSamplePolicy::Raise, Vec::new());
-        Bed { base: &shards.base, record, shards: places, paths, order, mixture, policy, bad, damages }
+        Bed { base: &shards.base, record, shards: places, paths, order, mixture, policy, bad, damages, summed: false }
     }
 
     /// A stretch of a run that the order has at least one step of.
@@ -178,14 +197,24 @@ impl Bed<'_> {
         panic!("sample past the end");
     }
 
-    /// Samples that share a block with damage.
+    fn sum(&mut self) {
+        let indexing = Indexing { checksums: true, threads: 1, ..Indexing::default() };
+        let options = Dataset::options().format(Format::Records).record_bytes(self.record);
+        options.index(&self.paths, &indexing, &|_| true).unwrap();
+        self.summed = true;
+    }
+
+    /// Samples that share a block with damage, or are not what their checksum says.
     fn bad_samples(&self) -> BTreeSet<u64> {
         let mut first = 0;
         let mut bad = BTreeSet::new();
         for (shard, &(_, records)) in self.shards.iter().enumerate() {
-            for (_, bytes, _) in self.damages.iter().filter(|(damaged, ..)| *damaged == shard) {
+            for (_, bytes, answer) in self.damages.iter().filter(|(damaged, ..)| *damaged == shard) {
                 let touches = |local: &u64| {
                     let (start, end) = (local * self.record, (local + 1) * self.record);
+                    if matches!(answer, Answer::Flip) {
+                        return (start..end).contains(&bytes.start);
+                    }
                     start / 4096 * 4096 < bytes.end && bytes.start < end.next_multiple_of(4096)
                 };
                 bad.extend((0..records).filter(touches).map(|local| first + local));
@@ -206,6 +235,7 @@ impl Bed<'_> {
         let config = Config {
             policy: Some(self.policy),
             bad_samples: self.bad,
+            verify: if self.summed { Verify::Checksums } else { Verify::Off },
             batch_size: stretch.batch_size as usize,
             shuffle: self.order.shuffle(),
             mixture: self.mixture.clone(),
@@ -446,6 +476,12 @@ fn exactly_the_unreadable_samples_are_left_out_or_replaced() {
     for_seeds(150, |seed, rng, shards| {
         let mut bed = Bed::new(rng, shards, seed);
         bed.damages = damage(rng, &bed);
+        if rng.one_in(2) {
+            let flips = damage(rng, &bed).into_iter();
+            bed.damages
+                .extend(flips.map(|(shard, bytes, _)| (shard, bytes.start + rng.below(1000)..bytes.end, Answer::Flip)));
+            bed.sum();
+        }
         let mut bad = bed.bad_samples();
         let few = bad.len() as u64 * 4 < bed.order.len() && bed.mixture.is_none();
         bed.bad = match rng.one_in(2) && few {

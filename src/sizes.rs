@@ -4,11 +4,12 @@
 //!  pinned bytes   staged  slabs x slab_bytes                         <= pinned_bytes_max
 //!                 direct  region_bytes: the ring writes there        <= pinned_bytes_max
 //!                         (0 where that is a device's memory: cuFile)
+//!                 on top, on CUDA, where arrays are gathered: 1.5 MiB of tables (device/cuda/gather.rs)
 //!  host bytes     staged  batches_max x kept_bytes, for small fields that are on the host too; kept_bytes <= 16 MiB
 //!  device bytes   region_bytes                                       <= region_bytes_max
 //!  in flight      reads <= reads_in_flight, bytes <= bytes_in_flight
 //!  batches        batches_max = prefetch + hold; each is planned, being filled, waiting, or with the consumer
-//!  open files     open_files_max
+//!  open files     open_files_max; cuFile has a descriptor of its own for each
 //! ```
 
 use crate::config::Config;

@@ -449,3 +449,47 @@ fn gathers_beyond_the_tables_do_not_wait() {
     }
     assert_eq!((fake.live(), fake.misuse().as_str()), (before, ""));
 }
+
+/// 150 small copies of one lease: in a few calls where the driver has such a call, whichever signature; one by one else.
+#[test]
+fn small_copies_are_started_together_where_the_driver_can() {
+    let (fake, _alone) = take();
+    let before = fake.live();
+    for (version, refused) in [(13_000, false), (12_080, false), (0, false), (13_000, true)] {
+        fake.version(version);
+        fake.pace(9, 200, 0);
+        let device = Device::cuda(0).unwrap();
+        let (slabs, region) = (Slabs::new(&device, 1, 150 * 300), Region::new(&device, 1 << 20));
+        let mut queue = CopyQueue::new(device.raw().stream().unwrap(), 2);
+        let mut lease = slabs.lease(0);
+        let bytes: Vec<u8> = (0..150 * 300u32).map(|i| (i / 7) as u8).collect();
+        lease.write(&bytes);
+        let whole = lease.to(region.at(0));
+        let piece = |place: usize| strait::device::RawCopy {
+            // SAFETY: inside the slab.
+            source: unsafe { whole.source.add(300 * place) },
+            target: region.at(4000 * place),
+            bytes: 300,
+        };
+        let calls = || (fake.calls("cuMemcpyBatchAsync"), fake.calls("cuMemcpyHtoDAsync_v2"));
+        let (together, alone) = calls();
+        if refused {
+            fake.fail("cuMemcpyBatchAsync", 2, 801, true);
+        }
+        // SAFETY: the slabs stay pinned, and the region allocated, until the queue is empty; targets do not overlap.
+        unsafe { queue.copy_all(lease, (0..150).map(piece)) }.unwrap();
+        queue.drain(WAIT, drop).unwrap();
+        let expected = match (version, refused) {
+            (0, _) => (0, 150),
+            (_, true) => (2, 86), // 64 in the first call; what the second refused, and the rest, one by one
+            _ => (3, 0),
+        };
+        let (now, plain) = calls();
+        assert_eq!((now - together, plain - alone), expected, "version {version}");
+        for place in 0..150 {
+            assert!(region.read(4000 * place, 300) == bytes[300 * place..][..300], "version {version}: piece {place}");
+        }
+        drop((queue, slabs, region, device));
+        assert_eq!((fake.live(), fake.misuse().as_str()), (before, ""), "version {version}");
+    }
+}

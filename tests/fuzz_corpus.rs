@@ -6,6 +6,33 @@ mod fuzz;
 
 use std::path::Path;
 
+use strait::sim::Rng;
+
+/// `STRAIT_FUZZ_MUTANTS=100000` for many more of each input.
+fn mutants() -> u64 {
+    std::env::var("STRAIT_FUZZ_MUTANTS").map_or(40, |count| count.parse().unwrap())
+}
+
+/// A few bytes or numbers of an input changed, which a fuzzer's feedback would not be needed for.
+fn mutant(data: &[u8], seed: u64) -> Vec<u8> {
+    let mut rng = Rng::new(seed);
+    let mut random = |below: usize| (rng.next_u64() % below.max(1) as u64) as usize;
+    let mut bytes = data.to_vec();
+    for _ in 0..1 + random(4) {
+        let at = random(bytes.len());
+        let number =
+            [0, 1, 0x7fff_ffff, u64::from(u32::MAX), u64::MAX, 1 << 63, at as u64, data.len() as u64][random(8)];
+        let width = [1, 2, 4, 8][random(4)].min(bytes.len() - at);
+        match random(4) {
+            0 => bytes[at..at + width].copy_from_slice(&number.to_le_bytes()[..width]),
+            1 if !bytes.is_empty() => bytes[at] ^= 1 << random(8),
+            2 => bytes.truncate(at),
+            _ => bytes.splice(at..at, number.to_le_bytes()[..width].iter().copied()).for_each(drop),
+        }
+    }
+    bytes
+}
+
 #[test]
 fn no_input_of_the_corpus_makes_a_parser_fail() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
@@ -18,6 +45,11 @@ fn no_input_of_the_corpus_makes_a_parser_fail() {
             run(&data);
             // And every cut of it, since truncation is what happens most.
             (0..data.len().min(600)).step_by(7).for_each(|cut| run(&data[..cut]));
+            for seed in 0..mutants() {
+                // What made a parser panic lies in the test's output: the input, and this number.
+                println!("mutant {seed}");
+                run(&mutant(&data, seed));
+            }
         }
     }
     fuzz::clean();

@@ -176,7 +176,7 @@ fn carry_out_all(plan: &Plan, batch: &Batch) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(250))]
+    #![proptest_config(ProptestConfig::with_cases(120))]
 
     /// Mutants that this catches: a repeated view taken for the next one; pieces not cut at windows; an array placed on
     /// another's bytes.

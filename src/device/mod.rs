@@ -200,6 +200,15 @@ pub unsafe trait Stream: Send {
     /// later mark is reached.
     unsafe fn copy_out(&mut self, source: DevicePtr, target: NonNull<u8>, bytes: usize) -> Result<()>;
 
+    /// Starts several copies, as [`copy`](Stream::copy) does one, in any order among themselves.
+    ///
+    /// # Safety
+    /// As for [`copy`](Stream::copy), of each; no target overlaps another.
+    unsafe fn copy_many(&mut self, copies: &[RawCopy]) -> Result<()> {
+        // SAFETY: the caller's promise, one by one.
+        copies.iter().try_for_each(|one| unsafe { self.copy(one.source, one.target, one.bytes) })
+    }
+
     /// Puts a point on the timeline behind all copies so far, also behind those whose call failed: a driver may have
     /// started them all the same. On error there is no new point, and a later mark stands in for it.
     fn mark(&mut self) -> Result<Seq>;

@@ -18,6 +18,9 @@ const UNMARKED: Seq = Seq(u64::MAX);
 /// this is a consumer's stream that a fence waits for, or a broken device.
 const DROP_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// As many copies are handed to a stream at a time.
+const COPIES_TOGETHER: usize = 64;
+
 /// One host-to-device copy.
 #[derive(Debug, Clone, Copy)]
 pub struct RawCopy {
@@ -105,7 +108,7 @@ impl<L> CopyQueue<L> {
         unsafe { self.copy_all(lease, [copy]) }
     }
 
-    /// Starts copies out of the memory of `lease`, in order. The seq is reached when all of them have ended.
+    /// Starts copies out of the memory of `lease`, in any order. The seq is reached when all of them have ended.
     ///
     /// On error the targets hold anything, and the lease stays inside all the same: a call that failed may have
     /// started its copy. It comes back through [`reap`](CopyQueue::reap) if the stream still works.
@@ -116,16 +119,26 @@ impl<L> CopyQueue<L> {
     /// on error, until [`in_flight`](CopyQueue::in_flight) is 0; if that never happens, for ever.
     pub unsafe fn copy_all(&mut self, lease: L, copies: impl IntoIterator<Item = impl Into<RawRows>>) -> Result<Seq> {
         self.in_flight.push_back(InFlight { lease: ManuallyDrop::new(lease), seq: UNMARKED });
-        copies.into_iter().map(Into::into).try_for_each(|copy: RawRows| {
-            // SAFETY: the lease is in `in_flight` now and leaves it only behind a reached mark (or is leaked), so by
-            // the caller's promise the source stays as it is until then; the target is the caller's promise.
-            unsafe {
-                match copy.rows {
-                    1 => self.stream.copy(copy.source, copy.target, copy.row_bytes),
-                    _ => self.stream.copy_rows(copy),
-                }
+        let mut some = [RawCopy { source: NonNull::dangling(), target: 0, bytes: 0 }; COPIES_TOGETHER];
+        let mut count = 0;
+        for copy in copies {
+            let copy: RawRows = copy.into();
+            if copy.rows != 1 {
+                // SAFETY: as below.
+                unsafe { self.stream.copy_rows(copy) }?;
+                continue;
             }
-        })?;
+            some[count] = RawCopy { source: copy.source, target: copy.target, bytes: copy.row_bytes };
+            count += 1;
+            if count == COPIES_TOGETHER {
+                // SAFETY: as below.
+                unsafe { self.stream.copy_many(&some) }?;
+                count = 0;
+            }
+        }
+        // SAFETY: the lease is in `in_flight` now and leaves it only behind a reached mark (or is leaked), so by the
+        // caller's promise the sources stay as they are until then; the targets are the caller's promise.
+        unsafe { self.stream.copy_many(&some[..count]) }?;
         self.mark()
     }
 

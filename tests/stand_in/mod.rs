@@ -63,6 +63,11 @@ impl Fake {
         unsafe { function::<unsafe extern "C" fn(*const c_char) -> u64>(c"fakecuda_calls")(symbol.as_ptr()) }
     }
 
+    pub(crate) fn version(&self, version: i32) {
+        // SAFETY: the type is that of control.rs.
+        unsafe { function::<extern "C" fn(i32)>(c"fakecuda_version")(version) }
+    }
+
     pub(crate) fn stall(&self) {
         // SAFETY: the type is that of control.rs.
         unsafe { function::<extern "C" fn()>(c"fakecuda_stall")() }

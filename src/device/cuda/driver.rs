@@ -22,6 +22,8 @@ pub(super) const STREAM_NON_BLOCKING: c_uint = 1;
 pub(super) const EVENT_DISABLE_TIMING: c_uint = 2;
 pub(super) const HOST_REGISTER_PORTABLE: c_uint = 1;
 
+pub(super) type ProcAddress = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, u64, *mut c_int) -> i32;
+
 pub(super) const MEMORY_HOST: c_uint = 1;
 pub(super) const MEMORY_DEVICE: c_uint = 2;
 
@@ -52,6 +54,8 @@ macro_rules! table {
         /// One entry point per call, named as in `cuda.h`. None of them fails by panicking.
         pub(super) struct Driver {
             $(pub(super) $field: (&'static str, unsafe extern "C" fn($($argument),*) -> i32),)*
+            /// Which function of a name is that of a version (CUDA 12.0).
+            pub(super) proc_address: Option<ProcAddress>,
             error_name: Option<unsafe extern "C" fn(i32, *mut *const c_char) -> i32>,
         }
 
@@ -71,6 +75,8 @@ macro_rules! table {
                     };
                     ($symbol, *symbol.map_err(|_| old_driver($symbol))?)
                 },)*
+                // SAFETY: as above.
+                proc_address: unsafe { library.get(b"cuGetProcAddress_v2\0") }.ok().map(|symbol| *symbol),
                 // SAFETY: as above.
                 error_name: unsafe { library.get(b"cuGetErrorName\0") }.ok().map(|symbol| *symbol),
             })

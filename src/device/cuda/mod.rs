@@ -3,6 +3,7 @@
 //! The context is the one that PyTorch and the CUDA runtime use. It is pushed for the length of each call and popped
 //! again, so no thread's current context changes.
 
+mod batch;
 mod driver;
 mod gather;
 mod shared;

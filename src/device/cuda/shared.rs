@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char};
 use std::marker::PhantomData;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 
 use super::super::{DevicePtr, Fence};
+use super::batch::BatchCopy;
 use super::driver::{self, Driver, EVENT_DISABLE_TIMING, Handle, STREAM_NON_BLOCKING};
 use super::gather::Kernels;
 use crate::error::{Error, Result};
@@ -25,6 +27,9 @@ pub(super) struct Shared {
     pub(super) read_stream: Handle,
     /// The events behind fences, by [`Fence`]; null where one was given back.
     pub(super) fences: RwLock<Vec<Handle>>,
+    pub(super) batch_copy: Option<BatchCopy>,
+    /// Cleared where the driver did not take one.
+    pub(super) batches: AtomicBool,
     /// Loaded by the first stream that gathers.
     pub(super) kernels: OnceLock<Result<Kernels>>,
     /// Where an allocation began before it was aligned, by its aligned base.
@@ -103,6 +108,8 @@ impl Shared {
             pid,
             read_stream: std::ptr::null_mut(),
             fences: RwLock::default(),
+            batch_copy: BatchCopy::find(driver),
+            batches: AtomicBool::new(true),
             kernels: OnceLock::new(),
             unaligned: Mutex::default(),
         };

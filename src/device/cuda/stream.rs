@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::super::{DevicePtr, Fence, RawRows, RawStream, Seq, Stream, Timeline};
+use super::super::{DevicePtr, Fence, RawCopy, RawRows, RawStream, Seq, Stream, Timeline};
+use super::batch::{BatchCopy, COPIES_MAX};
 use super::driver::{Handle, MEMORY_DEVICE, MEMORY_HOST, NOT_READY, Rows, SUCCESS};
 use super::gather::Tables;
 use super::shared::Shared;
@@ -121,6 +122,27 @@ unsafe impl Stream for CudaStream {
         let (call, copy) = shared.driver.copy_to_device;
         // SAFETY: the caller promises that both sides stay valid until a later mark is reached.
         shared.check(call, unsafe { copy(target, source.as_ptr().cast(), bytes, *stream) })
+    }
+
+    unsafe fn copy_many(&mut self, copies: &[RawCopy]) -> Result<()> {
+        let shared = self.points.shared.clone();
+        let usable = shared.batch_copy.filter(|_| shared.batches.load(Ordering::Relaxed));
+        let Some(batch) = usable.filter(|_| copies.len() > 1) else {
+            // SAFETY: the caller's promise, one by one.
+            return copies.iter().try_for_each(|one| unsafe { self.copy(one.source, one.target, one.bytes) });
+        };
+        let _entered = shared.enter()?;
+        for some in copies.chunks(COPIES_MAX) {
+            // SAFETY: the caller's promise; the stream is our own.
+            let code = unsafe { batch.start(some, self.points.stream) };
+            if let Err(error) = shared.check(BatchCopy::CALL, code) {
+                tracing::warn!(%error, "copies are started one by one from here on");
+                shared.batches.store(false, Ordering::Relaxed);
+                // SAFETY: as above. What the call started all the same is written twice, alike.
+                return copies.iter().try_for_each(|one| unsafe { self.copy(one.source, one.target, one.bytes) });
+            }
+        }
+        Ok(())
     }
 
     unsafe fn copy_rows(&mut self, rows: RawRows) -> Result<()> {

@@ -65,6 +65,12 @@ pub unsafe extern "C" fn fakecuda_fail(symbol: *const c_char, nth: u64, code: i3
     machine().knobs.failures.push(Failure { symbol, countdown: nth.max(1), code, works });
 }
 
+/// The driver is one for this version of CUDA, as far as functions go that it did not always have; 0: older.
+#[unsafe(no_mangle)]
+pub extern "C" fn fakecuda_version(version: i32) {
+    machine().knobs.version = version;
+}
+
 /// From now on no work ends.
 #[unsafe(no_mangle)]
 pub extern "C" fn fakecuda_stall() {
@@ -80,7 +86,7 @@ pub extern "C" fn fakecuda_lose(code: i32) {
 /// Takes back every fault and the pace.
 #[unsafe(no_mangle)]
 pub extern "C" fn fakecuda_heal() {
-    machine().knobs = Knobs { chance: 1, ..Knobs::default() };
+    machine().knobs = Knobs { chance: 1, version: 13_000, ..Knobs::default() };
     changed();
 }
 

@@ -2,9 +2,9 @@
 // Found by name in the built library, not by path.
 #![allow(unreachable_pub, non_snake_case, clippy::missing_safety_doc)]
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_char, c_void};
 
-use crate::driver::{Handle, push, wait_for_all, within};
+use crate::driver::{Handle, basic, give, push, wait_for_all, within};
 use crate::machine::*;
 
 #[unsafe(no_mangle)]
@@ -12,6 +12,107 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(target: u64, source: *const c_void
     within("cuMemcpyHtoDAsync_v2", |machine| {
         // SAFETY: the program promises a source of this length.
         unsafe { to_device(machine, target, source, bytes, stream) }
+    })
+}
+
+#[repr(C)]
+pub struct CUmemcpyAttributes {
+    order: i32,
+    hints: [i32; 4],
+    flags: u32,
+}
+
+/// # Safety
+/// Every array has `count` entries, the attributes one.
+unsafe fn batch(
+    arrays: (*mut u64, *mut u64, *mut usize, usize),
+    attributes: (*mut CUmemcpyAttributes, *mut usize, usize),
+    stream: Handle,
+) -> i32 {
+    let (targets, sources, bytes, count) = arrays;
+    within("cuMemcpyBatchAsync", |machine| {
+        if stream.is_null() {
+            return machine.refuse(INVALID_HANDLE, "a batch of copies on the legacy stream");
+        }
+        // SAFETY: the caller's promise.
+        let (order, first) = unsafe { ((*attributes.0).order, *attributes.1) };
+        if count == 0 || attributes.2 != 1 || first != 0 || order != 1 {
+            return machine.refuse(INVALID_VALUE, "a batch of copies with attributes that are not for all of them");
+        }
+        let mut places: Vec<usize> = (0..count).collect();
+        for last in (1..count).rev() {
+            let other = machine.below(last as u64 + 1) as usize;
+            places.swap(last, other); // in any order
+        }
+        places.into_iter().try_for_each(|place| {
+            // SAFETY: the caller's promise.
+            let (target, source, bytes) =
+                unsafe { (*targets.add(place), *sources.add(place) as *const c_void, *bytes.add(place)) };
+            // SAFETY: the caller's promise.
+            unsafe { to_device(machine, target, source, bytes, stream) }
+        })
+    })
+}
+
+/// Of CUDA 12.8.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemcpyBatchAsync(
+    targets: *mut u64,
+    sources: *mut u64,
+    bytes: *mut usize,
+    count: usize,
+    attributes: *mut CUmemcpyAttributes,
+    firsts: *mut usize,
+    sets: usize,
+    failed: *mut usize,
+    stream: Handle,
+) -> i32 {
+    // SAFETY: the program promises arrays of these lengths, and a place for the index.
+    unsafe {
+        failed.write(usize::MAX);
+        batch((targets, sources, bytes, count), (attributes, firsts, sets), stream)
+    }
+}
+
+/// Of CUDA 13.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemcpyBatchAsync_v2(
+    targets: *mut u64,
+    sources: *mut u64,
+    bytes: *mut usize,
+    count: usize,
+    attributes: *mut CUmemcpyAttributes,
+    firsts: *mut usize,
+    sets: usize,
+    stream: Handle,
+) -> i32 {
+    // SAFETY: as above.
+    unsafe { batch((targets, sources, bytes, count), (attributes, firsts, sets), stream) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGetProcAddress_v2(
+    name: *const c_char,
+    function: *mut *mut c_void,
+    version: i32,
+    _flags: u64,
+    status: *mut i32,
+) -> i32 {
+    const NOT_FOUND: i32 = 500;
+    basic("cuGetProcAddress_v2", |machine| {
+        // SAFETY: the program gives a C string.
+        let known = unsafe { CStr::from_ptr(name) } == c"cuMemcpyBatchAsync";
+        let has = machine.knobs.version;
+        let address = match version {
+            13_000.. if known && has >= 13_000 => cuMemcpyBatchAsync_v2 as *mut c_void,
+            12_080..13_000 if known && has >= 12_080 => cuMemcpyBatchAsync as *mut c_void,
+            _ => return Err(NOT_FOUND),
+        };
+        // SAFETY: the program gives valid places.
+        unsafe {
+            give(status, 0)?;
+            give(function, address)
+        }
     })
 }
 

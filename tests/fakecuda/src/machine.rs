@@ -131,6 +131,8 @@ pub(crate) struct Knobs {
     pub(crate) lost: i32,
     pub(crate) failures: Vec<Failure>,
     pub(crate) chance: u64,
+    /// The version of CUDA that the driver has more functions of; 0: none of them.
+    pub(crate) version: i32,
 }
 
 pub(crate) struct Failure {
@@ -178,6 +180,7 @@ impl Machine {
                 lost: 0,
                 failures: Vec::new(),
                 chance: 1,
+                version: 13_000,
             },
             misuse: Vec::new(),
             calls: BTreeMap::new(),
