@@ -588,6 +588,21 @@ strait_status strait_dataset_builder_index_dir(strait_dataset_builder *builder,
                                                strait_error **error);
 
 /**
+ * Whether the records of a TFRecord file are `tf.train.Example`s, whose features become fields. Default: what the first
+ * record is.
+ */
+strait_status strait_dataset_builder_examples(strait_dataset_builder *builder,
+                                              bool examples,
+                                              strait_error **error);
+
+/**
+ * Reads the shards whole as they are indexed, and compares the checksums that their format has (TFRecord). Default: no.
+ */
+strait_status strait_dataset_builder_verify(strait_dataset_builder *builder,
+                                            bool verify,
+                                            strait_error **error);
+
+/**
  * Opens the dataset: reads headers and indexes, never payload. Takes as long as the storage does. The builder stays as it
  * is and may build again. The dataset is given back with `strait_dataset_free`.
  */
@@ -888,6 +903,23 @@ strait_status strait_loader_builder_mixture(strait_loader_builder *builder,
                                             size_t count,
                                             uint64_t repeat_positions,
                                             strait_error **error);
+
+/**
+ * Whether samples are compared with their checksums as they are read: `"off"` (default), or `"checksums"`, those that their
+ * shard's index has (`strait index --checksums`).
+ */
+strait_status strait_loader_builder_verify(strait_loader_builder *builder,
+                                           const char *verify,
+                                           strait_error **error);
+
+/**
+ * Shuffles blocks of neighbours of about `block_bytes` bytes, mixed inside windows of `window` blocks: tiny samples are
+ * read in large pieces.
+ */
+strait_status strait_loader_builder_shuffle_blocks(strait_loader_builder *builder,
+                                                   uint64_t block_bytes,
+                                                   uint64_t window,
+                                                   strait_error **error);
 
 /**
  * Reads only these `count` fields of each sample. Default: all.

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use strait::order::{AtEnd, BadSamplePolicy, Bucketing, Budget, Cost, Rank};
-use strait::{Builder, DType, Loader, PathChoice, RingChoice};
+use strait::{Builder, DType, Loader, PathChoice, RingChoice, Verify};
 
 use crate::call::{array, call, free, lock, out, text};
 use crate::dataset::{Opened, strait_dataset};
@@ -387,6 +387,34 @@ pub unsafe extern "C" fn strait_loader_builder_mixture(
     )
 }
 
+/// Whether samples are compared with their checksums as they are read: `"off"` (default), or `"checksums"`, those that their
+/// shard's index has (`strait index --checksums`).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_loader_builder_verify(
+    builder: *mut strait_loader_builder,
+    verify: *const c_char,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    let value = || {
+        // SAFETY: a C string, as the header's conventions say.
+        let verify = unsafe { text(verify, "verify") }?;
+        one_of("verify", verify, &[("off", Verify::Off), ("checksums", Verify::Checksums)])
+    };
+    set(builder, error, value, Builder::verify)
+}
+
+/// Shuffles blocks of neighbours of about `block_bytes` bytes, mixed inside windows of `window` blocks: tiny samples are
+/// read in large pieces.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_builder_shuffle_blocks(
+    builder: *mut strait_loader_builder,
+    block_bytes: u64,
+    window: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok((block_bytes, window)), |builder, (bytes, window)| builder.shuffle_blocks(bytes, window))
+}
+
 /// Reads only these `count` fields of each sample. Default: all.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strait_loader_builder_fields(
@@ -568,4 +596,25 @@ pub(crate) fn one_of<T: Copy>(option: &str, value: &str, all: &[(&str, T)]) -> R
 
 pub(crate) fn spent() -> Failure {
     Failure::new(strait_status::WrongOrder, "the builder has built already; make a new one")
+}
+
+#[cfg(test)]
+mod tests {
+    /// Mutant that this catches: an option of a loader that C cannot set.
+    #[test]
+    fn every_option_has_a_function() {
+        // In Rust only: a storage backend of one's own, and what is no option.
+        const RUST: [&str; 2] = ["custom_ring", "build"];
+        let (options, own) = (include_str!("../../src/builder.rs"), include_str!("builder.rs"));
+        let methods = options.lines().filter_map(|line| line.strip_prefix("    pub fn ")?.split('(').next());
+        let fields = options.lines().filter_map(|line| {
+            let (name, rest) = line.strip_prefix("        ")?.split_once(": ")?;
+            (rest.contains(" => ") && rest.ends_with(';')).then_some(name)
+        });
+        let names: Vec<&str> = methods.chain(fields).collect();
+        assert!(names.len() > 30, "{names:?}");
+        for name in names.iter().filter(|name| !name.contains('$') && !RUST.contains(name)) {
+            assert!(own.contains(&format!("fn strait_loader_builder_{name}")), "{name}");
+        }
+    }
 }

@@ -187,6 +187,37 @@ pub unsafe extern "C" fn strait_dataset_builder_index_dir(
     })
 }
 
+/// Whether the records of a TFRecord file are `tf.train.Example`s, whose features become fields. Default: what the first
+/// record is.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_builder_examples(
+    builder: *mut strait_dataset_builder,
+    examples: bool,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let builder = live::<Builder>(builder, "builder")?;
+        let mut opening = lock(&builder);
+        opening.options = opening.options.clone().examples(examples);
+        Ok(())
+    })
+}
+
+/// Reads the shards whole as they are indexed, and compares the checksums that their format has (TFRecord). Default: no.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_builder_verify(
+    builder: *mut strait_dataset_builder,
+    verify: bool,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let builder = live::<Builder>(builder, "builder")?;
+        let mut opening = lock(&builder);
+        opening.options = opening.options.clone().verify(verify);
+        Ok(())
+    })
+}
+
 /// Opens the dataset: reads headers and indexes, never payload. Takes as long as the storage does. The builder stays as it
 /// is and may build again. The dataset is given back with `strait_dataset_free`.
 #[unsafe(no_mangle)]

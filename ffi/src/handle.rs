@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(read(handle, false).0, strait_status::BadHandle);
     }
 
-    /// Mutants that this catches: places that are used again at once and without a new generation; kinds not compared.
+    /// Mutant that this catches: a place that is used again under the same generation.
     #[test]
     fn what_is_no_live_handle_is_told_from_what_is() {
         let first = register(Thing(0)).unwrap();

@@ -22,7 +22,7 @@ use crate::batch::{Kept, field_of, strait_batch};
 use crate::call::{call, index, out, text};
 use crate::dlpack::{DLDataType, DLDevice, DLManagedTensor, DLManagedTensorVersioned, DLTensor, VERSION};
 use crate::error::{Failure, strait_error};
-use crate::handle::{forks, live};
+use crate::handle::live;
 use crate::held::{Held, Lent};
 use crate::status::strait_status;
 
@@ -239,9 +239,8 @@ struct Own<M> {
     managed: Option<M>,
     /// The shape, then the strides.
     numbers: Vec<i64>,
-    /// Keeps the memory; `None` only in between.
-    held: Option<Arc<dyn Any + Send + Sync>>,
-    forks: u8,
+    /// Keeps the memory.
+    _held: Arc<dyn Any + Send + Sync>,
 }
 
 /// Makes a tensor of a place in a batch.
@@ -297,7 +296,7 @@ fn managed<M: Managed>(
     let mut strides: Vec<i64> = numbers.iter().rev().scan(1, next).collect();
     strides.reverse();
     numbers.extend(strides);
-    let mut own = Box::new(Own { managed: None, numbers, held: Some(held), forks: forks() });
+    let mut own = Box::new(Own { managed: None, numbers, _held: held });
     let numbers = own.numbers.as_mut_ptr();
     let own = Box::into_raw(own);
     let dl_tensor = DLTensor {
@@ -340,10 +339,12 @@ extern "C" fn delete_legacy(tensor: *mut DLManagedTensor) {
 fn delete<M: Managed>(own: *mut c_void) {
     call(None, || {
         // SAFETY: `managed` put it there, and this is the only call with it.
-        let mut own = unsafe { Box::from_raw(own.cast::<Own<M>>()) };
-        if own.forks != forks() {
-            std::mem::forget(own.held.take()); // the batch is the parent's
-        }
+        drop(unsafe { Box::from_raw(own.cast::<Own<M>>()) });
         Ok(())
     });
+}
+
+/// What a consumer does when it is through with a tensor, for programs in Rust.
+pub fn delete_tensor(tensor: *mut DLManagedTensorVersioned) {
+    delete_versioned(tensor);
 }

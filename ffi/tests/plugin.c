@@ -8,6 +8,95 @@
 
 static sample_device *own;
 
+enum way { RELEASE, TENSOR, TWO_STREAMS, TWO_STREAMS_SLOW_LAST };
+
+/* A stream that takes its time: whatever else comes, the batch that it reads is not filled again before. */
+static void slow_stream(const strait_dataset *dataset, enum way way) {
+    strait_device_vtable table;
+    sample_device *device = sample_device_new(&table);
+    strait_device *custom;
+    OK(strait_device_custom(&table, device, &custom, &error));
+    strait_loader_builder *builder = options(dataset, 4);
+    OK(strait_loader_builder_device(builder, custom, &error));
+    OK(strait_loader_builder_hold(builder, 1, &error));
+    OK(strait_loader_builder_prefetch(builder, 1, &error));
+    OK(strait_device_free(custom));
+    strait_loader *loader = build(builder);
+    void *slow_one = sample_consumer_new(device), *fast = sample_consumer_new(device);
+    int64_t on_slow = (int64_t)(intptr_t)slow_one, on_fast = (int64_t)(intptr_t)fast;
+    OK(strait_loader_begin(loader, 0, &error));
+    strait_batch *batch = next(loader);
+    const uint64_t *offsets, *lengths;
+    uint64_t base, offset;
+    OK(strait_batch_device_ptr(batch, &base, &error));
+    OK(strait_batch_field(batch, "record", &offsets, &lengths, &error));
+    offset = offsets[0];
+    OK(strait_batch_wait(batch, &error));
+    sample_consumer_pause(slow_one, true);
+    static unsigned char bytes[BYTES];
+    sample_consumer_read(slow_one, base + offset, bytes, BYTES);
+    DLManagedTensorVersioned *first, *second;
+    switch (way) {
+    case RELEASE: OK(strait_batch_release_on(batch, on_slow, &error)); break;
+    case TENSOR:
+        OK(strait_batch_region_tensor(batch, on_slow, 0, &first, &error));
+        OK(strait_batch_free(batch));
+        first->deleter(first);
+        break;
+    default:
+        OK(strait_batch_region_tensor(batch, way == TWO_STREAMS ? on_slow : on_fast, 0, &first, &error));
+        OK(strait_batch_region_tensor(batch, way == TWO_STREAMS ? on_fast : on_slow, 0, &second, &error));
+        OK(strait_batch_free(batch));
+        second->deleter(second);
+        first->deleter(first);
+    }
+    /* As many batches as come: once their turn is the region that is read, none. */
+    strait_status status;
+    unsigned batches = 0;
+    while ((status = strait_loader_next(loader, 150, &batch, &error)) == STRAIT_STATUS_OK && batches++ < 12) {
+        OK(strait_batch_free(batch));
+    }
+    sample_consumer_pause(slow_one, false);
+    sample_consumer_wait(slow_one);
+    check_bytes(bytes, BYTES, 0);
+    if (status == STRAIT_STATUS_OK) {
+        strait_batch_free(batch);
+    }
+    OK(strait_loader_free(loader));
+    sample_consumer_free(slow_one);
+    sample_consumer_free(fast);
+}
+
+/* Host memory that a device has pinned, as CUDA's would be: the host reads it, and streams do. */
+static void pinned_host(const strait_dataset *dataset) {
+    strait_device_vtable table;
+    sample_device *device = sample_device_new(&table);
+    table.dlpack_type = kDLCUDA;
+    strait_device *accelerator, *pinned;
+    int32_t type, id;
+    OK(strait_device_custom(&table, device, &accelerator, &error));
+    OK(strait_device_pinned_host(accelerator, &pinned, &error));
+    OK(strait_device_free(accelerator));
+    OK(strait_device_dlpack(pinned, &type, &id, &error));
+    CHECK(type == kDLCUDAHost && id == 0);
+    strait_loader_builder *builder = options(dataset, 8);
+    OK(strait_loader_builder_device(builder, pinned, &error));
+    OK(strait_device_free(pinned));
+    strait_loader *loader = build(builder);
+    OK(strait_loader_begin(loader, 0, &error));
+    strait_batch *batch = next(loader);
+    DLManagedTensorVersioned *tensor;
+    FAILS(STRAIT_STATUS_CONFIG, "legacy default stream", strait_batch_region_tensor(batch, 0, 0, &tensor, &error));
+    void *stream = sample_consumer_new(device);
+    OK(strait_batch_sample_tensor(batch, "record", 5, (int64_t)(intptr_t)stream, 0, &tensor, &error));
+    CHECK(tensor->dl_tensor.device.device_type == kDLCUDAHost);
+    check_bytes((const unsigned char *)tensor->dl_tensor.data + tensor->dl_tensor.byte_offset, BYTES, 5);
+    OK(strait_batch_free(batch));
+    tensor->deleter(tensor); /* waits for the stream */
+    OK(strait_loader_free(loader));
+    sample_consumer_free(stream);
+}
+
 static strait_loader *on_device(const strait_dataset *dataset) {
     strait_device_vtable table;
     own = sample_device_new(&table);
@@ -34,6 +123,11 @@ int main(int argc, char **argv) {
     table.size = sizeof table;
     table.name = "half";
     FAILS(STRAIT_STATUS_NULL_ARGUMENT, "vtable.allocate", strait_device_custom(&table, NULL, &device, &error));
+
+    for (enum way way = RELEASE; way <= TWO_STREAMS_SLOW_LAST; way++) {
+        slow_stream(dataset, way);
+    }
+    pinned_host(dataset);
 
     strait_loader *loader = on_device(dataset);
     void *stream = sample_consumer_new(own), *second = sample_consumer_new(own);

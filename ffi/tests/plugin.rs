@@ -141,8 +141,7 @@ fn bed(sample: &'static Sample) -> Bed {
     }
 }
 
-/// Mutants that this catches, in the adapter: a failed wait taken for reached; `wait_on` left out; a stream destroyed with its
-/// queue while a timeline is left.
+/// Mutants that this catches, in the adapter: failures that are not seen; `wait_on` left out; a wait that always says reached.
 #[test]
 fn the_device_in_c_conforms() {
     let Some(sample) = sample() else { return };

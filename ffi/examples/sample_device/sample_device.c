@@ -60,7 +60,7 @@ struct stream {
     size_t let_go, waiting;
     uint64_t marked, reached;
     unsigned users;
-    bool closed, busy;
+    bool closed, busy, paused;
 };
 
 static pthread_mutex_t devices_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -195,7 +195,7 @@ static void *run(void *argument) {
         if (!stream->let_go && stream->closed) {
             break;
         }
-        if (!stream->let_go || device->fault == SAMPLE_STALLS || !ready(next)) {
+        if (!stream->let_go || device->fault == SAMPLE_STALLS || stream->paused || !ready(next)) {
             pthread_cond_wait(&device->changed, &device->lock);
             continue;
         }
@@ -547,6 +547,14 @@ void sample_consumer_read(void *consumer, uint64_t source, void *target, size_t 
     pthread_mutex_lock(&stream->device->lock);
     push(stream, (op){.what = READ, .device_at = source, .host_at = target, .bytes = bytes});
     let_go(stream);
+    pthread_mutex_unlock(&stream->device->lock);
+}
+
+void sample_consumer_pause(void *consumer, bool paused) {
+    stream *stream = consumer;
+    pthread_mutex_lock(&stream->device->lock);
+    stream->paused = paused;
+    pthread_cond_broadcast(&stream->device->changed);
     pthread_mutex_unlock(&stream->device->lock);
 }
 

@@ -43,6 +43,9 @@ void sample_consumer_free(void *consumer);
 /* Puts a read of device memory on it; late, as a kernel would be. */
 void sample_consumer_read(void *consumer, uint64_t source, void *target, size_t bytes);
 
+/* Nothing on it happens while it is paused: a kernel that takes its time. */
+void sample_consumer_pause(void *consumer, bool paused);
+
 /* Waits until all that is on it is done. */
 void sample_consumer_wait(void *consumer);
 
