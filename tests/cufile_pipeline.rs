@@ -113,6 +113,35 @@ fn memory_is_used_again_only_behind_the_streams_that_read_it() {
     assert!(misuse.contains("in no order"), "{misuse}");
 }
 
+/// Batches that nobody waits for go back while their gathers are still to run: their regions must not be read into before.
+#[test]
+fn memory_is_used_again_only_behind_its_gather() {
+    let bed = Bed::new();
+    {
+        let records = 5000;
+        let directory = bed.directory.path();
+        let shards = Shards::records(&bed.source, directory, &mut Rng::new(4), records, 400 * records).unwrap();
+        let builder = Loader::builder(shards.dataset.clone()).device(Device::cuda(0).unwrap());
+        let builder = builder.array("record", strait::DType::U8, &[records as u64]).ring(RingChoice::Cufile);
+        let builder = builder.shuffle(strait::order::Shuffle::Full).batch_size(8).prefetch(2).hold(1);
+        let mut loader = builder.region_bytes(1 << 20).build().unwrap();
+        bed.cuda.pace(7, 3000, 0);
+        let mut bytes = Vec::new();
+        for (step, batch) in loader.epoch(0).enumerate() {
+            let batch = batch.unwrap();
+            if step % 3 > 0 {
+                continue; // dropped at once
+            }
+            batch.tensor("record").unwrap().read_back(&mut bytes).unwrap();
+            for (row, &sample) in bytes.chunks(records).zip(batch.samples()) {
+                assert_eq!(Some(row), shards.field(sample, "record"), "sample {sample}");
+            }
+        }
+        assert!(loader.stats().bytes_gathered > 0);
+    }
+    bed.nothing_is_left();
+}
+
 /// The last batches are given back behind a slow stream, and the loader goes at once.
 #[test]
 fn device_memory_is_freed_behind_the_streams_that_read_it() {

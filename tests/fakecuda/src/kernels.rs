@@ -85,6 +85,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
         if machine.device_bytes(table, count * 24).is_none() {
             return machine.refuse(INVALID_VALUE, "a table that is not on the device");
         }
-        push(machine, stream, Op::Gather { table, count })
+        let within = machine.within(stream as usize, table, count).ok_or(INVALID_VALUE)?;
+        push(machine, stream, Op::Gather { table, count, within })
     })
 }

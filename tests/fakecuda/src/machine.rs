@@ -86,6 +86,8 @@ pub(crate) enum Op {
     Gather {
         table: u64,
         count: usize,
+        /// All that the rows read and write lies in here.
+        within: Range<u64>,
     },
     Record {
         event: usize,
@@ -105,7 +107,7 @@ impl Op {
             Op::ToDevice { target, bytes, .. } => (None, range(target, bytes)),
             Op::ToHost { source, bytes, .. } => (range(source, bytes), None),
             Op::OnDevice { source, target, bytes, .. } => (range(source, bytes), range(target, bytes)),
-            Op::Gather { table, count } => (range(table, count * 24), None),
+            Op::Gather { ref within, .. } => (None, Some(within.clone())),
             Op::Record { .. } | Op::Wait { .. } => (None, None),
         }
     }
@@ -238,8 +240,7 @@ impl Machine {
             Op::ToDevice { target, .. } => device(*target),
             Op::ToHost { source, target, .. } => device(*source) || host(*target),
             Op::OnDevice { source, target, .. } => device(*source) || device(*target),
-            // What its rows name shows when it runs.
-            Op::Gather { table, .. } => device(*table),
+            Op::Gather { table, within, .. } => device(*table) || device(within.start),
             Op::Record { .. } | Op::Wait { .. } => false,
         })
     }
@@ -247,6 +248,22 @@ impl Machine {
     /// A live event.
     pub(crate) fn event(&mut self, handle: usize) -> Option<&mut Event> {
         self.events.get_mut(&handle).filter(|event| !event.destroyed)
+    }
+
+    /// What the rows of a table name: the table is on its way to the device, or there.
+    pub(crate) fn within(&mut self, stream: usize, table: u64, count: usize) -> Option<Range<u64>> {
+        let on_its_way = self.streams.get(&stream)?.ops.iter().rev().find_map(|op| match op {
+            Op::ToDevice { source: Source::Pinned { started_with, .. }, target, .. } if *target == table => {
+                Some(started_with.clone())
+            }
+            _ => None,
+        });
+        let rows = on_its_way.or_else(|| self.device_bytes(table, count * 24).map(|rows| rows.to_vec()))?;
+        let number = |row: &[u8], at: usize| u64::from_le_bytes(row[8 * at..8 * at + 8].try_into().expect("8 bytes"));
+        let rows = || rows.chunks_exact(24).take(count).map(|row| (number(row, 0), number(row, 1), number(row, 2)));
+        let start = rows().map(|(source, target, _)| source.min(target)).min()?;
+        let end = rows().map(|(source, target, bytes)| source.max(target) + bytes).max()?;
+        Some(start..end)
     }
 
     /// Whether a stream must still wait at this op.

@@ -85,7 +85,7 @@ fn step(stream: usize, done: &mut usize) -> Option<Duration> {
     };
     let piece = (bytes - *done).min(PIECE_BYTES);
     guard.check_order(stream, &op);
-    if let Op::Gather { table, count } = op {
+    if let Op::Gather { table, count, .. } = op {
         return unfold(&mut guard, stream, table, count);
     }
     perform(&mut guard, &mut op, *done, piece);
