@@ -64,6 +64,7 @@ struct stream {
 };
 
 static pthread_mutex_t devices_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t devices_changed = PTHREAD_COND_INITIALIZER;
 static unsigned devices;
 
 /* ---- with the lock held ---- */
@@ -120,6 +121,7 @@ static void leave(sample_device *device) {
         free(device);
         pthread_mutex_lock(&devices_lock);
         devices--;
+        pthread_cond_broadcast(&devices_changed);
         pthread_mutex_unlock(&devices_lock);
     }
 }
@@ -531,11 +533,16 @@ unsigned sample_device_violations(sample_device *device) {
     return violations;
 }
 
-unsigned sample_devices_live(void) {
+unsigned sample_devices_left(unsigned at_most) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 20;
     pthread_mutex_lock(&devices_lock);
-    unsigned live = devices;
+    while (devices > at_most && pthread_cond_timedwait(&devices_changed, &devices_lock, &until) != ETIMEDOUT) {
+    }
+    unsigned left = devices;
     pthread_mutex_unlock(&devices_lock);
-    return live;
+    return left;
 }
 
 void *sample_consumer_new(sample_device *device) { return new_stream(device); }

@@ -33,8 +33,8 @@ void sample_device_inject(sample_device *device, enum sample_fault fault);
 /* How often a copy met memory that was not pinned or not allocated. */
 unsigned sample_device_violations(sample_device *device);
 
-/* Devices that were made and not destroyed. */
-unsigned sample_devices_live(void);
+/* Devices that were made and not destroyed; waits until there are no more than that, or 20 s have passed. */
+unsigned sample_devices_left(unsigned at_most);
 
 /* A consumer's stream: what runs the kernels that use a batch. */
 void *sample_consumer_new(sample_device *device);
