@@ -1,0 +1,132 @@
+"""What exists on disk: shards, samples, fields."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Iterable, NamedTuple, Union
+
+from . import _abi
+
+Path = Union[str, bytes, "os.PathLike[str]"]
+
+
+class Shard(NamedTuple):
+    """One file of a dataset."""
+
+    path: str
+    bytes: int
+    samples: int
+
+
+class Field(NamedTuple):
+    """A named part of samples. `dtype` (`"u16"`), `shape` and `fixed_bytes` are None where they are not known, or differ."""
+
+    name: str
+    dtype: str | None
+    shape: tuple[int, ...] | None
+    fixed_bytes: int | None
+
+
+class Extent(NamedTuple):
+    """Where a field of a sample lies: number of the shard, first byte, bytes."""
+
+    shard: int
+    offset: int
+    bytes: int
+
+
+class Dataset(_abi.Owned):
+    """Shards and the place of every sample. It does not change, holds no file open, and pickles as its arguments.
+
+    Args:
+        paths: shards, or directories: those stand for the files in them, sorted by name.
+        format: reads the files as this format (`"webdataset"`), whatever they look like.
+        record_bytes: the size of the records of raw files.
+        dtype: the type of the elements in files that do not say it (headerless tokens): `"u16"`.
+        index_dir: the directory of sidecar indexes, if they are not beside their shards.
+        examples: whether TFRecords are `tf.train.Example`s. Default: what the first one is.
+        verify: reads the shards whole and compares the checksums that their format has.
+    """
+
+    __slots__ = ("_arguments",)
+
+    def __init__(
+        self, paths: Path | Iterable[Path], *, format: str | None = None, record_bytes: int | None = None,
+        dtype: str | None = None, index_dir: Path | None = None, examples: bool | None = None, verify: bool = False,
+    ):
+        one = isinstance(paths, (str, bytes, os.PathLike))
+        paths = [os.fsencode(path) for path in ([paths] if one else paths)]
+        self._arguments = (paths, dict(format=format, record_bytes=record_bytes, dtype=dtype, index_dir=index_dir,
+                                       examples=examples, verify=verify))
+        builder = _abi.strait_dataset_builder_new()
+        try:
+            for path in paths:
+                _abi.strait_dataset_builder_add_path(builder, path)
+            for name, value in self._arguments[1].items():
+                if value is not None:
+                    value = os.fsencode(value) if name == "index_dir" else value
+                    value = value.encode() if isinstance(value, str) else value
+                    getattr(_abi, f"strait_dataset_builder_{name}")(builder, value)
+            handle = _abi.strait_dataset_builder_build(builder)
+        finally:
+            _abi.strait_dataset_builder_free(builder)
+        self._own(handle, _abi.strait_dataset_free)
+
+    @classmethod
+    def concat(cls, datasets: Iterable[Dataset]) -> Dataset:
+        """Joins datasets to one, whose sample ids count through them: what `Loader(mixture=...)` mixes."""
+        datasets = list(datasets)
+        self = cls.__new__(cls)
+        self._arguments = (datasets, None)
+        handles = (ctypes.c_void_p * len(datasets))(*[dataset._handle for dataset in datasets])
+        self._own(_abi.strait_dataset_concat(handles, len(datasets)), _abi.strait_dataset_free)
+        return self
+
+    def __reduce__(self):
+        return _remake, self._arguments
+
+    def __len__(self) -> int:
+        return _abi.strait_dataset_len(self._handle)
+
+    @property
+    def format(self) -> str:
+        """The format's name: `"records"`, `"webdataset"`; `"mixed"` where different ones are joined."""
+        return _abi.text(_abi.strait_dataset_format(self._handle))
+
+    @property
+    def shards(self) -> list[Shard]:
+        """All shards, in order."""
+        count = _abi.strait_dataset_shards(self._handle)
+        rows = (_abi.strait_dataset_shard(self._handle, shard) for shard in range(count))
+        return [Shard(os.fsdecode(path), size, samples) for path, size, samples in rows]
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """All fields that samples may have, by name."""
+        return {field.name: field for field in map(self._field, range(_abi.strait_dataset_fields(self._handle)))}
+
+    def _field(self, number: int) -> Field:
+        name, dtype, fixed = _abi.strait_dataset_field(self._handle, number)
+        shape = _abi.strait_dataset_field_shape(self._handle, number)
+        return Field(
+            _abi.text(name),
+            None if dtype is None else dtype.decode(),
+            None if shape is _abi.ABSENT else _abi.u64s(*shape),
+            None if fixed == _abi.UNKNOWN else fixed,
+        )
+
+    def extent(self, sample: int, field: str) -> Extent | None:
+        """Where a field of a sample lies; None if the sample lacks it."""
+        names = list(self.fields)
+        if field not in names:
+            raise KeyError(f"no field {field!r}: there are {', '.join(names)}")
+        extent = _abi.strait_dataset_extent(self._handle, sample, names.index(field))
+        return None if extent is _abi.ABSENT else Extent(*extent)
+
+    def __repr__(self) -> str:
+        return f"<strait.Dataset {self.format}: {len(self)} samples, fields {', '.join(self.fields)}>"
+
+
+def _remake(paths, options) -> Dataset:
+    return Dataset.concat(paths) if options is None else Dataset(paths, **options)

@@ -1,0 +1,42 @@
+"""Where batches and tensors live."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import _abi
+
+
+class Device(_abi.Owned):
+    """A device: `"host"` (or `"cpu"`), `"cuda"`, `"cuda:1"`, a CUDA ordinal, `"auto"`, or what prints like one of these
+    (`torch.device`)."""
+
+    __slots__ = ()
+
+    def __init__(self, device: Any = "auto"):
+        text = f"cuda:{device}" if isinstance(device, int) else str(device)
+        kind, _, ordinal = text.partition(":")
+        if kind in ("host", "cpu") and ordinal in ("", "0"):
+            handle = _abi.strait_device_host()
+        elif kind == "cuda" and (ordinal.isdecimal() or not ordinal):
+            handle = _abi.strait_device_cuda(int(ordinal or 0))
+        elif text == "auto":
+            handle = _abi.strait_device_auto()
+        else:
+            raise ValueError(f'{device!r} is no device: "host", "cpu", "cuda", "cuda:1", an ordinal, or "auto"')
+        self._own(handle, _abi.strait_device_free)
+
+    @property
+    def name(self) -> str:
+        """A name for people: `"cuda:0 (NVIDIA H200)"`."""
+        return _abi.text(_abi.strait_device_name(self._handle))
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """What DLPack calls it: type (1 the host, 2 CUDA) and number."""
+        return _abi.strait_device_dlpack(self._handle)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"strait.Device({self.name!r})"

@@ -1,0 +1,266 @@
+"""Iterates the batches of a dataset."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from typing import Any, Iterable, Iterator, Mapping
+
+from . import _abi
+from .batch import Batch, cursor_json
+from .dataset import Dataset
+from .device import Device
+from .tensor import capsules
+
+_SLICE_MS = 100
+_NUMBERS = (
+    "batch_size", "seed", "prefetch", "hold", "block_bytes", "gap_bytes", "align_bytes", "reads_in_flight",
+    "bytes_in_flight", "pinned_bytes_max", "region_bytes_max", "region_bytes", "open_files_max", "deadline_ms",
+)
+_TEXTS = ("policy", "ring", "path", "verify")
+
+
+class Loader(_abi.Owned):
+    """Batches of a dataset, epoch by epoch, read ahead into device memory by a thread of the library.
+
+    `for batch in loader` is one epoch. The next one begins where that ended, unless `set_epoch` says another; an iteration
+    that was left early starts its epoch over. `state_dict` and `load_state_dict` follow PyTorch's protocol of stateful data
+    loaders: samples that were delivered count, and others do not, so they may be called at any time.
+
+    Args:
+        dataset: a `Dataset`, or paths.
+        batch_size: samples (or windows) per batch; default 256.
+        device: `"cuda"`, `"host"` ..; default the first CUDA device if it works, else the host.
+        shuffle: False, True or `"full"`, `"block:64x16"`, or (block_bytes, window).
+        seed: what decides the order.
+        rank, world: which slice of every global batch is this process's.
+        rank_from_env: takes them from the launcher's environment (torchrun, Slurm, Open MPI, PMI).
+        policy: what happens behind the last whole global batch: `"drop"`, `"pad"`, `"wrap"`, `"short"`.
+        bad_samples: `"raise"`, `"replace"`, or (budget, consecutive) to skip.
+        mixture: weights of the datasets of `Dataset.concat`; with `mixture_positions` an epoch has so many positions.
+        fields: reads only these. tensors: those that come as one array. on_host: those whose bytes are on the host too.
+        array: {field: (dtype, shape)} where the format does not say them.
+        tokens: (field, item_bytes): what samples are measured in. windows: (tokens, stride). pack: tokens of a window.
+        budget: dict(samples_max, cost_max, padded, window, run): batches cut by length.
+        prefetch, hold, block_bytes, gap_bytes, align_bytes, reads_in_flight, bytes_in_flight, pinned_bytes_max,
+            region_bytes_max, region_bytes, open_files_max, deadline_ms, ring, path, verify: see strait.h, Loader options.
+    """
+
+    __slots__ = ("dataset", "_names", "_lock", "_epoch", "_rest", "_turn")
+
+    def __init__(self, dataset: Dataset | Any, batch_size: int | None = None, *, device: Any = None, **options: Any):
+        self.dataset = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
+        builder = _abi.strait_loader_builder_new(self.dataset._handle)
+        try:
+            if batch_size is not None:
+                options["batch_size"] = batch_size
+            if device is not None:
+                kept = device if isinstance(device, Device) else Device(device)
+                _abi.strait_loader_builder_device(builder, kept._handle)
+            _set(builder, options)
+            handle = _abi.strait_loader_builder_build(builder)
+        finally:
+            _abi.strait_loader_builder_free(builder)
+        self._own(handle, _abi.strait_loader_free)
+        self._names: dict[str, str | None] | None = None
+        self._lock = threading.Lock()
+        self._epoch = 0
+        # Whether the next iteration goes on from a cursor.
+        self._rest = False
+        self._turn = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is iterated, or else will be."""
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that the next iteration delivers. After `load_state_dict`, the epoch of that state goes on where it
+        stood, and another one starts from its start."""
+        with self._lock:
+            if epoch != self._epoch:
+                self._epoch, self._rest = epoch, False
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the same on every rank."""
+        steps = _abi.strait_loader_steps(self._handle)
+        if steps == _abi.UNKNOWN:
+            raise TypeError("batches are cut by a budget: how many there are shows only as they come")
+        return steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        with self._lock:
+            if self._rest:
+                _abi.strait_loader_begin_rest(self._handle)
+                self._rest = False
+            else:
+                _abi.strait_loader_begin(self._handle, self._epoch)
+            self._turn += 1
+            return _Iteration(self, self._turn)
+
+    def _next(self, turn: int) -> Batch:
+        while True:
+            if turn != self._turn:
+                raise RuntimeError("the loader has begun another iteration: this one is over")
+            capsules.sweep()
+            # In slices, for signals are handled between calls only.
+            handle = _abi.strait_loader_next(self._handle, _SLICE_MS)
+            if handle is _abi.END:
+                with self._lock:
+                    if turn == self._turn:
+                        self._turn += 1
+                        self._epoch = self._progress()[0]
+                raise StopIteration
+            if handle is not _abi.PENDING:
+                break
+        if self._names is None:
+            self._names = _names(handle)
+        return Batch(handle, self._names)
+
+    def _progress(self) -> tuple[int, int, int]:
+        cursor = _abi.strait_loader_cursor(self._handle)
+        try:
+            return _abi.strait_cursor_progress(cursor)
+        finally:
+            _abi.strait_cursor_free(cursor)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run stands after the last batch that was delivered: a few hundred bytes of plain values."""
+        return {"strait": 1, "cursor": cursor_json(_abi.strait_loader_cursor(self._handle))}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state_dict` was taken, also with another batch size or on other ranks, when next iterated."""
+        if state.get("strait") != 1:
+            raise ValueError("not a state_dict of a strait.Loader of this version")
+        self.resume(state["cursor"])
+
+    def resume(self, cursor: str, allow_changed: bool = False) -> None:
+        """Goes on from a cursor of `Batch.cursor` when next iterated; `allow_changed`: even if the dataset has changed."""
+        data = cursor.encode()
+        parsed = _abi.strait_cursor_parse(data, len(data))
+        try:
+            with self._lock:
+                _abi.strait_loader_resume(self._handle, parsed, allow_changed)
+                self._epoch = _abi.strait_cursor_progress(parsed)[0]
+                self._rest = True
+                self._turn += 1
+        finally:
+            _abi.strait_cursor_free(parsed)
+
+    def stats(self) -> dict[str, Any]:
+        """What the loader has done so far; never waits for a batch. Numbers (`"bytes_read"`), texts (`"path"`, `"ring"`),
+        `"fallbacks"` with their reasons, and `"bad_samples"`."""
+        handle = _abi.strait_loader_stats(self._handle)
+        try:
+            return read_stats(handle)
+        finally:
+            _abi.strait_stats_free(handle)
+
+    def close(self) -> None:
+        """Stops the loader in bounded time. Batches that are held stay valid."""
+        self._free()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def __reduce__(self):
+        raise TypeError("a loader has a thread and memory of its process: pass the dataset, and make a loader there")
+
+
+class _Iteration(Iterator[Batch]):
+    """One epoch, or the rest of one. Threads may share it."""
+
+    def __init__(self, loader: Loader, turn: int):
+        self._loader, self._turn = loader, turn
+        self._over = False
+
+    def __next__(self) -> Batch:
+        if self._over:
+            raise StopIteration
+        try:
+            return self._loader._next(self._turn)
+        except StopIteration:
+            self._over = True
+            raise
+
+
+def _names(batch: int) -> dict[str, str | None]:
+    """The fields of a loader's batches and their types, which are the same in all."""
+    pairs = (_abi.strait_batch_field_name(batch, field) for field in range(_abi.strait_batch_fields(batch)))
+    return {_abi.text(name): None if dtype is None else dtype.decode() for name, dtype in pairs}
+
+
+def read_stats(handle: int) -> dict[str, Any]:
+    """The numbers and texts of stats."""
+    stats: dict[str, Any] = {}
+    index = 0
+    while (name := _abi.strait_stats_name(index)) is not None:
+        number = _abi.strait_stats_number(handle, name)
+        stats[name.decode()] = None if number == _abi.UNKNOWN else number
+        index += 1
+    for name in ("path", "path_reason", "ring", "device", "pages"):
+        stats[name] = _abi.text(_abi.strait_stats_text(handle, name.encode()))
+    count = _abi.strait_stats_fallbacks(handle)
+    stats["fallbacks"] = [_abi.text(_abi.strait_stats_fallback(handle, number)) for number in range(count)]
+    stats["bad_samples"] = list(_abi.u64s(*_abi.strait_stats_bad_samples(handle)))
+    return stats
+
+
+def _set(builder: int, options: dict[str, Any]) -> None:
+    """Passes options on; those that are None keep their defaults."""
+    options = {name: value for name, value in options.items() if value is not None}
+
+    def call(name: str, *values: Any) -> None:
+        getattr(_abi, f"strait_loader_builder_{name}")(builder, *values)
+
+    for name in _NUMBERS:
+        if name in options:
+            call(name, options.pop(name))
+    for name in _TEXTS:
+        if name in options:
+            call(name, options.pop(name).encode())
+    for name in ("fields", "tensors", "on_host"):
+        if name in options:
+            call(name, *_abi.texts(options.pop(name)))
+    for field, (dtype, shape) in options.pop("array", {}).items():
+        call("array", field.encode(), dtype.encode(), (ctypes.c_uint64 * len(shape))(*shape), len(shape))
+    _set_order(call, options)
+    if "tokens" in options:
+        field, item_bytes = options.pop("tokens")
+        call("tokens", field.encode(), item_bytes)
+    if "windows" in options:
+        call("windows", *options.pop("windows"))
+    if "pack" in options:
+        call("pack", options.pop("pack"))
+    if "budget" in options:
+        budget = {"padded": False, "window": 1, "run": 1} | options.pop("budget")
+        call("budget", *[budget[key] for key in ("samples_max", "cost_max", "padded", "window", "run")])
+    if options:
+        raise TypeError(f"a loader has no option {', '.join(options)}")
+
+
+def _set_order(call: Any, options: dict[str, Any]) -> None:
+    """Which samples come, and in which order."""
+    shuffle = options.pop("shuffle", False)
+    if isinstance(shuffle, tuple):
+        call("shuffle_blocks", *shuffle)
+    elif shuffle:
+        call("shuffle", b"full" if shuffle is True else shuffle.encode())
+    if options.pop("rank_from_env", False):
+        call("rank_from_env")
+    if "rank" in options or "world" in options:
+        call("rank", options.pop("rank"), options.pop("world"))
+    bad = options.pop("bad_samples", "raise")
+    if isinstance(bad, tuple):
+        call("bad_samples_skip", *bad)
+    elif bad in ("raise", "replace"):
+        call(f"bad_samples_{bad}")
+    else:
+        raise ValueError(f'bad_samples is "raise", "replace" or (budget, consecutive), not {bad!r}')
+    positions = options.pop("mixture_positions", 0)
+    weights: Iterable[int] = options.pop("mixture", ())
+    if weights := list(weights):
+        call("mixture", (ctypes.c_uint32 * len(weights))(*weights), len(weights), positions)
