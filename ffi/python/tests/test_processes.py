@@ -1,0 +1,88 @@
+"""Signals, forks, and processes of their own."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import strait
+
+
+def test_interrupt_while_waiting(rows):
+    # All that may be held is held, so no batch comes before the deadline of a minute.
+    program = """
+import sys, strait
+loader = strait.Loader(sys.argv[1], batch_size=10, device="host", hold=1, prefetch=1, deadline_ms=60000)
+iteration, held = iter(loader), []
+print("waiting", flush=True)
+try:
+    while True:
+        held.append(next(iteration))
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+    child = subprocess.Popen([sys.executable, "-c", program, str(rows[0])], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "waiting\n"
+    child.send_signal(signal.SIGINT)
+    out, _ = child.communicate(timeout=20)
+    assert (out, child.returncode) == ("interrupted\n", 0)
+
+
+def test_fork_is_a_clear_error_and_children_make_their_own(rows):
+    loader = strait.Loader(rows[0], batch_size=100, device="host")
+    iteration = iter(loader)
+    batch = next(iteration)
+    array = batch["array"].numpy()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        answer = b"no error"
+        try:
+            next(iteration)
+        except strait.errors.HandleError as error:
+            answer = str(error).encode()
+        try:
+            del array, batch
+            own = strait.Loader(rows[0], batch_size=100, device="host")
+            answer += b" | own: %d" % sum(len(batch) for batch in own)
+        finally:
+            os.write(write, answer)
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as answers:
+        answer = answers.read().decode()
+    assert os.waitpid(child, 0)[1] == 0
+    assert "fork" in answer and answer.endswith("| own: 1000"), answer
+    assert sum(len(batch) for batch in iteration) == 900 and len(array) == 100
+
+
+def samples_of(dataset, rank):
+    """Run in a process of its own: the samples of a rank."""
+    loader = strait.Loader(dataset, batch_size=10, device="host", rank=rank, world=2, shuffle=True)
+    return [sample for batch in loader for sample in batch.samples]
+
+
+def test_spawn(rows):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        parts = pool.starmap(samples_of, [(strait.Dataset(rows[0]), 0), (strait.Dataset(rows[0]), 1)])
+    assert sorted(parts[0] + parts[1]) == list(range(1000)) and len(parts[0]) == len(parts[1])
+
+
+def test_loaders_do_not_pickle(rows):
+    import pickle
+
+    with pytest.raises(TypeError, match="pass the dataset"):
+        pickle.dumps(strait.Loader(rows[0], device="host"))
+
+
+def test_frameworks_are_not_imported_unasked(rows, run_python):
+    program = """
+import sys, strait
+for batch in strait.Loader(sys.argv[1], batch_size=100, device="host"):
+    batch["array"].shape, batch.ragged("array").offsets
+print([name for name in ("numpy", "torch", "jax") if name in sys.modules])
+"""
+    assert run_python(program, rows[0]) == "[]\n"

@@ -1,0 +1,165 @@
+"""What comes out of batches is what lies in the shards."""
+
+import numpy as np
+import pytest
+
+import strait
+from conftest import safetensors_bytes
+from strait import _abi
+
+
+def test_dense_rows(rows):
+    path, values = rows
+    dataset = strait.Dataset(path)
+    assert len(dataset) == 1000 and dataset.format == "npy"
+    assert dataset.fields["array"] == strait.Field("array", "f32", (3, 4), 48)
+    loader = strait.Loader(dataset, batch_size=64, device="host", shuffle=True, seed=5)
+    assert len(loader) == 16
+    seen = []
+    for step, batch in enumerate(loader):
+        tensor = batch["array"]
+        assert (tensor.dtype, tensor.shape, tensor.nbytes) == ("f32", (len(batch), 3, 4), 48 * len(batch))
+        assert (batch.epoch, batch.step, batch.padded) == (0, step, 0)
+        wanted = values[list(batch.samples)]
+        for array in (tensor.numpy(), np.asarray(tensor), np.from_dlpack(tensor)):
+            assert array.dtype == np.float32 and np.array_equal(array, wanted)
+        seen += batch.samples
+    assert sorted(seen) == list(range(1000)) and seen != sorted(seen)
+
+
+def test_ragged_pictures(pictures):
+    path, samples = pictures
+    loader = strait.Loader(path, batch_size=16, device="host")
+    for batch in loader:
+        assert list(batch) == batch.fields and set(batch) == {"jpg", "cls", "json"}
+        jpg, region = batch["jpg"], batch.region.numpy()
+        assert len(jpg) == len(batch) and isinstance(jpg, strait.Ragged)
+        for place, sample in enumerate(batch.samples):
+            wanted = samples[sample]["jpg"]
+            assert jpg[place].dtype == "u8" and jpg[place].shape == (len(wanted),)
+            assert jpg[place].numpy().tobytes() == wanted == jpg.bytes(place)
+            offset, length = jpg.offsets[place], jpg.lengths[place]
+            assert region[offset:offset + length].tobytes() == wanted
+            text = samples[sample].get("json")
+            found = batch["json"][place]
+            assert (None if found is None else found.numpy().tobytes()) == text
+            assert batch["json"].bytes(place) == text
+        assert batch["cls"].integers() == [sample % 7 for sample in batch.samples]
+        assert jpg[-1].numpy().tobytes() == jpg[len(jpg) - 1].numpy().tobytes() and len(jpg[1:3]) == 2
+        with pytest.raises(IndexError):
+            jpg[len(jpg)]
+        with pytest.raises(KeyError, match="there are .*jpg"):
+            batch["png"]
+
+
+def test_windows_of_tokens(tokens):
+    path, values = tokens
+    loader = strait.Loader(strait.Dataset(path, dtype="u16"), batch_size=4, device="host", windows=(129, 128))
+    count = 0
+    for batch in loader:
+        tensor = batch["tokens"]
+        assert tensor.dtype == "u16" and tensor.shape == (len(batch), 129)
+        for row, window in zip(tensor.numpy(), batch.samples):
+            assert np.array_equal(row, values[128 * window:128 * window + 129])
+        window = batch.window(0)
+        assert list(window.tokens) == [0, 129] and window.documents == (0,)
+        assert window.starts == (128 * batch.samples[0],) and list(window.lengths) == [258]
+        count += len(batch)
+    assert count == 78
+
+
+def test_described_arrays_and_unaligned_samples(tmp_path):
+    values = np.random.default_rng(4).integers(0, 2**16, (50, 7), dtype=np.uint16)
+    values.tofile(tmp_path / "records.bin")
+    dataset = strait.Dataset(tmp_path / "records.bin", format="records", record_bytes=14)
+    loader = strait.Loader(dataset, batch_size=10, device="host", array={"record": ("u16", (7,))})
+    for batch in loader:
+        assert np.array_equal(batch["record"].numpy(), values[list(batch.samples)])
+        assert batch.ragged("record").raw(1).numpy().tobytes() == values[batch.samples[1]].tobytes()
+
+
+def test_unaligned_samples(tmp_path):
+    numbers = np.arange(6, dtype=np.float32).reshape(3, 2)
+    tensors = {"a": ("U8", [3], b"abc"), "b": ("F32", [3, 2], numbers.tobytes())}
+    (tmp_path / "odd.safetensors").write_bytes(safetensors_bytes(tensors))
+    batch = next(iter(strait.Loader(tmp_path / "odd.safetensors", batch_size=3, device="host", tensors=[])))
+    assert isinstance(batch["b"], strait.Ragged)
+    with pytest.raises(strait.errors.ConfigError):
+        batch["b"][1]
+    assert batch["b"].raw(1).numpy().tobytes() == numbers[1].tobytes() and batch["a"][2].numpy() == ord("c")
+    dense = next(iter(strait.Loader(tmp_path / "odd.safetensors", batch_size=3, device="host")))
+    assert np.array_equal(dense["b"].numpy(), numbers)
+
+
+def test_dataset(pictures, rows):
+    dataset = strait.Dataset(pictures[0])
+    assert dataset.shards == [strait.Shard(str(pictures[0]), pictures[0].stat().st_size, 60)]
+    data = pictures[0].read_bytes()
+    for sample, fields in enumerate(pictures[1]):
+        for name in ("jpg", "json"):
+            extent = dataset.extent(sample, name)
+            assert (extent and data[extent.offset:extent.offset + extent.bytes]) == fields.get(name)
+    both = strait.Dataset.concat([dataset, strait.Dataset(rows[0])])
+    assert len(both) == 1060 and both.format == "mixed"
+    mixed = strait.Loader(both, batch_size=10, device="host", mixture=[1, 1])
+    batch = next(iter(mixed))
+    assert {batch.origin(place)[0] for place in range(10)} == {0, 1}
+
+
+def test_device_protocol(rows):
+    tensor = next(iter(strait.Loader(rows[0], batch_size=8, device="cpu")))["array"]
+    assert tensor.__dlpack_device__() == (1, 0)
+    assert not hasattr(tensor, "__cuda_array_interface__")
+    assert "dltensor_versioned" in repr(tensor.__dlpack__(max_version=(1, 1)))
+    assert '"dltensor"' in repr(tensor.__dlpack__())
+    with pytest.raises(ValueError, match="no streams"):
+        tensor.__dlpack__(stream=1)
+    with pytest.raises(BufferError):
+        tensor.__dlpack__(copy=True)
+    with pytest.raises(BufferError):
+        tensor.__dlpack__(dl_device=(2, 0))
+
+
+def test_errors(tmp_path, rows):
+    with pytest.raises(FileNotFoundError) as missing:
+        strait.Dataset(tmp_path / "none")
+    assert missing.value.code == "OPEN" and missing.value.errno == 2 and missing.value.path == str(tmp_path / "none")
+    bad = tmp_path / "bad.npy"
+    bad.write_bytes(b"\x93NUMPY\x01\x00" + b"\xff" * 20)
+    with pytest.raises(strait.errors.FormatError) as error:
+        strait.Dataset(bad)
+    assert error.value.status == 3 and error.value.path == str(bad) and str(error.value) == error.value.message
+    with pytest.raises(ValueError):
+        strait.Loader(rows[0], device="host", shuffle="sideways")
+    with pytest.raises(TypeError, match="no option batchsize"):
+        strait.Loader(rows[0], device="host", batchsize=3)
+    with pytest.raises(ValueError, match="is no device"):
+        strait.Loader(rows[0], device="tape")
+    import pickle
+
+    again = pickle.loads(pickle.dumps(missing.value))
+    assert type(again) is strait.errors.MissingError and again.errno == 2 and again.path == missing.value.path
+
+
+def test_every_function_of_the_header_is_declared():
+    missing = [name for name in _abi.FUNCTIONS if not hasattr(_abi, name)]
+    assert missing == [] and len(_abi.FUNCTIONS) > 170
+
+
+def test_doctor():
+    found = strait.doctor(device="host")
+    assert found["ring"] in ("uring", "pread") and found["device"] == "host" and found["version"] == strait.__version__
+
+
+def test_torch(rows, pictures):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    for batch in strait.Loader(rows[0], batch_size=100, device="host"):
+        assert torch.equal(batch["array"].torch(), torch.from_numpy(rows[1][list(batch.samples)]))
+    for batch in strait.Loader(pictures[0], batch_size=20, device="host"):
+        assert bytes(batch["jpg"][3].torch().numpy()) == pictures[1][batch.samples[3]]["jpg"]
+
+
+def test_jax(rows):
+    pytest.importorskip("jax", reason="JAX is not installed")
+    for batch in strait.Loader(rows[0], batch_size=100, device="host"):
+        assert np.array_equal(np.asarray(batch["array"].jax()), rows[1][list(batch.samples)])
