@@ -15,7 +15,7 @@ import strait
 @ray.remote(num_cpus=1)
 def train(dataset: strait.Dataset, rank: int, world: int, cursor):
     """One rank: trains half an epoch, then says where the run stands."""
-    loader = strait.Loader(dataset, batch_size=50, rank=rank, world=world, shuffle=True, seed=7)
+    loader = strait.Loader(dataset, batch_size=25, rank=rank, world=world, shuffle=True, seed=7)
     if cursor is not None:
         loader.resume(cursor)
     samples = []
