@@ -26,16 +26,30 @@ def test_arrays_outlive_tensor_batch_and_loader(rows):
     assert len(arrays[2]) >= wanted[2].nbytes
 
 
-def test_memory_is_not_filled_again_under_an_array(rows):
-    loader = strait.Loader(rows[0], batch_size=10, device="host", hold=3, prefetch=2)
+@pytest.mark.parametrize("make", [strait.Tensor.numpy, np.asarray, np.from_dlpack])
+def test_memory_is_not_filled_again_under_an_array(rows, make):
+    loader = strait.Loader(rows[0], batch_size=10, device="host", hold=2, prefetch=2)
     iteration = iter(loader)
     batch = next(iteration)
-    kept, wanted = batch["array"].numpy(), rows[1][list(batch.samples)]
-    via_dlpack = np.from_dlpack(batch["array"])
+    kept, wanted = make(batch["array"]), rows[1][list(batch.samples)]
+    for batch in iteration:
+        batch.release()
+    gc.collect()
+    for batch in loader:
+        batch.release()
+        assert np.array_equal(kept, wanted)
+
+
+@pytest.mark.parametrize("make", [strait.Tensor.numpy, np.asarray, np.from_dlpack])
+def test_an_array_keeps_a_batch_that_was_released(rows, make):
+    loader = strait.Loader(rows[0], batch_size=10, device="host", hold=2, prefetch=2)
+    iteration = iter(loader)
+    batch = next(iteration)
+    kept, wanted = make(batch["array"]), rows[1][list(batch.samples)]
     batch.release()
     for batch in iteration:
-        pass
-    assert np.array_equal(kept, wanted) and np.array_equal(via_dlpack, wanted)
+        batch.release()
+        assert np.array_equal(kept, wanted)
 
 
 def test_no_leak_over_10000_batches(tmp_path):

@@ -5,29 +5,43 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 import strait
 
 
+def sleeps(pid):
+    """Whether the main thread of a process is waiting for something."""
+    with open(f"/proc/{pid}/task/{pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0] == "S"
+
+
 def test_interrupt_while_waiting(rows):
-    # All that may be held is held, so no batch comes before the deadline of a minute.
+    # Two batches are all that may be held: the third does not come before the deadline of a minute.
     program = """
 import sys, strait
 loader = strait.Loader(sys.argv[1], batch_size=10, device="host", hold=1, prefetch=1, deadline_ms=60000)
-iteration, held = iter(loader), []
-print("waiting", flush=True)
+iteration = iter(loader)
+held = [next(iteration), next(iteration)]
 try:
-    while True:
-        held.append(next(iteration))
+    print("waiting", flush=True)
+    next(iteration)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
     child = subprocess.Popen([sys.executable, "-c", program, str(rows[0])], stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "waiting\n"
+    asleep = 0
+    while asleep < 5:
+        asleep = asleep + 1 if sleeps(child.pid) else 0
+        time.sleep(0.01)
     child.send_signal(signal.SIGINT)
-    out, _ = child.communicate(timeout=20)
+    try:
+        out, _ = child.communicate(timeout=20)
+    finally:
+        child.kill()
     assert (out, child.returncode) == ("interrupted\n", 0)
 
 

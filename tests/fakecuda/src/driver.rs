@@ -56,11 +56,17 @@ pub(crate) fn within(symbol: &str, body: impl FnOnce(&mut Machine) -> Outcome) -
     })
 }
 
-/// Puts an op on a stream; the null handle is the legacy stream of the current context.
+/// Whether it is the legacy stream of the current context: null, `CU_STREAM_LEGACY`, and, as if there were one thread,
+/// `CU_STREAM_PER_THREAD`.
+fn is_legacy(stream: Handle) -> bool {
+    (stream as usize) <= 2
+}
+
+/// Puts an op on a stream.
 pub(crate) fn push(machine: &mut Machine, stream: Handle, op: Op) -> Outcome {
     let context = current();
-    let handle = if stream.is_null() { context + 1 } else { stream as usize };
-    if stream.is_null() && !machine.streams.contains_key(&handle) {
+    let handle = if is_legacy(stream) { context + 1 } else { stream as usize };
+    if is_legacy(stream) && !machine.streams.contains_key(&handle) {
         machine.streams.insert(handle, Stream { context, legacy: true, ..Stream::default() });
         worker::spawn(handle);
     }
@@ -77,7 +83,7 @@ pub(crate) fn push(machine: &mut Machine, stream: Handle, op: Op) -> Outcome {
 
 /// Returns when nothing is left on a stream.
 pub(crate) fn wait_for_all(stream: Handle) {
-    let handle = if stream.is_null() { current() + 1 } else { stream as usize };
+    let handle = if is_legacy(stream) { current() + 1 } else { stream as usize };
     let mut machine = machine();
     while machine.streams.get(&handle).is_some_and(|stream| !stream.ops.is_empty()) {
         machine = wait_for_change(machine);

@@ -1,0 +1,57 @@
+"""CUDA, over the repository's stand-in for its driver: `check` builds it. It says nothing about a real GPU."""
+
+import os
+
+import pytest
+
+PROGRAM = """
+import ctypes, sys
+driver = ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
+import strait
+from strait.tensor import capsules
+
+loader = strait.Loader(sys.argv[2], batch_size=100, device="cuda:0")
+assert loader.stats()["device"].startswith("cuda:0"), loader.stats()
+want = open(sys.argv[2], "rb").read()[-1000 * 48:]
+for batch in loader:
+    tensor = batch["array"]
+    assert tensor.__dlpack_device__() == (2, 0) and tensor.shape == (100, 3, 4)
+    interface = tensor.__cuda_array_interface__
+    assert interface["stream"] == 1 and interface["shape"] == (100, 3, 4) and interface["data"][0] > 0, interface
+    assert not hasattr(tensor, "__array_interface__")
+    for refused, stream in ((ValueError, 0),):
+        try:
+            tensor.__dlpack__(stream=stream)
+        except refused:
+            pass
+        else:
+            raise AssertionError("stream 0 was taken")
+    for stream in (None, 1, 2, -1):
+        assert "dltensor" in repr(tensor.__dlpack__(stream=stream, max_version=(1, 0)))
+    capsules.sweep()
+    try:
+        tensor.numpy()
+    except BufferError:
+        pass
+    else:
+        raise AssertionError("NumPy took memory of a GPU")
+    ragged = batch.ragged("array")
+    for place, sample in enumerate(batch.samples):
+        assert ragged.bytes(place) == want[48 * sample:48 * sample + 48]
+    batch.release(stream=1)
+assert capsules.waiting == []
+del batch, ragged, tensor
+loader.close()
+for tensor in strait.load_file(sys.argv[3], device="cuda").values():
+    assert tensor.__dlpack_device__() == (2, 0)
+del tensor
+assert strait._abi.strait_handles_live() <= 2
+text = ctypes.create_string_buffer(4096)
+driver.fakecuda_misuse.restype, driver.fakecuda_misuse.argtypes = ctypes.c_size_t, [ctypes.c_char_p, ctypes.c_size_t]
+print(text.raw[:driver.fakecuda_misuse(text, 4096)].decode() or "no misuse")
+"""
+
+
+def test_the_stand_in(rows, model, run_python):
+    driver = os.environ.get("STRAIT_FAKECUDA") or pytest.skip("STRAIT_FAKECUDA does not name the stand-in for the driver")
+    assert run_python(PROGRAM, driver, rows[0], model[0]) == "no misuse\n"
