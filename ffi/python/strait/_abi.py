@@ -10,7 +10,7 @@ import ctypes
 import os
 import pathlib
 import weakref
-from typing import Any, Callable
+from typing import Any, Callable, Literal
 
 from . import errors
 from ._functions import FUNCTIONS, STATUSES
@@ -19,7 +19,7 @@ UNKNOWN = 2**64 - 1
 STREAM_NONE = -1
 TENSOR_BYTES = 2
 
-TYPES = {
+TYPES: dict[str, Any] = {
     "b": ctypes.c_bool, "i": ctypes.c_int32, "I": ctypes.c_uint32, "q": ctypes.c_int64, "Q": ctypes.c_uint64,
     "z": ctypes.c_size_t, "s": ctypes.c_char_p, "p": ctypes.c_void_p, "v": None,
 }
@@ -152,7 +152,7 @@ def u64s(address: int | None, count: int) -> tuple[int, ...]:
     return tuple((ctypes.c_uint64 * count).from_address(address)) if count and address else ()
 
 
-def u64_view(address: int | None, count: int, kind: str = "Q") -> memoryview:
+def u64_view(address: int | None, count: int, kind: Literal["Q", "I"] = "Q") -> memoryview:
     """The same as a read-only buffer of one dimension, copied: `numpy.asarray` takes it as it is."""
     width = 8 if kind == "Q" else 4
     data = ctypes.string_at(address, width * count) if count and address else b""

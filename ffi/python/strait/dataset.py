@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Iterable, NamedTuple, Union
+from typing import Any, Iterable, NamedTuple, Union
 
 from . import _abi
 
@@ -56,14 +56,16 @@ class Dataset(_abi.Owned):
         dtype: str | None = None, index_dir: Path | None = None, examples: bool | None = None, verify: bool = False,
     ):
         one = isinstance(paths, (str, bytes, os.PathLike))
-        paths = [os.fsencode(path) for path in ([paths] if one else paths)]
-        self._arguments = (paths, dict(format=format, record_bytes=record_bytes, dtype=dtype, index_dir=index_dir,
-                                       examples=examples, verify=verify))
+        many: Any = [paths] if one else paths
+        encoded = [os.fsencode(path) for path in many]
+        options: dict[str, Any] = dict(format=format, record_bytes=record_bytes, dtype=dtype, index_dir=index_dir,
+                                       examples=examples, verify=verify)
+        self._arguments: tuple[Any, Any] = encoded, options
         builder = _abi.strait_dataset_builder_new()
         try:
-            for path in paths:
+            for path in encoded:
                 _abi.strait_dataset_builder_add_path(builder, path)
-            for name, value in self._arguments[1].items():
+            for name, value in options.items():
                 if value is not None:
                     value = os.fsencode(value) if name == "index_dir" else value
                     value = value.encode() if isinstance(value, str) else value

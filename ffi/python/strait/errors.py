@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import errno as _errno
 
 from ._functions import STATUSES
@@ -66,11 +67,11 @@ class IoError(Error, OSError):
     """The storage failed."""
 
 
-class TimeoutError(Error, TimeoutError):  # noqa: A001
+class TimeoutError(Error, builtins.TimeoutError):  # noqa: A001
     """Something did not happen in time; the text says what."""
 
 
-class MemoryError(Error, MemoryError):  # noqa: A001
+class MemoryError(Error, builtins.MemoryError):  # noqa: A001
     """Memory could not be had, or a batch needs more than there is room for."""
 
 

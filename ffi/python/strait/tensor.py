@@ -56,7 +56,7 @@ class _Versioned(ctypes.Structure):
     ]
 
 
-def _delete(kind: type, address: int) -> None:
+def _delete(kind: Any, address: int) -> None:
     kind.from_address(address).deleter(address)
 
 
@@ -185,8 +185,6 @@ class Tensor:
             if stream not in (None, -1):
                 raise ValueError(f"host memory has no streams: stream is None or -1, not {stream}")
             return _abi.STREAM_NONE
-        if stream == 0:
-            raise ValueError("stream 0 is ambiguous on CUDA: 1 is the legacy default stream, 2 the calling thread's")
         return 1 if stream is None else stream
 
     def _pointer(self) -> int:

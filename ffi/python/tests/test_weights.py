@@ -70,6 +70,8 @@ def test_safe_open_is_a_drop_in(model):
         for index in INDICES:
             mine = ours.get_slice("cube")[index]
             assert np.array_equal(mine, model[1]["cube"][index]), index
+            if any(isinstance(part, slice) and part.step for part in np.index_exp[index]):
+                continue  # older ones of theirs ignore steps
             try:
                 other = theirs.get_slice("cube")[index]
             except Exception:  # it takes fewer kinds
