@@ -327,7 +327,8 @@ impl Bed {
                 for (index, &place) in places.iter().enumerate() {
                     let position = steps.position(step, index as u64) % order.len();
                     let mut stand_in = Some(place);
-                    met += u64::from(bad[place as usize]);
+                    let is_padding = index as u64 >= places.len() as u64 - padding;
+                    met += u64::from(bad[place as usize] && !is_padding);
                     for attempt in 0.. {
                         if stand_in.is_none_or(|window| !bad[window as usize]) {
                             break;
@@ -344,7 +345,7 @@ impl Bed {
                     }
                     if let Some(window) = stand_in {
                         delivered.samples.push(window);
-                        delivered.padded += u64::from(index as u64 >= places.len() as u64 - padding);
+                        delivered.padded += u64::from(is_padding);
                     }
                 }
                 batches.push(delivered);

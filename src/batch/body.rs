@@ -23,6 +23,8 @@ pub(crate) struct Body {
     pub(crate) places: Places,
     /// Read block by block and without gaps, since reads of this batch have failed.
     pub(crate) careful: bool,
+    /// How often it was judged and had to be read again.
+    pub(crate) recalls: u32,
     /// Where the run stands once every rank has its batch of this step.
     pub(crate) standing: Standing,
     /// Shared with the worker while it has a job of this batch.
