@@ -21,11 +21,11 @@ pub(super) fn of(dataset: &Dataset) -> Fingerprint {
     }
 }
 
-/// Where samples lie, spread over all of them, where they vary in size. `None` too where the index is damaged: whoever needs
-/// the damaged part is told so, and others are not.
+/// Where samples lie, spread over all of them. `None` where the index is damaged: whoever needs the damaged part is told so,
+/// and others are not.
 fn places(dataset: &Dataset) -> Option<Vec<(u32, u64, u64)>> {
     let fields = dataset.fields.len();
-    if dataset.is_empty() || dataset.fields.iter().all(|field| field.fixed_bytes.is_some()) {
+    if dataset.is_empty() {
         return None;
     }
     let (len, looks) = (dataset.len(), (PLACES / fields as u64).max(16).min(dataset.len()));

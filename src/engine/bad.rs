@@ -246,6 +246,7 @@ impl Bad {
         if self.policy == BadSamplePolicy::Replace {
             self.samples.rewind(0); // attempts are no places
         }
+        places.around_bad = samples != order;
         (places.skipped, places.replaced) = (skipped, replaced);
         Ok(())
     }

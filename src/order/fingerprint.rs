@@ -16,9 +16,9 @@ pub struct Fingerprint {
     pub bytes: u64,
     /// A hash of each shard's file name, size and number of samples, and of the fields' names, in order.
     pub layout: u64,
-    /// A hash of where some samples lie, spread evenly over all, where samples vary in size: every sample of up to 1,024, so
-    /// many of more. What it does not meet (a few neighbours that changed places in a large shard) goes unnoticed. `None`
-    /// where samples are all of one size, and in cursors that are older than this field: then it is not compared.
+    /// A hash of where some samples lie, spread evenly over all: every sample of up to 1,024, so many of more (fewer where
+    /// they have many fields). What it does not meet goes unnoticed: a few neighbours that changed places in a large
+    /// dataset. `None` in cursors that are older than this field: then it is not compared.
     pub places: Option<u64>,
 }
 
