@@ -333,7 +333,7 @@ impl Bed {
                         if stand_in.is_none_or(|window| !bad[window as usize]) {
                             break;
                         }
-                        let other = order.replacement(epoch, position, attempt);
+                        let other = order.replacement_of(place, epoch, position, attempt);
                         let near = order.len().min(1024);
                         let other = match self.windows {
                             Windows::Stored { .. } => other,
