@@ -27,7 +27,7 @@ use super::table::Table;
 use crate::error::{Error, Result};
 use crate::memory::Mapping;
 use head::{Column, Head, START_BYTES};
-pub(super) use place::{ENDING, place_for_reading, write};
+pub(super) use place::{ENDING, cache, place_for_reading, write};
 
 /// What the head of a sidecar has room for.
 const NAME_BYTES_MAX: usize = u16::MAX as usize;
