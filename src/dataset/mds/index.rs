@@ -53,6 +53,7 @@ pub(in crate::dataset) struct Column {
     pub(in crate::dataset) bytes: Option<u64>,
     pub(in crate::dataset) dtype: Option<DType>,
     pub(in crate::dataset) shape: Option<Vec<u64>>,
+    pub(in crate::dataset) text: bool,
 }
 
 impl Index {
@@ -108,9 +109,15 @@ impl Shard {
 }
 
 fn column(name: &str, encoding: &str, bytes: Option<u64>) -> Result<Column, String> {
-    let plain = |_| Column { name: name.into(), bytes, dtype: None, shape: None };
-    let of =
-        |dtype: DType, shape: Vec<u64>| Column { name: name.into(), bytes, dtype: Some(dtype), shape: Some(shape) };
+    let text = encoding.starts_with("str") || encoding == "json";
+    let plain = |_| Column { name: name.into(), bytes, dtype: None, shape: None, text };
+    let of = |dtype: DType, shape: Vec<u64>| Column {
+        name: name.into(),
+        bytes,
+        dtype: Some(dtype),
+        shape: Some(shape),
+        text: false,
+    };
     let column = match encoding {
         "int" => of(DType::I64, vec![]),
         "pkl" => {
