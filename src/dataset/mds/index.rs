@@ -223,11 +223,10 @@ mod tests {
         assert_eq!(shard.zip_data.as_ref().unwrap().basename, "shard.00000.mds.zstd");
         assert_eq!(shard.raw_data.hashes, [("xxh64".to_string(), "00ff".to_string())]);
         let columns = shard.columns().unwrap();
-        let text = Column { name: "s".into(), bytes: None, dtype: None, shape: None };
-        assert_eq!(
-            columns,
-            [Column { name: "i".into(), bytes: Some(8), dtype: Some(DType::I64), shape: Some(vec![]) }, text]
-        );
+        let text = Column { name: "s".into(), bytes: None, dtype: None, shape: None, text: true };
+        let number =
+            Column { name: "i".into(), bytes: Some(8), dtype: Some(DType::I64), shape: Some(vec![]), text: false };
+        assert_eq!(columns, [number, text]);
     }
 
     #[test]
