@@ -260,6 +260,7 @@ impl Parts {
                 ..Places::default()
             },
             careful: false,
+            recalls: 0,
             standing: Standing::at(Progress::default()),
             kept: match keeps {
                 true => Kept::with_capacity(self.sizes.kept_bytes, views),

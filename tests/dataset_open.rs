@@ -83,6 +83,46 @@ fn what_has_no_format_says_what_can_be_read() {
     assert!(problem(&[Path::new("/nowhere/at/all")], None).contains("/nowhere/at/all"));
 }
 
+/// A tar whose size and number of samples do not depend on the order of the lengths.
+fn one_tar(dir: &Path, lens: [usize; 3]) -> PathBuf {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (sample, len) in lens.into_iter().enumerate() {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(len as u64);
+        tar.append_data(&mut header, format!("{sample}.jpg"), &[0; 3][..len]).unwrap();
+    }
+    write(dir, "lens.tar", &tar.into_inner().unwrap())
+}
+
+/// What is looked at of a dataset is bounded, and spread over all of it.
+#[test]
+fn a_fingerprint_sees_samples_change_places() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |middle: usize| {
+        let mut tar = tar::Builder::new(Vec::new());
+        for sample in 0..3000 {
+            let len = 512
+                * if sample == middle {
+                    2
+                } else if sample == 2999 - middle {
+                    0
+                } else {
+                    1
+                };
+            let mut header = tar::Header::new_ustar();
+            header.set_size(len as u64);
+            tar.append_data(&mut header, format!("{sample:04}.jpg"), &vec![0; len][..]).unwrap();
+        }
+        Dataset::webdataset(&[write(dir.path(), "a.tar", &tar.into_inner().unwrap())]).unwrap().fingerprint()
+    };
+    let [a, b, c] = [100, 200, 2800].map(of);
+    assert!(a == of(100) && (a.bytes, a.layout) == (b.bytes, b.layout));
+    for (was, is) in [(&a, &b), (&a, &c), (&b, &c)] {
+        let error = was.check(is).unwrap_err().to_string();
+        assert!(error.contains("the dataset changed: places"), "{error}");
+    }
+}
+
 #[test]
 fn a_fingerprint_tells_datasets_apart_and_stays() {
     let make = |dir: &Path, name: &str, bytes: &[u8]| -> PathBuf { write(dir, name, bytes) };
@@ -90,7 +130,8 @@ fn a_fingerprint_tells_datasets_apart_and_stays() {
     let fingerprint = |paths: &[PathBuf]| open(paths, Some(4)).unwrap().fingerprint();
     let base = [make(one.path(), "a.tar", &tar(&["0.jpg"])), make(one.path(), "b.tar", &tar(&["1.jpg"]))];
     let moved = [make(two.path(), "a.tar", &tar(&["0.jpg"])), make(two.path(), "b.tar", &tar(&["1.jpg"]))];
-    // Golden: saved cursors hold it.
+    // Golden: saved cursors hold them.
+    assert_eq!(fingerprint(&base).places, Some(0xdca7_5683_4aa1_7ec1), "{:#x?}", fingerprint(&base).places);
     assert_eq!(fingerprint(&base).layout, 0x918e_f34f_ff22_2036, "{:#x}", fingerprint(&base).layout);
     assert_eq!(fingerprint(&base), fingerprint(&moved));
     let swapped = [base[1].clone(), base[0].clone()];
@@ -101,6 +142,8 @@ fn a_fingerprint_tells_datasets_apart_and_stays() {
         fingerprint(&[base[0].clone(), make(two.path(), "b.tar", &tar(&["1.jpg", "2.jpg"]))]),
         fingerprint(&[base[0].clone(), make(two.path(), "b.tar", &tar(&["1.png"]))]),
         fingerprint(&[base[0].clone(), make(two.path(), "b.tar", &[tar(&["1.jpg"]), vec![0; 512]].concat())]),
+        fingerprint(&[one_tar(one.path(), [1, 2, 3]), base[1].clone()]),
+        fingerprint(&[one_tar(one.path(), [3, 2, 1]), base[1].clone()]),
         Dataset::records(&base, 512).unwrap().fingerprint(),
         Dataset::records(&base, 1024).unwrap().fingerprint(),
     ];
