@@ -344,10 +344,16 @@ impl Shared {
 }
 
 /// Starts a load on a thread of its own.
-pub(super) fn start(mut builder: Builder, clock: Clock) -> Result<Load> {
+pub(super) fn start(builder: Builder, clock: Clock) -> Result<Load> {
+    let bound = builder.config.deadline.max(Duration::from_secs(60)); // a driver may take seconds to wake a GPU
+    start_within(bound, builder, clock)
+}
+
+fn start_within(bound: Duration, mut builder: Builder, clock: Clock) -> Result<Load> {
     let make_ring = builder.make_ring.take();
     let (parts, output, shared) = frame(&builder, clock)?;
-    let (ready, answer) = channel::bounded(1);
+    // Handed from thread to thread: what is sent has been received.
+    let (ready, answer) = channel::bounded(0);
     let (alive, over) = channel::bounded(0);
     let engine_shared = shared.clone();
     let body = move || {
@@ -355,8 +361,9 @@ pub(super) fn start(mut builder: Builder, clock: Clock) -> Result<Load> {
         let engine_shared = engine_shared;
         let life = AssertUnwindSafe(|| match parts.assemble(make_ring) {
             Ok(engine) => {
-                let _ = ready.send(Ok(()));
-                engine.run();
+                if ready.send(Ok(())).is_ok() {
+                    engine.run();
+                } // else it took too long, and nobody is there to read for
             }
             Err(error) => drop(ready.send(Err(error))),
         });
@@ -373,7 +380,6 @@ pub(super) fn start(mut builder: Builder, clock: Clock) -> Result<Load> {
     };
     thread::Builder::new().name("strait-engine".into()).spawn(body).map_err(no_thread)?;
     let start = Instant::now();
-    let bound = shared.deadline.max(Duration::from_secs(60)); // a driver may take seconds to wake a GPU
     match answer.recv_timeout(bound) {
         Ok(ready) => ready?,
         Err(RecvTimeoutError::Timeout) => {
@@ -386,4 +392,34 @@ pub(super) fn start(mut builder: Builder, clock: Clock) -> Result<Load> {
     }
     let left = shared.targets.len();
     Ok(Load { output, shared, left, waiting: None, over })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::Rng;
+    use crate::storage::{Completion, Faults, Request, Ring, SimRing};
+    use crate::weights::checkpoints::{Made, write};
+    use crate::weights::{Algorithm, Checkpoint, FileDigests, Manifest};
+
+    fn checkpoint(directory: &std::path::Path) -> Checkpoint {
+        let made = [Made::new(&mut Rng::new(1), "w", crate::DType::U8, &[300_000])];
+        Checkpoint::open(write(directory, "m.safetensors", &made, 0)).unwrap()
+    }
+
+    /// Mutant that this catches: an engine that runs though nobody waits for it any more.
+    #[test]
+    fn an_engine_that_comes_too_late_reads_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let (go, wait) = channel::bounded::<()>(0);
+        let builder = checkpoint(directory.path()).load().device(Device::host()).custom_ring(move |depth| {
+            let _ = wait.recv(); // until the start has failed
+            Ok(Box::new(SimRing::new(1, Clock::real(), depth, Faults::default())))
+        });
+        let bound = Duration::from_millis(1);
+        let make_ring_thread = start_within(bound, builder, Clock::real());
+        let error = make_ring_thread.err().expect("no engine yet");
+        assert!(matches!(error, Error::Timeout { .. }), "{error}");
+        drop(go);
+    }
 }

@@ -29,7 +29,6 @@ impl Plan {
         for item in &mut self.items[first..] {
             let place = item.place.expect("no fillers yet");
             let tensor = &checkpoint.tensors()[place];
-            item.rows = Rows::whole(tensor.offset, tensor.bytes);
             match digest_of(known, tensor, &file.path)? {
                 Some(digest) => {
                     let (offset, bytes) = (tensor.offset, tensor.bytes);
@@ -61,14 +60,14 @@ impl Plan {
         let own: Vec<Item> = self.items.drain(first..).collect();
         let (mut end, mut target) = (0, own.first().map_or(self.targets.len(), |item| item.targets.start));
         let filler = |from: u64, to: u64, target: usize| {
-            let rows = Rows::whole(from, to - from);
-            Item { place: None, rows, direct: false, targets: target..target, check: None }
+            let extents = Rows::whole(from, to - from).into();
+            Item { place: None, extents, direct: false, targets: target..target, check: None }
         };
         for item in own {
-            if item.rows.begin > end {
-                self.items.push(filler(end, item.rows.begin, target));
+            if item.extents.begin() > end {
+                self.items.push(filler(end, item.extents.begin(), target));
             }
-            (end, target) = (item.rows.end(), item.targets.end);
+            (end, target) = (item.extents.end(), item.targets.end);
             self.items.push(item);
         }
         if end < file_bytes {
