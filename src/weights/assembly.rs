@@ -1,6 +1,6 @@
 //! Puts a load together: the plan first, then memory, then, on the engine's thread, ring and streams.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -129,6 +129,7 @@ fn spot(place: &Place, device: &Device) -> Spot {
 impl Parts {
     /// Makes the engine, with the ring that the options name or one of the caller's own.
     pub(super) fn assemble(self, make_ring: Option<MakeRing>) -> Result<Engine> {
+        self.check_unread()?;
         let limits = Limits {
             align: self.config.align_bytes,
             block_bytes: self.config.block_bytes,
@@ -204,6 +205,13 @@ impl Parts {
         };
         engine.hand_over_empty();
         Ok(engine)
+    }
+
+    /// A shard of which only tensors without bytes are wanted is never opened.
+    fn check_unread(&self) -> Result<()> {
+        let shards = self.plan.targets.iter().map(|target| self.shared.tensors[target.place].shard as usize);
+        let unread: BTreeSet<usize> = shards.filter(|&shard| self.plan.shards[shard].is_empty()).collect();
+        unread.into_iter().try_for_each(|shard| self.files[shard].check())
     }
 
     /// Slabs for the reads in flight and as many again for the checks and copies behind them; none where all is direct.
@@ -398,28 +406,54 @@ fn start_within(bound: Duration, mut builder: Builder, clock: Clock) -> Result<L
 mod tests {
     use super::*;
     use crate::sim::Rng;
-    use crate::storage::{Completion, Faults, Request, Ring, SimRing};
+    use crate::storage::{Completion, RawRead, Ring};
+    use crate::weights::Checkpoint;
     use crate::weights::checkpoints::{Made, write};
-    use crate::weights::{Algorithm, Checkpoint, FileDigests, Manifest};
 
-    fn checkpoint(directory: &std::path::Path) -> Checkpoint {
-        let made = [Made::new(&mut Rng::new(1), "w", crate::DType::U8, &[300_000])];
-        Checkpoint::open(write(directory, "m.safetensors", &made, 0)).unwrap()
+    /// Says how many reads it was asked for when it goes.
+    struct Asked(u64, Sender<u64>);
+
+    // SAFETY: it starts nothing.
+    unsafe impl Ring for Asked {
+        fn name(&self) -> &'static str {
+            "asked"
+        }
+
+        fn capacity(&self) -> usize {
+            1
+        }
+
+        unsafe fn submit(&mut self, _: RawRead) -> Result<()> {
+            self.0 += 1;
+            Err(Error::Stopped { reason: "this ring reads nothing".into() })
+        }
+
+        fn poll(&mut self, _: usize, _: Duration, _: &mut Vec<Completion>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Drop for Asked {
+        fn drop(&mut self) {
+            let _ = self.1.send(self.0);
+        }
     }
 
     /// Mutant that this catches: an engine that runs though nobody waits for it any more.
     #[test]
     fn an_engine_that_comes_too_late_reads_nothing() {
         let directory = tempfile::tempdir().unwrap();
+        let made = [Made::new(&mut Rng::new(1), "w", crate::DType::U8, &[300_000])];
+        let checkpoint = Checkpoint::open(write(directory.path(), "m.safetensors", &made, 0)).unwrap();
         let (go, wait) = channel::bounded::<()>(0);
-        let builder = checkpoint(directory.path()).load().device(Device::host()).custom_ring(move |depth| {
+        let (asked, reads) = channel::bounded(1);
+        let builder = checkpoint.load().device(Device::host()).custom_ring(move |_| {
             let _ = wait.recv(); // until the start has failed
-            Ok(Box::new(SimRing::new(1, Clock::real(), depth, Faults::default())))
+            Ok(Box::new(Asked(0, asked)))
         });
-        let bound = Duration::from_millis(1);
-        let make_ring_thread = start_within(bound, builder, Clock::real());
-        let error = make_ring_thread.err().expect("no engine yet");
+        let error = start_within(Duration::from_millis(1), builder, Clock::real()).err().expect("no engine yet");
         assert!(matches!(error, Error::Timeout { .. }), "{error}");
         drop(go);
+        assert_eq!(reads.recv(), Ok(0));
     }
 }

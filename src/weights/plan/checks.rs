@@ -17,13 +17,13 @@ impl Plan {
         first: usize,
     ) -> Result<()> {
         let file = &checkpoint.files()[shard];
-        if self.items.len() == first {
-            return Ok(()); // nothing of it is read
-        }
         let known = manifest.file(&file.path);
         if let Some(bytes) = known.and_then(|known| known.bytes).filter(|&bytes| bytes != file.bytes) {
             let problem = format!("the file has {} bytes, and the manifest says {bytes}", file.bytes);
             return Err(Error::Corrupt { path: file.path.clone(), offset: 0, bytes: file.bytes, problem });
+        }
+        if self.items.len() == first {
+            return Ok(()); // nothing of it is read, so there is nothing to sum up
         }
         let mut whole_file = false;
         for item in &mut self.items[first..] {
