@@ -371,3 +371,35 @@ fn a_full_disk_says_how_much_is_missing_and_leaves_the_old_file() {
         assert!(names(&place).iter().all(|name| name == "lost+found" || name == "m.safetensors"));
     }
 }
+
+#[test]
+fn more_shards_than_files_may_be_open_are_refused_before_anything_is_written() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit outlives both calls. The other tests here open far fewer files.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        limit.rlim_cur = limit.rlim_cur.min(1024);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+    }
+    let directory = disk_directory();
+    let tensors: Vec<Tensor> = (0..1020).map(|n| tensor(&format!("t{n}"), DType::U8, &[8], n)).collect();
+    let save = Save::new(&Device::host()).shard_bytes_max(8);
+    let error = save.save(directory.path().join("m.safetensors"), &views(&tensors)).unwrap_err().to_string();
+    assert!(error.contains("makes 1020 shards") && error.contains("ulimit -n"), "{error}");
+    assert_eq!(names(directory.path()), [""; 0]);
+}
+
+#[test]
+fn an_index_that_is_a_pipe_is_refused_and_not_waited_for() {
+    let _within = common::process::Within::seconds(60);
+    let directory = disk_directory();
+    let path = directory.path().join("model.safetensors.index.json");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let error = Checkpoint::open(&path).unwrap_err();
+    assert!(matches!(error, Error::Open { errno: libc::EINVAL, .. }), "{error}");
+    // Nor by a save, which looks for the shards before, and puts its own index in its place.
+    let tensors: Vec<Tensor> = (0..4).map(|n| tensor(&format!("t{n}"), DType::U8, &[6000], n)).collect();
+    let save = Save::new(&Device::host()).shard_bytes_max(12_000);
+    save.save(directory.path().join("model.safetensors"), &views(&tensors)).unwrap();
+    assert_eq!(Checkpoint::open(&path).unwrap().tensors().len(), 4);
+}

@@ -274,6 +274,16 @@ fn retried(mut call: impl FnMut() -> i32) -> io::Result<()> {
     }
 }
 
+/// How many more files this process may open, but for a few that others need, and its limit.
+pub(crate) fn open_files_room() -> Option<(u64, u64)> {
+    const OTHERS: u64 = 16;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit outlives the call.
+    let answer = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    let open = std::fs::read_dir("/proc/self/fd").ok()?.count() as u64;
+    (answer == 0).then(|| (limit.rlim_cur.saturating_sub(open + OTHERS), limit.rlim_cur))
+}
+
 /// What an ordinary user may still take up on the file system of a directory.
 fn free_bytes(directory: &Path) -> Option<u64> {
     let path = CString::new(directory.as_os_str().as_bytes()).ok()?;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::SaveTensor;
 use super::layout::text;
 use crate::error::{Error, Result};
-use crate::storage::{NewFile, sync_directory};
+use crate::storage::{NewFile, open_files_room, sync_directory};
 use crate::weights::checkpoint::sets::MARKS;
 
 /// The files of one save.
@@ -48,6 +48,14 @@ impl<'t, 'a> Shards<'t, 'a> {
             }
             bytes = bytes.saturating_add(tensor.bytes);
             parts.last_mut().expect("starts with one").push(tensor);
+        }
+        if let Some((room, limit)) = open_files_room().filter(|(room, _)| parts.len() as u64 > *room) {
+            let problem = format!(
+                "{bytes_max} makes {} shards, each an open file until all are written, and of {limit} (`ulimit -n`) {room} are \
+                 free; give a larger one, or raise that limit",
+                parts.len()
+            );
+            return Err(Error::config("shard_bytes_max", problem));
         }
         if parts.len() > SHARDS_MAX {
             let problem = format!("{bytes_max} makes {} shards; at most {SHARDS_MAX} have names", parts.len());
