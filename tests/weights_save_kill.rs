@@ -270,8 +270,8 @@ fn every_call(how: How) {
         }
     }
     assert!(old > 10 && new > 0, "{how:?}: {old} times the old one, {new} times the new one");
-    let unnamed = [How::Unnamed, How::Joined, How::Plain].contains(&how);
-    assert!(unnamed || temporary > 0, "{how:?}: never killed while there was a temporary name");
+    // Others have one between two calls only, and threads make a few calls more or fewer each time.
+    assert!(how != How::Named || temporary > 0, "{how:?}: never killed while there was a temporary name");
     println!("{how:?}: killed at {} calls: {old} times the old one, {new} times the new one", old + new);
 }
 
