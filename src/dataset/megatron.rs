@@ -64,7 +64,7 @@ fn index(bin: &Path, _: &Options) -> Result<Indexed> {
     let body = Body::mapped(&path)?;
     let offset = Numbers { at: index.pointer_at(0), stride: 8, wide: true, unit: 1 };
     let len = Numbers { at: index.length_at(0), stride: 4, wide: false, unit: index.item_bytes };
-    let field = Field { name: "tokens".into(), fixed_bytes: None, dtype: Some(index.dtype), shape: None };
+    let field = Field { name: "tokens".into(), fixed_bytes: None, dtype: Some(index.dtype), shape: None, text: false };
     Ok(Indexed {
         path: bin.into(),
         bytes: bin_bytes,

@@ -76,33 +76,51 @@ impl State {
     }
 }
 
-/// Compares a shard with the hashes that its manifest has, if it has some. Those of unknown names are passed over.
+/// The hashes of a file that goes by, beside what a manifest says they are. Those of unknown names are passed over.
+pub(super) struct Hashes<'a>(Vec<(&'a str, &'a str, State)>);
+
+impl<'a> Hashes<'a> {
+    pub(super) fn new(wanted: &'a [(String, String)]) -> Hashes<'a> {
+        Hashes(wanted.iter().filter_map(|(name, want)| Some((&**name, &**want, State::new(name)?))).collect())
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.0.iter_mut().for_each(|(.., state)| state.update(bytes));
+    }
+
+    /// # Errors
+    /// [`Error::Corrupt`] for the first hash that differs.
+    pub(super) fn check(self, path: &Path, bytes: u64) -> Result<()> {
+        for (name, want, state) in self.0 {
+            let got = state.digits();
+            if !got.eq_ignore_ascii_case(want) {
+                let problem = format!("the manifest's {name} of the file is {want}, that of its bytes is {got}");
+                return Err(Error::Corrupt { path: path.into(), offset: 0, bytes, problem });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Compares a shard with the hashes that its manifest has, if it has some.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for a hash that differs; those of reading.
 pub(super) fn check(source: &Source, read: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
-    let known = source.hashes.iter().filter_map(|(name, want)| Some((name, want, State::new(name)?)));
-    let mut hashes: Vec<_> = known.collect();
-    if hashes.is_empty() {
+    let mut hashes = Hashes::new(&source.hashes);
+    if hashes.0.is_empty() {
         return Ok(());
     }
     let mut file = Reading::open(&source.path, UNIT_MAX)?;
     let (mut offset, bytes) = (0, file.bytes());
     while offset < bytes {
         let piece = file.piece(offset, PIECE_BYTES.min(bytes - offset))?;
-        hashes.iter_mut().for_each(|(.., state)| state.update(piece));
+        hashes.update(piece);
         let len = piece.len() as u64;
         offset += len;
         read(len)?;
     }
-    for (name, want, state) in hashes {
-        let got = state.digits();
-        if !got.eq_ignore_ascii_case(want) {
-            let problem = format!("the manifest's {name} of the file is {want}, that of its bytes is {got}");
-            return Err(Error::Corrupt { path: source.path.as_path().into(), offset: 0, bytes, problem });
-        }
-    }
-    Ok(())
+    hashes.check(&source.path, bytes)
 }
 
 /// Gives each shard its hash from a list: lines of digits, a space, a space or `*`, and a path, whose last part is the

@@ -9,12 +9,14 @@
 //! front, and everything else as the bytes that its decoder takes.
 //!
 //! A compressed shard has no place for a sample. It is decompressed once, by the processor, into a raw shard beside it
-//! or in the directory of the indexes; from then on that is what is read. See `compressed`.
+//! or in the directory of the indexes, and that is what is read as long as the compressed one stays as it was. See
+//! `compressed` and `made`. A raw shard that is there already, as StreamingDataset leaves it, is read where it is newer.
 
 mod compressed;
 pub(super) mod index;
+mod made;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Field;
 use super::beneath::beneath;
@@ -23,6 +25,8 @@ use super::format::{Format, Indexed, Look, Reader, Source, Verdict};
 use super::options::Options;
 use super::sized::{Parts, Size, place};
 use crate::error::{Error, Result};
+use crate::stats::Fallback;
+use compressed::Zip;
 use index::{Column, INDEX_BYTES_MAX, Index, Shard};
 
 pub(super) const READER: Reader = Reader { format: Format::Mds, recognise, sources };
@@ -54,16 +58,10 @@ fn sources(path: &Path, options: &Options) -> Result<Vec<Source>> {
 fn source(root: &Path, index: &Path, shard: &Shard, options: &Options) -> Result<Source> {
     let columns = shard.columns().map_err(|problem| problem.of(index))?;
     let (samples, bytes) = (shard.samples, shard.raw_data.bytes);
-    let (path, fallback) = match (shard.compression(), beneath(root, &shard.raw_data.basename, index)) {
-        (Some(compression), Err(Error::Open { errno: libc::ENOENT, .. })) => {
-            let zip = shard.zip_data.as_ref().ok_or_else(|| {
-                Error::format(index, 0, format!("{} is neither there nor compressed", shard.raw_data.basename))
-            })?;
-            let zip = beneath(root, &zip.basename, index)?;
-            let (raw, fallback) = compressed::decompress(&zip, compression, &shard.raw_data, options)?;
-            (raw, Some(fallback))
-        }
-        (_, raw) => (raw?, None),
+    let raw = beneath(root, &shard.raw_data.basename, index);
+    let (path, fallback) = match shard.compression() {
+        None => (raw?, None),
+        Some(compression) => raw_of(root, index, shard, compression, raw, options)?,
     };
     Ok(Source {
         path,
@@ -72,6 +70,48 @@ fn source(root: &Path, index: &Path, shard: &Shard, options: &Options) -> Result
         fallback,
         index: Box::new(move |path, _| raw_shard(path, &columns, samples, bytes)),
     })
+}
+
+/// The raw form of a compressed shard: the one that the index names where that is there, else one that is made.
+fn raw_of(
+    root: &Path,
+    index: &Path,
+    shard: &Shard,
+    compression: &str,
+    raw: Result<PathBuf>,
+    options: &Options,
+) -> Result<(PathBuf, Option<Fallback>)> {
+    let name = &shard.raw_data.basename;
+    if !name.ends_with(".mds") {
+        return Err(Error::format(index, 0, format!("it calls a decompressed shard {name:?}, which is no .mds")));
+    }
+    let raw = match raw {
+        Ok(raw) => Some(raw),
+        Err(Error::Open { errno: libc::ENOENT, .. }) => None,
+        Err(e) => return Err(e),
+    };
+    let zip = match (&shard.zip_data, &raw) {
+        (Some(zip), _) => beneath(root, &zip.basename, index),
+        (None, Some(raw)) => return Ok((raw.clone(), None)),
+        (None, None) => return Err(Error::format(index, 0, format!("{name} is neither there nor compressed"))),
+    };
+    let zip = match (zip, &raw) {
+        (Err(Error::Open { errno: libc::ENOENT, .. }), Some(raw)) => return Ok((raw.clone(), None)),
+        (zip, _) => zip?,
+    };
+    if let Some(raw) = raw.filter(|raw| is_newer(raw, shard.raw_data.bytes, &[&zip, index])) {
+        return Ok((raw, None));
+    }
+    let stored = shard.zip_data.as_ref().unwrap_or(&shard.raw_data);
+    let zip = Zip { path: &zip, compression, stored, raw: &shard.raw_data };
+    zip.decompress(options).map(|(raw, fallback)| (raw, Some(fallback)))
+}
+
+/// Whether a file of so many bytes was written after these.
+fn is_newer(raw: &Path, bytes: u64, than: &[&Path]) -> bool {
+    let time = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let whole = std::fs::metadata(raw).is_ok_and(|meta| meta.is_file() && meta.len() == bytes);
+    whole && than.iter().all(|other| time(raw) >= time(other))
 }
 
 fn raw_shard(path: &Path, columns: &[Column], samples: u64, bytes: u64) -> Result<Indexed> {
@@ -86,6 +126,7 @@ fn raw_shard(path: &Path, columns: &[Column], samples: u64, bytes: u64) -> Resul
         fixed_bytes,
         dtype: column.dtype,
         shape: column.shape.as_deref().map(Into::into),
+        text: column.text,
     };
     let fields = columns.iter().zip(&placed.fixed_bytes).map(field).collect();
     Ok(Indexed { path: path.into(), bytes, fields, met_at: Vec::new(), table: placed.table })

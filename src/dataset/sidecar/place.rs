@@ -61,7 +61,7 @@ fn apart(directory: &Path, shard: &Path) -> PathBuf {
 }
 
 /// `$XDG_CACHE_HOME/strait`, or `~/.cache/strait`.
-fn cache() -> Option<PathBuf> {
+pub(in crate::dataset) fn cache() -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
     cache.map(|cache| cache.join("strait"))

@@ -282,7 +282,8 @@ impl Save {
         let mut fallbacks: Vec<Fallback> = fallbacks.collect();
         let pipeline = pipeline.expect("there is at least one file");
         fallbacks.extend(pipeline.fallbacks());
-        fallbacks.dedup_by(|a, b| a.instead == b.instead);
+        let mut said = std::collections::HashSet::new();
+        fallbacks.retain(|fallback| said.insert(fallback.instead.clone()));
         let (ring, pinned_bytes) = (pipeline.ring_name(), pipeline.pinned_bytes());
         drop(pipeline);
         shards.publish(sealed)?;
