@@ -50,6 +50,7 @@ fn index(path: &Path, _: &Options) -> Result<Indexed> {
             fixed_bytes: Some(row_bytes(tensor)?),
             dtype: Some(tensor.dtype),
             shape,
+            varints: false,
         })
     });
     let fields = fields.collect::<Result<Vec<Field>>>()?;

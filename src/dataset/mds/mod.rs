@@ -126,6 +126,7 @@ fn raw_shard(path: &Path, columns: &[Column], samples: u64, bytes: u64) -> Resul
         fixed_bytes,
         dtype: column.dtype,
         shape: column.shape.as_deref().map(Into::into),
+        varints: false,
     };
     let fields = columns.iter().zip(&placed.fixed_bytes).map(field).collect();
     Ok(Indexed { path: path.into(), bytes, fields, met_at: Vec::new(), table: placed.table })
