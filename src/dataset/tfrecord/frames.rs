@@ -61,6 +61,8 @@ impl<'p> Frames<'p> {
         let record = at + HEAD..at + HEAD + len;
         self.next = record.end + TAIL;
         if self.verify {
+            // Its features are looked up next.
+            source.hold(record.start, len + TAIL)?;
             self.verify(&record, source)?;
         }
         Ok(Some(record))
