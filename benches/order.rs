@@ -1,4 +1,4 @@
-//! What the order costs: positions, batches, cursors. Each bench checks what it measured.
+//! What the order costs: positions, batches, cursors. Before it is timed, each answer is compared with another way to it.
 
 use std::hint::black_box;
 

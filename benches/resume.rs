@@ -1,5 +1,5 @@
 //! Going on: what the first batch costs at the start of an epoch and far into it, loader and all, and what a cursor costs.
-//! Each bench checks what it measured.
+//! Before it is timed, each is seen to go on.
 //!
 //! On files of tmpfs, where the disk is no limit. To go on should cost what a start costs, whatever batches are made of.
 

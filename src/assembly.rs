@@ -68,7 +68,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     }
     let supply = config.supply(&dataset)?;
     let selection = config.selection(&dataset)?;
-    config.check_verify(&dataset, &selection)?;
+    config.check_verify(&dataset)?;
     let (way, refusal) = way::choose(&device, &dataset, &config)?;
     let sizes = config.sizes(&dataset, &device, way.is_direct())?;
     // Every batch may be on its way back at once, and an epoch, a stop, and a few more that the engine has not seen.
@@ -260,6 +260,7 @@ impl Parts {
                 ..Places::default()
             },
             careful: false,
+            recalls: 0,
             standing: Standing::at(Progress::default()),
             kept: match keeps {
                 true => Kept::with_capacity(self.sizes.kept_bytes, views),

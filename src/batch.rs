@@ -69,7 +69,8 @@ impl Batch {
 
     /// Where the run stands once every rank has used its batch of this step: what to save then, and to give to
     /// [`Loader::resume`](crate::Loader::resume). Batches read ahead are not in it. After an epoch's last batch it
-    /// names the next epoch.
+    /// names the next epoch; where a budget cuts batches and the policy drops what is left behind it, only
+    /// [`Loader::cursor`](crate::Loader::cursor) after the end does: going on from either is the same.
     ///
     /// Every rank has the same, but for the samples that a rank has skipped ([`Cursor::merge`]). Takes about a
     /// microsecond, wherever the run stands.

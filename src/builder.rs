@@ -240,11 +240,17 @@ impl Builder {
         let environment = |name: &str| std::env::var(name).ok();
         if rank_from_env {
             config.rank = Rank::given_or_from_env(rank, environment)?;
-        } else if let (None, Ok(Some(said))) = (rank, Rank::from_env(environment))
-            && said.world() > 1
-        {
-            let (rank, world) = (said.rank(), said.world());
-            tracing::warn!("this is rank {rank} of {world}, and reads what every other rank reads: see rank_from_env");
+        } else if rank.is_none() {
+            match Rank::from_env(environment) {
+                Ok(Some(said)) if said.world() > 1 => {
+                    let (rank, world) = (said.rank(), said.world());
+                    tracing::warn!(
+                        "this is rank {rank} of {world}, and reads what every other rank reads: see rank_from_env"
+                    );
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!("this process reads all samples, whatever its launcher says: {error}"),
+            }
         }
         if make_ring.is_some() {
             config.ring = RingChoice::Pread; // nothing is to be chosen, and cuFile not to be tried

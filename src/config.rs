@@ -44,7 +44,7 @@ pub enum Verify {
     /// No: no byte of them passes through the CPU.
     #[default]
     Off,
-    /// With the CRC32C of each field of each sample that its shard's index has (`strait index --checksums`).
+    /// With the CRC32C of each field of each sample; every shard's index must have them (`strait index --checksums`).
     Checksums,
 }
 
@@ -135,8 +135,6 @@ impl Default for Config {
 
 /// More batches than this cannot be read ahead, nor held: each costs memory of its own besides its bytes.
 const BATCHES_MAX: u64 = 1 << 16;
-/// Samples looked at to learn whether there are checksums at all.
-const LOOK_AT: u64 = 1024;
 /// A deadline that never passes; longer ones would leave the range of clocks.
 pub(crate) const NEVER: Duration = Duration::from_secs(1 << 30);
 /// More samples than this in a batch are a mistake: every batch has room for so many.
@@ -268,8 +266,8 @@ impl Config {
         if self.verify == Verify::Checksums { Some("verify") } else { on_host.then_some("on_host") }
     }
 
-    /// That there is something to verify.
-    pub(crate) fn check_verify(&self, dataset: &Dataset, selection: &Selection) -> Result<()> {
+    /// That there is something to verify all samples by: a part of them verified would look like all.
+    pub(crate) fn check_verify(&self, dataset: &Dataset) -> Result<()> {
         if self.verify == Verify::Off {
             return Ok(());
         }
@@ -277,15 +275,18 @@ impl Config {
             let problem = "windows are parts of documents, and checksums are of the whole; leave verify out";
             return Err(Error::config("verify", problem));
         }
-        let looks = dataset.len().min(LOOK_AT);
-        let at = |look: u64| (u128::from(look) * u128::from(dataset.len()) / u128::from(looks)) as u64;
-        let has = |sample: u64| selection.numbers.iter().any(|&field| dataset.crc32c(sample, field).is_some());
-        match (0..looks).any(|look| has(at(look))) {
-            true => Ok(()),
-            false => Err(Error::config(
-                "verify",
-                "this dataset's indexes have no checksums; make them with `strait index --checksums`",
-            )),
+        match dataset.without_checksums().next() {
+            None => Ok(()),
+            Some(first) => {
+                let problem = format!(
+                    "{} of {} shards have no checksums in an index of theirs, the first of them {}; make them with \
+                     `strait index --checksums`",
+                    dataset.without_checksums().count(),
+                    dataset.shards().len(),
+                    first.path.display()
+                );
+                Err(Error::config("verify", problem))
+            }
         }
     }
 

@@ -326,7 +326,7 @@ impl Expected {
         for (index, &place) in places.iter().enumerate() {
             let is_padding = index as u64 >= places.len() as u64 - padded;
             let mut stand_in = Some(place);
-            self.places += u64::from(bad.contains(&place));
+            self.places += u64::from(bad.contains(&place) && !is_padding);
             for attempt in 0.. {
                 let Some(sample) = stand_in.filter(|sample| bad.contains(sample)) else { break };
                 self.met.insert(sample);

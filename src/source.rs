@@ -108,7 +108,7 @@ impl Supply {
         position: u64,
         attempt: u32,
     ) -> Option<u64> {
-        let sample = |attempt| self.order().replacement(epoch, position, attempt);
+        let sample = |attempt| self.order().replacement_of(place, epoch, position, attempt);
         match self {
             Supply::Samples(_) | Supply::Windows(..) => Some(sample(attempt)),
             Supply::Budget(_, length) => {

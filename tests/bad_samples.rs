@@ -2,55 +2,15 @@
 
 mod common;
 
-use std::time::Duration;
-
+use common::damaged::Damaged;
 use common::{bytes_of, disk_directory, write_shard};
 use strait::order::{BadSamplePolicy, Bucketing, Budget, Cost, Cursor, IfChanged, Shuffle};
-use strait::sim::Clock;
-use strait::storage::{Completion, Faults, RawRead, Ring, SimRing};
 use strait::{Batch, Builder, Dataset, Device, Error, Loader, PathChoice};
 
 const RECORD: u64 = 4096;
 const SAMPLES: u64 = 200;
 /// Sample 50 and its neighbour.
 const BAD: [u64; 2] = [50, 51];
-
-/// A storage with two blocks that cannot be read.
-struct Damaged {
-    ring: SimRing,
-    struck: Vec<u64>,
-}
-
-// SAFETY: as the ring inside; some completions are errors instead.
-unsafe impl Ring for Damaged {
-    fn name(&self) -> &'static str {
-        "damaged"
-    }
-
-    fn capacity(&self) -> usize {
-        self.ring.capacity()
-    }
-
-    unsafe fn submit(&mut self, read: RawRead) -> strait::Result<()> {
-        self.struck.retain(|&token| token != read.token);
-        if read.offset < (BAD[1] + 1) * RECORD && read.offset + u64::from(read.len) > BAD[0] * RECORD {
-            self.struck.push(read.token);
-        }
-        // SAFETY: the caller's promises are passed on.
-        unsafe { self.ring.submit(read) }
-    }
-
-    fn poll(&mut self, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> strait::Result<()> {
-        let before = out.len();
-        self.ring.poll(want, timeout, out)?;
-        for completion in &mut out[before..] {
-            if self.struck.contains(&completion.token) {
-                completion.result = -libc::EIO;
-            }
-        }
-        Ok(())
-    }
-}
 
 struct Bed {
     path: std::path::PathBuf,
@@ -65,11 +25,11 @@ impl Bed {
 
     fn builder(&self, policy: BadSamplePolicy) -> Builder {
         let dataset = Dataset::records(&[&self.path], RECORD).unwrap();
-        let ring = |depth| {
-            let ring = SimRing::new(1, Clock::simulated(), depth, Faults::default());
-            Ok(Box::new(Damaged { ring, struck: Vec::new() }) as Box<dyn Ring>)
-        };
-        Loader::builder(dataset).device(Device::host()).batch_size(10).bad_samples(policy).custom_ring(ring)
+        Loader::builder(dataset)
+            .device(Device::host())
+            .batch_size(10)
+            .bad_samples(policy)
+            .custom_ring(Damaged::ring(BAD[0] * RECORD..(BAD[1] + 1) * RECORD))
     }
 }
 
@@ -234,12 +194,11 @@ fn replaced_samples_stay_within_the_budget() {
     let budget = Budget { samples_max: 3, cost_max: 9000, cost: Cost::Sum };
     let mut replaced = 0;
     for seed in 0..20 {
-        let ring = |depth| {
-            let ring = SimRing::new(1, Clock::simulated(), depth, Faults::default());
-            Ok(Box::new(Damaged { ring, struck: Vec::new() }) as Box<dyn Ring>)
-        };
         let builder = Loader::builder(dataset.clone()).device(Device::host()).shuffle(Shuffle::Full).seed(seed);
-        let builder = builder.bad_samples(BadSamplePolicy::Replace).budget(budget, Bucketing::NONE).custom_ring(ring);
+        let builder = builder
+            .bad_samples(BadSamplePolicy::Replace)
+            .budget(budget, Bucketing::NONE)
+            .custom_ring(Damaged::ring(BAD[0] * RECORD..(BAD[1] + 1) * RECORD));
         let mut loader = builder.build().unwrap();
         for batch in loader.epoch(0) {
             let batch = batch.unwrap();

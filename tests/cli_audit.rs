@@ -47,6 +47,26 @@ fn counts_are_what_one_counts_by_hand() {
     assert_eq!(counts(&mixture), (Some(0), [60, 60, 0, 0, 0]));
 }
 
+/// A mixture's positions are not its samples: how far each dataset comes is said beside them.
+#[test]
+fn mixtures_say_how_far_each_dataset_comes() {
+    let run = ["--samples", "10,1000", "--weights", "1,1", "--epochs", "3", "--batch", "7"];
+    let shown = text(&strait(&run).stdout);
+    for line in ["dataset 0: 10 of 10 samples in each epoch\n", "dataset 1: 10 of 1000 samples in each epoch\n"] {
+        assert!(shown.contains(line), "{shown}");
+    }
+    let repeat = [&run[..], &["--positions", "70"]].concat();
+    let shown = text(&strait(&repeat).stdout);
+    let line = "dataset 0: 10 times, then 5 of 10 samples in all epochs together\n";
+    assert!(
+        shown.contains(line) && shown.contains("dataset 1: 105 of 1000 samples in all epochs together\n"),
+        "{shown}"
+    );
+    let json: Value = serde_json::from_slice(&strait(&[&repeat[..], &["--json"]].concat()).stdout).unwrap();
+    assert_eq!(json["datasets"][0], serde_json::json!({ "samples": 10, "passes": 10, "drawn": 5 }));
+    assert!(text(&strait(&["--samples", "1"]).stdout).contains("\n1 position: 1 once"));
+}
+
 /// A resume on another world, under every policy: what it promises is worked out here by hand. 1003 samples: 10 steps of
 /// 4 x 10 leave 603, which are 33 steps of 3 x 6 and 9 more; so is the second epoch, 55 steps and 13 more.
 #[test]
@@ -72,6 +92,9 @@ fn coverage_that_is_not_as_promised_is_exit_code_1() {
     assert_eq!(counts(&run), (Some(0), [1000, 1000, 0, 0, 0]));
     assert_eq!(counts(&[&run[..], &["--cursor-at", "8"]].concat()), (Some(1), [1080, 1000, 0, 80, 0]));
     assert_eq!(counts(&[&run[..], &["--cursor-at", "12"]].concat()), (Some(1), [920, 920, 80, 0, 0]));
+    let back = ["--samples", "100", "--batch", "30", "--policy", "drop", "--epochs", "2", "--resume-at", "4"];
+    let back = [&back[..], &["--cursor-at", "2", "--resume-batch", "10"]].concat();
+    assert_eq!(counts(&back), (Some(1), [260, 200, 0, 60, 0]));
     let output = strait(&[&run[..], &["--cursor-at", "8"]].concat());
     let shown = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1));
@@ -110,6 +133,8 @@ fn what_makes_no_sense_is_exit_code_2_and_what_cannot_be_opened_1() {
         (&["--samples", "100", "--resume-at", "2"], "behind the end of the run"),
         (&["--samples", "100", "--world", "2"], "drop leaves nothing"),
         (&["--samples", "100", "--world", "2", "--policy", "short"], "short needs world 1"),
+        (&["--samples", "0"], "--samples"),
+        (&["--samples", "10", "--batch", "1000000000000", "--policy", "pad"], "give at most 16777216"),
         (&["--samples", "100,100"], "only a mixture"),
         (&["--samples", "100,100", "--weights", "1"], "1 weights for 2 datasets"),
         (&["--samples", "9007199254740992"], "an audit takes at most"),

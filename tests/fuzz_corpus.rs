@@ -6,7 +6,9 @@ mod fuzz;
 
 use std::path::Path;
 
+use strait::dataset::Format;
 use strait::sim::Rng;
+use strait::{DType, Dataset};
 
 /// `STRAIT_FUZZ_MUTANTS=100000` for many more of each input.
 fn mutants() -> u64 {
@@ -53,6 +55,46 @@ fn no_input_of_the_corpus_makes_a_parser_fail() {
         }
     }
     fuzz::clean();
+}
+
+/// What a download leaves behind when it is interrupted, and what lies beside shards: each alone, and two by two.
+#[test]
+fn no_directory_makes_opening_fail() {
+    let names = [
+        "index.json",
+        "shard.00000.mds",
+        "shard.00001.mds.zstd",
+        "chunk-0-0.bin",
+        "x.ds",
+        "x.ds.index",
+        "x.bin",
+        "x.idx",
+        "x.npy",
+        "x.tar",
+        "x.safetensors",
+        "x.tfrecord",
+        "x.parquet",
+        "meta.pkl",
+        "README.md",
+        "prepare.py",
+        "raw",
+    ];
+    let bytes: [&[u8]; 4] = [b"", b"{\"shards\": []}", b"{\"chunks\": []}", &[0x80; 24]];
+    let plain = Dataset::options();
+    let mut options = vec![plain.clone(), plain.clone().record_bytes(4), plain.clone().dtype(DType::U16)];
+    options.extend(Format::all().map(|format| plain.clone().format(format)));
+    for (first, second) in (0..names.len()).flat_map(|first| (0..=first).map(move |second| (first, second))) {
+        for bytes in bytes {
+            let directory = tempfile::tempdir().unwrap();
+            for name in [first, second] {
+                std::fs::write(directory.path().join(names[name]), bytes).unwrap();
+            }
+            println!("{} and {} of {bytes:?}", names[first], names[second]);
+            for options in &options {
+                let _ = options.open(&[directory.path()]);
+            }
+        }
+    }
 }
 
 #[test]

@@ -32,31 +32,32 @@ fn cursors() -> impl Strategy<Value = Cursor> {
     let fields = prop::option::of(prop::collection::vec("\\PC{0,12}", 0..3));
     let cut = (bucketing, tokens, fields, prop::option::of(any::<(u64, Option<u64>)>()), packer);
     let skipped = prop::collection::btree_set(0u64..1 << 40, 0..20);
-    (any::<(u64, u64, u64, u64, u32)>(), 0u64..1 << 53, "\\PC{0,12}", shuffle, mixture, cut, skipped).prop_map(
-        |(
-            (seed, epoch, bytes, layout, consecutive_bad),
-            positions,
-            format,
-            shuffle,
-            mixture,
-            (bucketing, tokens, fields, windows, packer),
-            skipped,
-        )| Cursor {
-            seed,
-            shuffle,
-            progress: Progress { epoch, consumed: positions / 2 },
-            positions,
-            fingerprint: Fingerprint { format, shards: bytes % 977, samples: 1 << 40, bytes, layout },
-            mixture,
-            bucketing,
-            tokens,
-            fields,
-            windows,
-            packer,
-            skipped: skipped.into_iter().collect(),
-            consecutive_bad,
-        },
-    )
+    (any::<(u64, u64, u64, (u64, Option<u64>), u32)>(), 0u64..1 << 53, "\\PC{0,12}", shuffle, mixture, cut, skipped)
+        .prop_map(
+            |(
+                (seed, epoch, bytes, (layout, places), consecutive_bad),
+                positions,
+                format,
+                shuffle,
+                mixture,
+                (bucketing, tokens, fields, windows, packer),
+                skipped,
+            )| Cursor {
+                seed,
+                shuffle,
+                progress: Progress { epoch, consumed: positions / 2 },
+                positions,
+                fingerprint: Fingerprint { format, shards: bytes % 977, samples: 1 << 40, bytes, layout, places },
+                mixture,
+                bucketing,
+                tokens,
+                fields,
+                windows,
+                packer,
+                skipped: skipped.into_iter().collect(),
+                consecutive_bad,
+            },
+        )
 }
 
 proptest! {
@@ -187,6 +188,14 @@ fn a_changed_dataset_is_named_and_only_allowed_on_demand() {
         assert!(error.contains(word), "{error}");
         assert_eq!(cursor.resume(&start, IfChanged::Allow).unwrap(), cursor.progress);
     }
+    // Samples of other lengths, or in another order; a cursor that says nothing of them goes on.
+    let placed = |len| fingerprint().with_places([(0, 512, len), (0, 2048, 30 - len)]);
+    let of = |fingerprint| Cursor { fingerprint, ..cursor.clone() };
+    let error = of(placed(10)).resume(&start(placed(20)), IfChanged::Refuse).unwrap_err().to_string();
+    assert!(error.contains("the dataset changed: places"), "{error}");
+    for (was, is) in [(placed(10), placed(10)), (fingerprint(), placed(10)), (placed(10), fingerprint())] {
+        assert_eq!(of(was).resume(&start(is), IfChanged::Refuse).unwrap(), cursor.progress);
+    }
     // The same shards cut into other windows.
     let other = Cursor { positions: 90, ..start(fingerprint()) };
     let error = cursor.resume(&other, IfChanged::Refuse).unwrap_err().to_string();
@@ -270,7 +279,7 @@ fn the_fullest_cursor_is_still_read() {
     let parts = vec![Part { samples: 1 << 40, weight: 64 }; 1_024];
     let order = Order::mixture(&parts, Shuffle::Full, u64::MAX, AtEnd::Stop).unwrap();
     let shard = ("a".repeat(200), u64::MAX, order.samples());
-    let fingerprint = Fingerprint::new("webdataset", [(shard.0.as_str(), shard.1, shard.2)]);
+    let fingerprint = Fingerprint::new(&"format+".repeat(40), [(shard.0.as_str(), shard.1, shard.2)]);
     let mut cursor = Cursor::new(&order, fingerprint, Progress { epoch: u64::MAX, consumed: order.len() });
     cursor.skipped = (0..SKIPPED_MAX as u64).map(|i| (1 << 49) + i).collect();
     let text = cursor.to_json();

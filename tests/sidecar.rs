@@ -228,6 +228,22 @@ fn a_sidecar_that_lies_gives_extents_inside_the_shard_or_an_error() {
     assert!(lies > 100, "{lies}: they are not even believed");
 }
 
+/// Mutant that this catches: made anew as asked for, without.
+#[test]
+fn an_index_that_had_checksums_has_them_when_it_is_renewed() {
+    let dir = tempfile::tempdir().unwrap();
+    let shards = ["a.tar", "b.tar"].map(|name| write(dir.path(), name, &tar(9, 50)));
+    index(&shards[..1], true);
+    index(&shards[1..], false);
+    shards.iter().for_each(|shard| fs::write(shard, tar(12, 60)).unwrap());
+    assert_eq!(written(&index(&shards, false)), 2);
+    let dataset = Dataset::open(&shards).unwrap();
+    assert_eq!((dataset.index_state().sidecars, dataset.index_state().checksums), (2, 1));
+    let extent = dataset.extent(0, 0).unwrap();
+    assert_eq!(dataset.crc32c(0, 0), Some(naive_crc(&dataset, extent)));
+    assert_eq!(dataset.crc32c(12, 0), None);
+}
+
 #[test]
 fn what_was_stopped_goes_on_where_it_was() {
     let dir = tempfile::tempdir().unwrap();

@@ -192,6 +192,24 @@ fn what_is_right_when_read_again_is_delivered() {
     }
 }
 
+/// Mutant that this catches: satisfied with the first shard that has checksums.
+#[test]
+fn a_shard_without_checksums_is_named_before_anything_is_read() {
+    let directory = disk_directory();
+    let paths = [1, 2, 3].map(|seed| write_shard(directory.path(), seed, RECORD * 4));
+    paths.iter().for_each(|path| index(path, true));
+    let build = || {
+        let dataset = options().open(&paths).unwrap();
+        Loader::builder(dataset).device(Device::host()).verify(Verify::Checksums).build().err()
+    };
+    assert!(build().is_none());
+    std::fs::write(&paths[1], vec![0; RECORD as usize * 4 + RECORD as usize]).unwrap();
+    let text = build().unwrap().to_string();
+    for word in ["shard-2.bin", "strait index --checksums", "verify"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+}
+
 #[test]
 fn where_there_is_nothing_to_compare_with_is_an_error() {
     let bed = Bed::new(&[]);

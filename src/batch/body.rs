@@ -23,6 +23,8 @@ pub(crate) struct Body {
     pub(crate) places: Places,
     /// Read block by block and without gaps, since reads of this batch have failed.
     pub(crate) careful: bool,
+    /// How often it was judged and had to be read again.
+    pub(crate) recalls: u32,
     /// Where the run stands once every rank has its batch of this step.
     pub(crate) standing: Standing,
     /// Shared with the worker while it has a job of this batch.
@@ -55,8 +57,11 @@ pub(crate) struct Places {
     pub(crate) padded: u64,
     /// Position of the first.
     pub(crate) position: u64,
+    /// Without padding, as `replaced`.
     pub(crate) skipped: u64,
     pub(crate) replaced: u64,
+    /// Something known to be bad was left out or replaced, padding too.
+    pub(crate) around_bad: bool,
 }
 
 impl Places {
@@ -64,7 +69,7 @@ impl Places {
     pub(crate) fn clear(&mut self) {
         self.samples.clear();
         self.pieces.clear();
-        (self.padded, self.skipped, self.replaced) = (0, 0, 0);
+        (self.padded, self.skipped, self.replaced, self.around_bad) = (0, 0, 0, false);
     }
 }
 

@@ -112,6 +112,12 @@ impl From<bool> for Verdict {
     }
 }
 
+/// Endings of what lies beside shards and is none.
+const NOTES: [&str; 24] = [
+    ".md", ".rst", ".txt", ".html", ".pdf", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".csv",
+    ".tsv", ".xml", ".log", ".idx", ".py", ".ipynb", ".sh", ".c", ".cu", ".md5", ".sha256",
+];
+
 /// What a file shows of itself.
 pub(super) struct Look {
     pub(super) path: PathBuf,
@@ -119,6 +125,8 @@ pub(super) struct Look {
     pub(super) name: String,
     /// Its first bytes: [`START_BYTES`] of them, or all.
     pub(super) start: Vec<u8>,
+    /// Its size.
+    pub(super) bytes: u64,
 }
 
 /// Enough for the magic of every format that is known, the farthest being that of tar at byte 257.
@@ -127,17 +135,23 @@ const START_BYTES: usize = 1024;
 impl Look {
     /// Reads the start of a regular file.
     pub(super) fn at(path: &Path) -> Result<Look> {
-        let (file, _) = open_file(path)?;
+        let (file, bytes) = open_file(path)?;
         let mut start = vec![0; START_BYTES];
         let got = read_at(&file, path, 0, &mut start)?;
         start.truncate(got);
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        Ok(Look { path: path.to_owned(), name, start })
+        Ok(Look { path: path.to_owned(), name, start, bytes })
     }
 
     /// Whether the name ends in one of these, which are in lower case.
     pub(super) fn ends(&self, endings: &[&str]) -> bool {
         endings.iter().any(|ending| self.name.ends_with(ending))
+    }
+
+    /// Whether it is no data by its name: a note, a table, or the program that wrote the shards beside it.
+    pub(super) fn is_note(&self) -> bool {
+        let names = ["readme", "license", "licence", "notice", "changelog", "checksums", "md5sums", "sha256sums"];
+        names.contains(&self.name.split('.').next().unwrap_or_default()) || self.ends(&NOTES)
     }
 
     /// The reader that takes this file, and what it says.

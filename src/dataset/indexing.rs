@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 /// What is asked of [`Options::index`].
 #[derive(Debug, Clone, Default)]
 pub struct Indexing {
-    /// Read the payload, too, and keep the CRC32C of each field of each sample.
+    /// Read the payload, too, and keep the CRC32C of each field of each sample. Also done for shards whose sidecar is not
+    /// theirs any more, and had them.
     pub checksums: bool,
     /// Write nothing; compare the sidecars that there are with the shards, byte by byte where they have checksums.
     pub check: bool,
@@ -148,7 +149,10 @@ impl Run<'_> {
         if self.how.sums.is_some() {
             whole::check(source, &mut |bytes| self.go_on(bytes))?;
         }
+        // A shard that had checksums keeps having them.
+        let mut checksums = self.how.checksums;
         for sidecar in sidecar::place_for_reading(&source.path, self.options) {
+            checksums = checksums || sidecar::had_checksums(&sidecar);
             let Found::Index(found) = sidecar::find(&sidecar, &source.path, self.format, &stamp) else { continue };
             let enough = found.checksums || !self.how.checksums || found.indexed.fields.is_empty();
             if enough && found.fingerprint == fingerprint && found.indexed.table.check_body().is_ok() {
@@ -156,11 +160,11 @@ impl Run<'_> {
                 return Ok(IndexOutcome::Kept);
             }
         }
-        let indexed = self.read(source, self.how.checksums)?;
-        if self.how.checksums && self.how.sums.is_none() {
+        let indexed = self.read(source, checksums)?;
+        if checksums && self.how.sums.is_none() {
             whole::check(source, &mut |bytes| self.go_on(bytes))?;
         }
-        let crcs = match self.how.checksums {
+        let crcs = match checksums {
             true => Some(checksums::of(&indexed, &mut |bytes| self.go_on(bytes))?),
             false => None,
         };

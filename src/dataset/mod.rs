@@ -127,9 +127,11 @@ impl Dataset {
     /// The shards named, in whatever format they are in; [`Dataset::options`] says what files do not say themselves.
     ///
     /// A file's format is told by its content, or by its name where formats have no mark. A directory stands for the
-    /// regular files in it, sorted by name: for those of the one format that is recognised, else for all. Subdirectories,
-    /// names that begin with a dot, and sidecar indexes are left out. What is in no known format is read as records if
-    /// [`record_bytes`](Options::record_bytes) is given. [`Options::format`] forces a format.
+    /// regular files in it, sorted by name: for those of the one format that is recognised, else for all but notes
+    /// (`README`, `.md`, `.txt`, `.json`, `.py` ..), which are data only where they are named. Subdirectories, names that
+    /// begin with a dot, and sidecar indexes are left out. What is in no known format is read as records if
+    /// [`record_bytes`](Options::record_bytes) is given, as tokens if [`dtype`](Options::dtype) is; such files beside
+    /// recognised ones are then refused. [`Options::format`] forces a format.
     ///
     /// # Errors
     /// [`Error::Config`] if nothing is named, the files are of different formats, or there is no way to tell how to
@@ -255,6 +257,11 @@ impl Dataset {
         self.sound(self.shards[shard].table.crc(local, field))
     }
 
+    /// The shards with samples whose index has no checksums.
+    pub(crate) fn without_checksums(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter().filter(|shard| shard.samples() > 0 && !shard.table.has_crcs())
+    }
+
     /// That no look-up so far has met a damaged index.
     ///
     /// Indexes are read as samples are looked up, so damage may show long after the dataset was opened.
@@ -281,8 +288,8 @@ impl Dataset {
 
     /// What stays the same as long as the dataset does: by it a resumed run notices another one, and names what differs.
     ///
-    /// Directories are not in it, so a dataset may move; contents are not either, so a shard rewritten to the same size
-    /// goes unnoticed.
+    /// Directories are not in it, so a dataset may move; contents are not either, so a shard rewritten to the same size goes
+    /// unnoticed, unless one of up to 1,024 [samples looked at](Fingerprint::places) is elsewhere in it, or longer or shorter.
     pub fn fingerprint(&self) -> Fingerprint {
         fingerprint::of(self)
     }

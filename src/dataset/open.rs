@@ -143,12 +143,15 @@ fn expand(path: &Path, options: &Options) -> Result<Vec<(PathBuf, &'static Reade
     if !fs::metadata(path).map_err(open_error)?.is_dir() {
         return Ok(vec![(path.to_owned(), reader_of(path, options)?)]);
     }
+    if let Some((what, remedy)) = refused::directory(path) {
+        return Err(Error::format(&**path, 0, format!("this is {what}; {remedy}")));
+    }
     // A manifest stands for its directory.
     let manifest = path.join("index.json");
-    let manifests = options.format.is_none_or(|format| matches!(format, Format::Mds | Format::LitData));
-    if manifests
-        && manifest.is_file()
+    if manifest.is_file()
         && let Some((reader, Verdict::Yes)) = Look::at(&manifest)?.reader()
+        && matches!(reader.format, Format::Mds | Format::LitData)
+        && options.format.is_none_or(|format| format == reader.format)
     {
         return Ok(vec![(manifest, reader)]);
     }
@@ -158,8 +161,7 @@ fn expand(path: &Path, options: &Options) -> Result<Vec<(PathBuf, &'static Reade
         let name = file.file_name();
         let hidden =
             name.as_encoded_bytes().starts_with(b".") || name.as_encoded_bytes().ends_with(sidecar::ENDING.as_bytes());
-        // Through links, as a file that is named outright.
-        if !hidden && fs::metadata(file.path()).map_err(|e| Error::open(file.path(), &e))?.is_file() {
+        if !hidden && is_file(&file.path())? {
             inside.push(file.path());
         }
     }
@@ -171,26 +173,96 @@ fn expand(path: &Path, options: &Options) -> Result<Vec<(PathBuf, &'static Reade
     choose(inside, options)
 }
 
-/// The files of a directory that are its shards: those of the one format that is recognised, since makers of shards put
-/// tables and notes beside them; where none is, all.
+/// Whether it is a regular file, through links, as a file that is named outright. A link to nothing may be a shard that
+/// is missing, and so is not passed over.
+fn is_file(path: &Path) -> Result<bool> {
+    fs::metadata(path).map(|meta| meta.is_file()).map_err(|e| match path.is_symlink() {
+        true => {
+            let problem = format!(
+                "{} is a link that leads nowhere ({e}): mend or remove it, or name the files that are meant",
+                path.display()
+            );
+            Error::config("paths", problem)
+        }
+        false => Error::open(path, &e),
+    })
+}
+
+/// The files of a directory that are its shards.
+///
+/// ```text
+/// recognised                    they are, and makers of shards put tables and notes beside them: what else is there is
+///                               left out, unless an option says that raw files are meant, too
+/// belongs to an index           an error: the index would have been recognised
+/// known, and not read           an error, since it may be all the data there is
+/// a note: README, sources ..    left out
+/// raw: everything else          all of them are, if an option says how to read them
+/// ```
 fn choose(inside: Vec<PathBuf>, options: &Options) -> Result<Vec<(PathBuf, &'static Reader)>> {
     let looks = side_by_side(&inside, |path| Look::at(path))?;
     let forced = options.format.map(reader).transpose()?;
-    let verdict = |look: &Look| match forced {
-        Some(reader) => Some((reader, (reader.recognise)(look))).filter(|(_, verdict)| *verdict != Verdict::No),
-        None => look.reader(),
-    };
-    let verdicts: Vec<_> = looks.iter().map(verdict).collect();
-    let known = inside.iter().zip(&verdicts).filter_map(|(path, verdict)| match verdict {
-        Some((reader, Verdict::Yes)) => Some((path.clone(), *reader)),
-        _ => None,
-    });
-    let known: Vec<_> = known.collect();
-    if !known.is_empty() {
-        return Ok(known);
+    let (mut known, mut beside, mut refused, mut raw) = (Vec::new(), None, None, Vec::new());
+    for look in &looks {
+        let verdict = match forced {
+            Some(reader) => Some((reader, (reader.recognise)(look))).filter(|(_, verdict)| *verdict != Verdict::No),
+            None => look.reader(),
+        };
+        match verdict {
+            Some((reader, Verdict::Yes)) => known.push((look.path.clone(), reader)),
+            Some((reader, _)) => beside = beside.or(Some((look, reader))),
+            None if look.is_note() => {}
+            None => match refused::recognise(look) {
+                Some(what) => refused = refused.or(Some((look, what))),
+                None => raw.push(look.path.clone()),
+            },
+        }
     }
-    let rest = inside.into_iter().zip(verdicts).filter(|(_, verdict)| verdict.is_none());
-    rest.map(|(path, _)| Ok((path.clone(), reader_of(&path, options)?))).collect()
+    let raw_asked_for = options.record_bytes.is_some() || options.dtype.is_some();
+    match (known.first(), raw.first()) {
+        (Some((path, reader)), Some(raw)) if forced.is_none() && raw_asked_for => Err(mixed(path, reader.format, raw)),
+        (Some(_), _) => Ok(known),
+        (None, first) => match (beside, refused) {
+            (Some((look, reader)), _) => Err(without_index(look, reader.format)),
+            (None, Some((look, (what, remedy)))) => {
+                let or = if first.is_some() {
+                    "; if it only lies beside the data, name the files that are meant"
+                } else {
+                    ""
+                };
+                Err(Error::format(&*look.path, 0, format!("this is {what}; {remedy}{or}")))
+            }
+            (None, None) if first.is_none() => Err(only_notes(&looks[0])),
+            (None, None) => raw.into_iter().map(|path| Ok((path.clone(), reader_of(&path, options)?))).collect(),
+        },
+    }
+}
+
+fn mixed(known: &Path, format: Format, raw: &Path) -> Error {
+    let problem = format!(
+        "{} is {format} and {} tells no format, and options for raw files are given (record_bytes, dtype): name the files \
+         that are meant, or give the format ({format}) to leave the others out",
+        known.display(),
+        raw.display()
+    );
+    Error::config("paths", problem)
+}
+
+fn without_index(look: &Look, format: Format) -> Error {
+    let (index, of) = match format {
+        Format::Tokens => ("a .ds file", "tokens"),
+        Format::Megatron => ("an .idx file", "Megatron"),
+        _ => ("an index.json", format.name()),
+    };
+    let problem = format!("this belongs to {index} ({of}) that is not beside it: copy it there, too, and whole");
+    Error::format(&*look.path, 0, problem)
+}
+
+fn only_notes(look: &Look) -> Error {
+    let problem = format!(
+        "{} and what lies beside it are notes by their names, and no shards; if it is data all the same, name it",
+        look.path.display()
+    );
+    Error::config("paths", problem)
 }
 
 /// Who reads a file that was named outright.
@@ -200,6 +272,13 @@ fn reader_of(path: &Path, options: &Options) -> Result<&'static Reader> {
     }
     let look = Look::at(path)?;
     match (look.reader(), options.record_bytes, options.dtype) {
+        // Others are found from any of their files.
+        (Some((Reader { format: format @ (Format::Mds | Format::LitData), .. }, Verdict::Beside)), ..) => {
+            let problem = format!(
+                "by its name this belongs to an index.json ({format}): name that, or the directory; or force a format"
+            );
+            Err(Error::format(path, 0, problem))
+        }
         (Some((reader, _)), ..) => Ok(reader),
         (None, Some(_), _) => reader(Format::Records),
         (None, None, Some(_)) => reader(Format::Tokens),

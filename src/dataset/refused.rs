@@ -1,5 +1,7 @@
 //! Formats that are recognised and not read, and what to do instead.
 
+use std::path::Path;
+
 use super::format::Look;
 use super::tar;
 
@@ -7,6 +9,13 @@ use super::tar;
 pub(super) fn recognise(look: &Look) -> Option<(String, String)> {
     let said = |(what, remedy): (&str, &str)| (what.to_owned(), remedy.to_owned());
     by_content(look).or_else(|| by_name(look)).map(said).or_else(|| compressed(look))
+}
+
+/// The same of a directory that is a dataset as a whole: Lance's.
+pub(super) fn directory(path: &Path) -> Option<(&'static str, &'static str)> {
+    let named = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("lance"));
+    let has = |part: &str| path.join(part).is_dir();
+    (has("_versions") && (named || has("data"))).then_some(LANCE)
 }
 
 const PICKLE: (&str, &str) = (

@@ -20,7 +20,16 @@ pub(super) const READER: Reader =
     Reader { format: Format::Safetensors, recognise, sources: |path, _| Ok(vec![Source::file(path, index)]) };
 
 fn recognise(look: &Look) -> Verdict {
-    look.ends(&[".safetensors"]).into()
+    (look.ends(&[".safetensors"]) || begins(&look.start, look.bytes)).into()
+}
+
+/// Whether a file that starts so has a header of JSON that fits into it and tells of tensors; there is no magic.
+fn begins(start: &[u8], bytes: u64) -> bool {
+    let Some((len, header)) = start.split_first_chunk::<8>() else { return false };
+    let len = u64::from_le_bytes(*len);
+    let fits = len <= safetensors::HEADER_BYTES_MAX && len + 8 <= bytes;
+    let says = |key: &[u8]| header.windows(key.len()).any(|part| part == key);
+    fits && header.starts_with(b"{") && (says(b"\"dtype\"") || says(b"\"__metadata__\""))
 }
 
 fn index(path: &Path, _: &Options) -> Result<Indexed> {

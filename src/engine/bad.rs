@@ -29,6 +29,9 @@ use crate::source::Supply;
 use crate::stats::Counters;
 use crate::storage::Damage;
 
+/// A batch is read again at most so often more than it has places: each time, another sample of it turned out to be bad.
+const RECALLS_OVER_PLACES: usize = 32;
+
 /// The policy, and what it has come to up to the last batch that was handed over.
 pub(crate) struct Bad {
     policy: BadSamplePolicy,
@@ -93,6 +96,7 @@ impl Bad {
             return;
         }
         let places = &mut body.places;
+        body.recalls = 0;
         places.samples.clone_from(&body.samples);
         std::mem::swap(&mut places.pieces, &mut body.pieces);
         (places.padded, places.position) = (body.padded, position);
@@ -132,7 +136,7 @@ impl Bad {
         } else {
             damages.sort_unstable_by_key(|damage| (damage.extent.shard, damage.extent.offset));
             if !self.judge(body, &damages)? {
-                return Ok(false);
+                return again(body).map(|()| false);
             }
             self.counters.samples_skipped.add(body.places.skipped);
             self.counters.samples_replaced.add(body.places.replaced);
@@ -203,9 +207,16 @@ impl Bad {
             pieces.begin();
         }
         let (mut skipped, mut replaced) = (0, 0);
+        let real = order.len() - *padding as usize;
         for (index, &place) in order.iter().enumerate() {
             let position = (*position + index as u64) % self.supply.order().len();
             let mut stand_in = Some(place);
+            // A stand-in is chosen by its place alone, however batches are cut. And padding is one sample over and over: it
+            // has been counted where it is no padding.
+            let before = self.samples.consecutive();
+            if self.policy == BadSamplePolicy::Replace || index >= real {
+                self.samples.rewind(0);
+            }
             if windows.are_there() {
                 pieces.push_from(windows, index);
             }
@@ -221,15 +232,21 @@ impl Bad {
                     Verdict::Raise(why) => return Err((blame, why)),
                 };
             }
-            let Some(sample) = stand_in else {
-                skipped += 1;
-                continue;
-            };
-            self.samples.good();
-            replaced += u64::from(sample != place);
-            samples.push(sample);
-            *padded += u64::from(index as u64 >= order.len() as u64 - *padding);
+            match stand_in {
+                None if index >= real => self.samples.rewind(before),
+                None => skipped += 1,
+                Some(sample) => {
+                    self.samples.good();
+                    samples.push(sample);
+                    replaced += u64::from(sample != place && index < real);
+                    *padded += u64::from(index >= real);
+                }
+            }
         }
+        if self.policy == BadSamplePolicy::Replace {
+            self.samples.rewind(0); // attempts are no places
+        }
+        places.around_bad = samples != order;
         (places.skipped, places.replaced) = (skipped, replaced);
         Ok(())
     }
@@ -283,6 +300,18 @@ impl Bad {
     fn raises(&self) -> bool {
         self.policy == BadSamplePolicy::Raise
     }
+}
+
+/// That a batch which has to be read again has not been so for ever.
+fn again(body: &mut Body) -> Result<()> {
+    body.recalls += 1;
+    let (recalls, places) = (body.recalls as usize, &body.places.samples);
+    if recalls <= places.len() + RECALLS_OVER_PLACES {
+        return Ok(());
+    }
+    let sample = places.first().copied().unwrap_or_default();
+    let why = format!("its batch was read {recalls} times and is still not whole; this is strait's mistake: report it");
+    Err(Error::BadSample { sample, why, cause: None })
 }
 
 /// The damage, of those in file order and apart from each other, that the blocks of an extent have part in. Bytes that

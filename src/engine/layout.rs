@@ -16,7 +16,7 @@ impl Engine {
         if body.careful {
             limits.block_bytes = limits.align;
         }
-        if body.careful || body.places.skipped + body.places.replaced > 0 {
+        if body.careful || body.places.around_bad {
             limits.gap_bytes = 0; // what was left out may lie in a gap
         }
         self.lay_out(body, &limits)?;

@@ -1,6 +1,8 @@
 //! Proof of coverage: runs the order for all ranks, without I/O, and counts what was seen.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use super::epoch::Order;
 use super::rank::Rank;
@@ -36,7 +38,7 @@ pub struct Audit {
     pub positions: u64,
     /// Places that held a sample for the first time in its epoch (in a mixture: in that pass through its dataset).
     pub once: u64,
-    /// Samples the order has and no batch held.
+    /// Positions the order has whose sample no batch held. What a mixture's weights leave out of an epoch has no position.
     pub missing: u64,
     /// Places that held a sample that had been delivered before.
     pub repeated: u64,
@@ -60,7 +62,8 @@ impl Audit {
 impl fmt::Display for Audit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Audit { positions, once, missing, repeated, padded, promised, .. } = self;
-        write!(f, "{positions} positions: {once} once, {missing} missing, {repeated} repeated, {padded} padded; ")?;
+        let s = if *positions == 1 { "" } else { "s" };
+        write!(f, "{positions} position{s}: {once} once, {missing} missing, {repeated} repeated, {padded} padded; ")?;
         if self.holds() {
             return f.write_str("as the policy promises");
         }
@@ -101,8 +104,10 @@ pub fn audit_while(
         return Err(Error::config("samples", problem));
     }
     let ask = Ask { go_on: &mut go_on, next: ASK_EVERY, stopped: false };
-    let mut run =
-        Run { order, seen: Seen::new(order), at: Progress::default(), out: Vec::new(), audit: Audit::start(due), ask };
+    // Epochs that a run may come back to: before them, nothing has to be remembered.
+    let returns = stretches.iter().filter_map(|stretch| stretch.from).map(|from| from.epoch).min();
+    let (seen, at, out) = (Seen::new(order, returns), Progress::default(), Vec::new());
+    let mut run = Run { order, seen, at, out, audit: Audit::start(due), ask };
     for stretch in stretches {
         run.at = stretch.from.unwrap_or(run.at);
         let rank = |rank| Schedule::new(order.clone(), stretch.batch_size, Rank::new(rank, stretch.world)?, policy);
@@ -163,11 +168,12 @@ impl Run<'_> {
         for step in 0..len.min(steps_max) {
             for steps in &ranks_steps {
                 self.batch(from.epoch, steps, step);
-            }
-            if self.ask.stop(self.audit.positions) {
-                return Ok(step + 1);
+                if self.ask.stop(self.audit.positions) {
+                    return Ok(step + 1);
+                }
             }
         }
+        self.seen.delivered(from, (len.min(steps_max) * global).min(left));
         if steps_max < len {
             self.at.consumed += steps_max * global;
             return Ok(steps_max);
@@ -205,12 +211,23 @@ struct Seen {
     bits: Vec<u64>,
     /// The pass that the bits of each dataset are about.
     passes: Vec<u64>,
+    /// The first epoch that is kept by its positions, for whoever comes back to it; and the positions delivered of each.
+    returns: Option<u64>,
+    positions: BTreeMap<u64, Vec<Range<u64>>>,
 }
 
 impl Seen {
-    fn new(order: &Order) -> Seen {
+    fn new(order: &Order, returns: Option<u64>) -> Seen {
         let datasets = order.as_mixture().map_or(1, |mixture| mixture.parts().len());
-        Seen { bits: vec![0; order.samples().div_ceil(64) as usize], passes: vec![0; datasets] }
+        let bits = vec![0; order.samples().div_ceil(64) as usize];
+        Seen { bits, passes: vec![0; datasets], returns, positions: BTreeMap::new() }
+    }
+
+    /// So many positions of an epoch have been delivered, from `from` on.
+    fn delivered(&mut self, from: Progress, positions: u64) {
+        if self.returns.is_some_and(|first| from.epoch >= first) {
+            self.positions.entry(from.epoch).or_default().push(from.consumed..from.consumed + positions);
+        }
     }
 
     fn first_time(&mut self, order: &Order, epoch: u64, position: u64, sample: u64) -> bool {
@@ -222,7 +239,8 @@ impl Seen {
             }
         };
         if pass < self.passes[dataset] {
-            return false; // left behind, which a run does with a pass that it has been all through
+            // The run has come back to a pass whose bits are gone.
+            return !self.positions.get(&epoch).is_some_and(|all| all.iter().any(|part| part.contains(&position)));
         }
         if self.passes[dataset] != pass {
             self.passes[dataset] = pass;

@@ -16,7 +16,8 @@ pub enum BadSamplePolicy {
     Raise,
     /// The sample is left out and its batch is one shorter.
     Skip {
-        /// How many different samples may be left out in the whole run; at most [`SKIPPED_MAX`].
+        /// How many different samples may be left out in the whole run; at most [`SKIPPED_MAX`]. Every rank counts its own,
+        /// and from a resume on all that the [merged](super::Cursor::merge) cursor has.
         budget: u32,
         /// How many may follow each other: more are a lost shard or disk and no damaged sample.
         consecutive: u32,

@@ -105,7 +105,7 @@ impl BudgetSteps {
     /// Under `Pad` and `Wrap` the ranks that nothing is left for get one padding sample, or batches from the epoch's start.
     ///
     /// # Errors
-    /// [`Error::Config`] naming a sample that exceeds the budget alone.
+    /// [`Error::Config`] naming a sample that exceeds the budget alone; if `Drop` would drop the whole epoch.
     pub fn next(&mut self, len_of: impl Fn(u64) -> u64, out: &mut Vec<u64>) -> Result<Option<u64>> {
         out.clear();
         let start = self.at.consumed;
@@ -123,6 +123,14 @@ impl BudgetSteps {
             match self.policy {
                 Policy::Drop | Policy::Short => {
                     out.clear();
+                    if start == 0 {
+                        let (n, world) = (self.n, self.rank.world());
+                        let problem = format!(
+                            "drop leaves nothing of {n} samples: they are fewer than {world} batches; lower the budget, \
+                             or use pad or wrap"
+                        );
+                        return Err(Error::config("policy", problem));
+                    }
                     self.counts.dropped = self.n - start;
                     self.at.consumed = self.n;
                     return Ok(None);

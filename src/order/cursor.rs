@@ -67,7 +67,7 @@ pub struct PackerState {
 /// Whether a cursor may be continued on a dataset that is not the one it was taken from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum IfChanged {
-    /// A difference is an error.
+    /// A difference that the [fingerprint](Fingerprint) shows is an error.
     #[default]
     Refuse,
     /// Go on at the same position, if there is one. Which samples were seen is then no longer known, and which were

@@ -89,6 +89,9 @@ struct DatasetText {
     bytes: u64,
     /// Sixteen hexadecimal digits: as a number it would not survive readers that keep numbers as floats.
     layout: String,
+    /// As `layout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    places: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -116,7 +119,8 @@ struct WindowsText {
 
 impl From<&Cursor> for Text {
     fn from(cursor: &Cursor) -> Text {
-        let Fingerprint { format, shards, samples, bytes, layout } = &cursor.fingerprint;
+        let Fingerprint { format, shards, samples, bytes, layout, places } = &cursor.fingerprint;
+        let hex = |hash: &u64| format!("{hash:016x}");
         let repeat = |at_end: AtEnd| match at_end {
             AtEnd::Stop => None,
             AtEnd::Repeat { positions } => Some(positions),
@@ -138,7 +142,8 @@ impl From<&Cursor> for Text {
                 shards: *shards,
                 samples: *samples,
                 bytes: *bytes,
-                layout: format!("{layout:016x}"),
+                layout: hex(layout),
+                places: places.as_ref().map(hex),
             },
             mixture,
             bucketing: cursor.bucketing,
@@ -155,14 +160,13 @@ impl From<&Cursor> for Text {
 impl Text {
     /// Every value in its range.
     pub(super) fn check(self) -> Result<Cursor> {
-        let DatasetText { format, shards, samples, bytes, layout } = self.dataset;
-        let layout = match u64::from_str_radix(&layout, 16) {
-            Ok(number) if format!("{number:016x}") == layout => number,
-            _ => return Err(bad("layout is not sixteen lower-case hexadecimal digits")),
+        let DatasetText { format, shards, samples, bytes, layout, places } = self.dataset;
+        let hash = |name: &str, text: String| match u64::from_str_radix(&text, 16) {
+            Ok(number) if format!("{number:016x}") == text => Ok(number),
+            _ => Err(bad(format!("{name} is not sixteen lower-case hexadecimal digits"))),
         };
-        if format.len() > 64 {
-            return Err(bad("format is longer than 64 bytes"));
-        }
+        let layout = hash("layout", layout)?;
+        let places = places.map(|places| hash("places", places)).transpose()?;
         if samples > SAMPLES_MAX || self.positions > SAMPLES_MAX || self.consumed > self.positions {
             let Text { consumed, positions, .. } = self;
             return Err(bad(format!("{consumed} of {positions} positions consumed, {samples} samples: out of range")));
@@ -191,7 +195,7 @@ impl Text {
             shuffle: self.shuffle.parse()?,
             progress: Progress { epoch: self.epoch, consumed: self.consumed },
             positions: self.positions,
-            fingerprint: Fingerprint { format, shards, samples, bytes, layout },
+            fingerprint: Fingerprint { format, shards, samples, bytes, layout, places },
             mixture,
             bucketing: self.bucketing,
             tokens: self.tokens.map(|TokensText { field, bytes }| (field, bytes)),

@@ -122,10 +122,21 @@ impl Order {
     /// If `position` is not below [`len`](Self::len).
     pub fn replacement(&self, epoch: u64, position: u64, attempt: u32) -> u64 {
         assert!(position < self.len(), "position {position} of {}", self.len());
+        let dataset = self.as_mixture().map_or(0, |mixture| mixture.draw(epoch, position).dataset);
+        self.replacement_in(dataset, epoch, position, attempt)
+    }
+
+    /// The same for the sample `place`, whose position bucketing may have given to another one.
+    pub(crate) fn replacement_of(&self, place: u64, epoch: u64, position: u64, attempt: u32) -> u64 {
+        let dataset = self.as_mixture().map_or(0, |mixture| mixture.locate(place).0);
+        self.replacement_in(dataset, epoch, position, attempt)
+    }
+
+    fn replacement_in(&self, dataset: usize, epoch: u64, position: u64, attempt: u32) -> u64 {
         let word = fold(fold(key(self.seed, epoch, Purpose::Replacement), position), attempt.into());
         match &self.source {
             Source::Dataset { n, .. } => below(word, *n),
-            Source::Mixture(mixture) => mixture.replacement(epoch, position, word),
+            Source::Mixture(mixture) => mixture.replacement(dataset, word),
         }
     }
 

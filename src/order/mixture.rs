@@ -171,9 +171,8 @@ impl Mixture {
         self.first[draw.dataset] + self.orders[draw.dataset].sample_at(draw.pass, draw.place)
     }
 
-    /// A sample of the dataset that a position draws from.
-    pub(super) fn replacement(&self, epoch: u64, position: u64, word: u64) -> u64 {
-        let dataset = self.draw(epoch, position).dataset;
+    /// A sample of a dataset.
+    pub(super) fn replacement(&self, dataset: usize, word: u64) -> u64 {
         self.first[dataset] + below(word, self.parts[dataset].samples)
     }
 

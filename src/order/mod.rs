@@ -47,6 +47,6 @@ pub use mixture::{AtEnd, Mixture, Part};
 pub use packer::{Packer, Packing, Piece};
 pub use permutation::Permutation;
 pub use rank::Rank;
-pub use schedule::{Counts, Policy, Progress, Schedule, Steps};
+pub use schedule::{BATCH_SIZE_MAX, Counts, Policy, Progress, Schedule, Steps};
 pub use shuffle::{SAMPLES_MAX, Shuffle};
 pub use windows::TokenWindows;

@@ -155,6 +155,6 @@ fn half(set: &str, value: u32, missing: &str) -> Error {
 
 fn contradiction(a: &Launcher, of_a: Rank, b: &Launcher, of_b: Rank) -> Error {
     let (a, b) = (a.says(of_a), b.says(of_b));
-    let problem = format!("{a} contradicts {b}; unset one of the two, or give rank and world explicitly");
+    let problem = format!("{a} contradicts {b}; unset one of the two, or do not call rank_from_env and give the rank");
     Error::config("rank", problem)
 }

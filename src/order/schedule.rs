@@ -15,6 +15,9 @@ use super::rank::Rank;
 use super::shuffle::SAMPLES_MAX;
 use crate::error::{Error, Result};
 
+/// The most samples of one rank's batch; [`Steps::batch`] writes them all down.
+pub const BATCH_SIZE_MAX: u64 = 1 << 24;
+
 /// What happens to the samples behind the last whole global batch. Every policy gives every rank the same number of
 /// steps: ranks with unequal steps dead-lock collective operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +84,7 @@ impl Schedule {
     /// Batches of `batch_size` samples on this rank.
     ///
     /// # Errors
-    /// [`Error::Config`] if `batch_size` is 0 or the global batch exceeds [`SAMPLES_MAX`]; if `Short` is asked of several
+    /// [`Error::Config`] if `batch_size` is 0 or exceeds [`BATCH_SIZE_MAX`], or the global batch [`SAMPLES_MAX`]; if `Short` is asked of several
     /// ranks; if `Drop` would drop everything because the order is shorter than one global batch.
     pub fn new(order: Order, batch_size: u64, rank: Rank, policy: Policy) -> Result<Schedule> {
         let global = batch_size.checked_mul(rank.world().into()).filter(|&global| global <= SAMPLES_MAX);
@@ -89,6 +92,10 @@ impl Schedule {
             let problem = format!("{batch_size} samples on each of {} ranks; give 1 or more", rank.world());
             return Err(Error::config("batch_size", problem));
         };
+        if batch_size > BATCH_SIZE_MAX {
+            let problem = format!("{batch_size} samples a batch; give at most {BATCH_SIZE_MAX}");
+            return Err(Error::config("batch_size", problem));
+        }
         policy.check(rank)?;
         if policy == Policy::Drop && !order.is_empty() && order.len() < global {
             let problem = format!(

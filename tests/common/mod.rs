@@ -1,6 +1,7 @@
 //! What several test binaries share: shards whose every byte is known.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod damaged;
 pub mod mount;
 pub mod process;
 

@@ -24,8 +24,8 @@ Examples:
   strait index /data/train --check
 
 Shards that have an index of theirs already are left alone, so an interrupted run goes on where it was. An index is \
-written under its name only once it is whole. It is its shard's while the shard's size and modification time stay as \
-they were.
+written under its name only once it is whole. It is its shard's while the shard's size and modification time stay as they \
+were; one that had checksums is renewed with them.
 
 Exit codes: 0 done; 1 a shard could not be indexed, or does not agree with its index (the others are done all the \
 same); 2 bad command line; 130 interrupted.";

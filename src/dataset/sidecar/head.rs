@@ -69,6 +69,10 @@ pub(super) fn sizes(start: &[u8]) -> Result<(u64, u64), String> {
 }
 
 impl Head {
+    pub(super) fn has_checksums(&self) -> bool {
+        !self.columns.is_empty() && self.columns.iter().all(|column| column.crcs.is_some())
+    }
+
     /// The head's bytes, for a body of `body_bytes`.
     pub(super) fn encode(&self, body_bytes: u64) -> Vec<u8> {
         let mut out = Vec::from(MAGIC);

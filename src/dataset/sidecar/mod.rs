@@ -135,6 +135,20 @@ pub(super) fn find(sidecar: &Path, shard: &Path, format: Format, now: &Stamp) ->
     }
 }
 
+/// Whether the index there, whatever else it says, was made with checksums. What is damaged says nothing.
+pub(super) fn had_checksums(sidecar: &Path) -> bool {
+    let head = || {
+        let (file, bytes) = open_file(sidecar).ok()?;
+        let mut start = vec![0; START_BYTES];
+        read_at(&file, sidecar, 0, &mut start).ok()?;
+        let (head_bytes, _) = head::sizes(&start).ok().filter(|sizes| sizes.0 <= bytes)?;
+        let mut head = vec![0; head_bytes as usize];
+        read_at(&file, sidecar, 0, &mut head).ok()?;
+        Head::decode(&head).ok()
+    };
+    head().is_some_and(|head| head.has_checksums())
+}
+
 fn load(file: &File, bytes: u64, sidecar: &Path, shard: &Path, format: Format, now: &Stamp) -> Result<Sidecar, String> {
     let read = |len: u64| {
         let mut out = vec![0; len as usize];
@@ -160,6 +174,7 @@ fn load(file: &File, bytes: u64, sidecar: &Path, shard: &Path, format: Format, n
     if head.sums.len() as u64 != (all_bytes - head_bytes).div_ceil(SUM_BYTES as u64) {
         return Err("it has not as many checksums as numbers".into());
     }
+    let checksums = head.has_checksums();
     let sums = head.sums.into();
     let body = match start.len() as u64 == bytes {
         true => Bytes::Owned(start.into()),
@@ -171,7 +186,6 @@ fn load(file: &File, bytes: u64, sidecar: &Path, shard: &Path, format: Format, n
         },
     };
     let body = Body::summed(body, sidecar, head_bytes as usize, sums);
-    let checksums = !head.columns.is_empty() && head.columns.iter().all(|column| column.crcs.is_some());
     let mut fields = Vec::with_capacity(head.columns.len());
     let mut largest = Vec::with_capacity(head.columns.len() + 1);
     let mut cells = Vec::with_capacity(head.columns.len());

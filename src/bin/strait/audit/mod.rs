@@ -24,6 +24,25 @@ struct Request {
     stretches: Vec<Stretch>,
 }
 
+impl Request {
+    /// Whether datasets go on from epoch to epoch.
+    fn over_epochs(&self) -> bool {
+        self.order.as_mixture().is_some_and(|mixture| mixture.at_end() != AtEnd::Stop)
+    }
+
+    /// Of a mixture: the number of each dataset, where it is at the end of an epoch, or of all where it goes on over them,
+    /// and its samples.
+    fn datasets(&self) -> Vec<(usize, Progress, u64)> {
+        let Some(mixture) = self.order.as_mixture() else { return Vec::new() };
+        let at = match self.over_epochs() {
+            true => Progress { epoch: self.epochs, consumed: 0 },
+            false => Progress { epoch: 0, consumed: mixture.len() },
+        };
+        let parts = mixture.progress(at).into_iter().zip(mixture.parts()).enumerate();
+        parts.map(|(number, (at, part))| (number, at, part.samples)).collect()
+    }
+}
+
 pub(crate) fn run(options: &Options) -> Result<Answer> {
     options::check(options)?;
     let order = order(options)?;

@@ -22,7 +22,8 @@ Examples:
   strait audit /data/web /data/books --weights 3,1 --world 8
 
 What is shown: `positions` are the places of all batches, and each of them is one of `once` (a sample for the first time \
-in its epoch), `repeated`, `padded`. `missing` are samples that no batch held. What the policy may leave out (drop), \
+in its epoch), `repeated`, `padded`. `missing` are positions of the order whose sample no batch held. With --weights an \
+epoch has no position for what the weights leave out: how far each dataset comes is shown of its own. What the policy may leave out (drop), \
 pad (pad) or repeat (wrap) at the end of an epoch is worked out from world and batch size alone, and compared.
 
 Windows of tokens are audited by their number: --samples WINDOWS. Batches that a budget cuts are not audited here: \
@@ -45,7 +46,7 @@ pub(crate) struct Options {
     #[arg(value_name = "DATASET", required_unless_present = "samples", conflicts_with = "samples")]
     pub(super) paths: Vec<PathBuf>,
     /// No dataset, but so many samples (with --weights: of each dataset, separated by commas)
-    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) samples: Vec<u64>,
     #[command(flatten)]
     pub(super) dataset: DatasetOptions,

@@ -1,14 +1,14 @@
 //! What an audit has found, in words and as JSON.
 
 use serde_json::{Value, json};
-use strait::order::{Audit, Counts, Stretch};
+use strait::order::{Audit, Counts, Progress, Stretch};
 
 use super::{Options, Request};
 use crate::Answer;
 
 pub(super) fn answer(options: &Options, request: &Request, audit: &Audit) -> Answer {
     let holds = audit.holds();
-    let text = format!("{}\n{audit}\n", ran(options, request));
+    let text = format!("{}\n{audit}\n{}", ran(options, request), datasets(request));
     Answer { text, json: json(options, request, audit), exit_code: if holds { 0 } else { 1 } }
 }
 
@@ -35,6 +35,16 @@ fn ran(options: &Options, request: &Request) -> String {
     line
 }
 
+/// How far each dataset of a mixture comes: a line each.
+fn datasets(request: &Request) -> String {
+    let shown = |(number, at, samples): (usize, Progress, u64)| {
+        let passes = if at.epoch > 0 { format!("{} times, then ", at.epoch) } else { String::new() };
+        let of = if request.over_epochs() { "all epochs together" } else { "each epoch" };
+        format!("dataset {number}: {passes}{} of {samples} samples in {of}\n", at.consumed)
+    };
+    request.datasets().into_iter().map(shown).collect()
+}
+
 fn json(options: &Options, request: &Request, audit: &Audit) -> Value {
     let Request { order, policy, epochs, stretches } = request;
     let Audit { positions, once, missing, repeated, padded, promised, equal_steps } = audit;
@@ -43,6 +53,7 @@ fn json(options: &Options, request: &Request, audit: &Audit) -> Value {
         let (at, cursor) = (options.resume_at, options.cursor_at.or(options.resume_at));
         json!({ "at_step": at, "cursor_at_step": cursor, "world": second.world, "batch": second.batch_size })
     });
+    let dataset = |(_, at, samples): (usize, Progress, u64)| json!({ "samples": samples, "passes": at.epoch, "drawn": at.consumed });
     json!({
         "holds": audit.holds(),
         "positions": positions,
@@ -58,6 +69,7 @@ fn json(options: &Options, request: &Request, audit: &Audit) -> Value {
         "seed": order.seed(),
         "shuffle": order.shuffle().to_string(),
         "policy": policy.name(),
+        "datasets": request.datasets().into_iter().map(dataset).collect::<Vec<_>>(),
         "weights": order.as_mixture().map(|mixture| mixture.weights()),
         "world": stretches[0].world,
         "batch": stretches[0].batch_size,
