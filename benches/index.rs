@@ -44,12 +44,17 @@ fn documents(path: &Path, documents: u64) -> PathBuf {
 fn make(criterion: &mut Criterion) {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let files = [
-        ("TFRecord", tfrecord(&directory.path().join("a.tfrecord"), RECORDS)),
-        ("documents", documents(&directory.path().join("a.ds"), RECORDS)),
+        ("TFRecord", tfrecord(&directory.path().join("a.tfrecord"), RECORDS), 4 + (RECORDS - 1) % 64),
+        ("documents", documents(&directory.path().join("a.ds"), RECORDS), 2 * (1 + (RECORDS - 1) % 64)),
     ];
     let mut group = criterion.benchmark_group("index");
     group.throughput(Throughput::Elements(RECORDS)).sample_size(10);
-    for (name, path) in files {
+    for (name, path, last_bytes) in files {
+        let dataset = Dataset::options().dtype(strait::DType::U16).open(&[&path]).unwrap();
+        let last = dataset.extent(RECORDS - 1, 0).unwrap();
+        // Masked CRCs end a record; nothing ends a document.
+        let end = last.offset + last.len + if name == "TFRecord" { 4 } else { 0 };
+        assert_eq!((last.len, end), (last_bytes, dataset.shards()[0].bytes));
         let apart = || tempfile::tempdir_in(directory.path()).unwrap();
         group.bench_function(name, |bencher| {
             let index = |apart: tempfile::TempDir| {

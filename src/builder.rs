@@ -157,7 +157,7 @@ impl Builder {
 
     /// The fields whose bytes are on the host too, whatever device batches live on: [`FieldView::host_bytes`],
     /// [`text`](crate::FieldView::text) and [`integer`](crate::FieldView::integer) need not ask the device for them. Default: those of
-    /// a fixed size of at most 8 bytes, and `cls`, `cls2`, `index`, `inx`, `id`, `json`, `jsn`, `text`, `txt`,
+    /// a fixed size of at most 8 bytes, those that the format calls [text](crate::dataset::Field::text), and `cls`, `cls2`, `index`, `inx`, `id`, `json`, `jsn`, `text`, `txt`,
     /// `transcript`.
     ///
     /// They are copied out of the slabs by the engine's thread, so let them be small. Each batch has room for four times

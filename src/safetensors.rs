@@ -10,6 +10,7 @@
 //! Tensors lie one after another without holes. The header may be padded with spaces so that `8 + N` is a multiple of
 //! 8; files exist where it is not (`safetensors/src/tensor.rs`). Everything a file says is checked before it is used.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::File;
@@ -26,6 +27,10 @@ use crate::error::{Error, Result};
 pub const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// The key of the header that is no tensor.
 pub const METADATA: &str = "__metadata__";
+/// Errors show so many characters of a text from a file,
+const SHOWN_CHARS_MAX: usize = 1000;
+/// and so many dimensions of a shape.
+const SHOWN_DIMENSIONS_MAX: usize = 16;
 /// The field in front of the header that says how long it is.
 const LENGTH_BYTES: u64 = 8;
 
@@ -125,7 +130,7 @@ fn check_cover(header: &Header, file_bytes: u64, path: &Path) -> Result<()> {
     for tensor in &header.tensors {
         if tensor.begin != end {
             let what = if tensor.begin < end { "overlap" } else { "leave a hole" };
-            let (from, name) = (tensor.begin, &tensor.name);
+            let (from, name, before) = (tensor.begin, short(&tensor.name), short(before));
             let problem = format!(
                 "tensor `{name}` starts at {from} and {before} ends at {end}: they {what}; write the file again"
             );
@@ -151,7 +156,23 @@ fn check_cover(header: &Header, file_bytes: u64, path: &Path) -> Result<()> {
 pub(crate) fn bare(error: &serde_json::Error) -> String {
     let place = format!(" at line {} column {}", error.line(), error.column());
     let text = error.to_string();
-    text.strip_suffix(&place).unwrap_or(&text).to_owned()
+    short(text.strip_suffix(&place).unwrap_or(&text)).into_owned()
+}
+
+/// The beginning of what a file says, which may be as long as the file: errors are for people.
+pub(crate) fn short(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((at, _)) => format!("{}... ({} bytes)", &text[..at], text.len()).into(),
+        None => text.into(),
+    }
+}
+
+/// A shape as `[2, 3]`, or the beginning of it.
+pub(crate) fn short_shape(shape: &[u64]) -> String {
+    match shape.get(..SHOWN_DIMENSIONS_MAX) {
+        Some(first) if shape.len() > first.len() => format!("{first:?}... ({} dimensions)", shape.len()),
+        _ => format!("{shape:?}"),
+    }
 }
 
 /// Where an error is, in bytes from the start of the header.
@@ -182,7 +203,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 header.tensors.push(map.next_value_seed(TensorSeed { name: &name, data_start: self.data_start })?);
             }
             if !names.insert(name.clone()) {
-                return Err(A::Error::custom(format!("`{name}` is there twice")));
+                return Err(A::Error::custom(format!("`{}` is there twice", short(&name))));
             }
         }
         Ok(header)
@@ -206,7 +227,7 @@ impl<'de> Deserialize<'de> for Metadata {
                 let mut pairs = BTreeMap::new();
                 while let Some((key, value)) = map.next_entry::<String, String>()? {
                     if pairs.contains_key(&key) {
-                        return Err(A::Error::custom(format!("`{METADATA}` has `{key}` twice")));
+                        return Err(A::Error::custom(format!("`{METADATA}` has `{}` twice", short(&key))));
                     }
                     pairs.insert(key, value);
                 }
@@ -235,7 +256,7 @@ impl<'de> Visitor<'de> for TensorSeed<'_> {
     type Value = Tensor;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "an object that says where tensor `{}` is", self.name)
+        write!(f, "an object that says where tensor `{}` is", short(self.name))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tensor, A::Error> {
@@ -248,10 +269,10 @@ impl<'de> Visitor<'de> for TensorSeed<'_> {
                 _ => map.next_value::<IgnoredAny>().map(|_| false)?,
             };
             if twice {
-                return Err(A::Error::custom(format!("tensor `{}` has `{key}` twice", self.name)));
+                return Err(A::Error::custom(format!("tensor `{}` has `{key}` twice", short(self.name))));
             }
         }
-        let lacks = |key| A::Error::custom(format!("tensor `{}` has no `{key}`", self.name));
+        let lacks = |key| A::Error::custom(format!("tensor `{}` has no `{key}`", short(self.name)));
         let dtype = dtype.ok_or_else(|| lacks("dtype"))?;
         let shape = shape.ok_or_else(|| lacks("shape"))?;
         let offsets = offsets.ok_or_else(|| lacks("data_offsets"))?;
@@ -261,20 +282,22 @@ impl<'de> Visitor<'de> for TensorSeed<'_> {
 
 impl TensorSeed<'_> {
     fn tensor(&self, dtype: &str, shape: Vec<u64>, (begin, end): (u64, u64)) -> Result<Tensor, String> {
-        let name = self.name;
+        let name = short(self.name);
         let known = DType::all().find(|known| dtype_name(*known).is_some_and(|name| name == dtype));
-        let dtype = known.ok_or_else(|| format!("tensor `{name}` has the unknown dtype `{dtype}`"))?;
+        let dtype = known.ok_or_else(|| format!("tensor `{name}` has the unknown dtype `{}`", short(dtype)))?;
         let bytes = dtype.array_bytes(&shape).ok_or_else(|| {
-            format!("tensor `{name}`: {shape:?} of {dtype} is no whole number of bytes, or more than there can be")
+            let shape = short_shape(&shape);
+            format!("tensor `{name}`: {shape} of {dtype} is no whole number of bytes, or more than there can be")
         })?;
         if end.checked_sub(begin) != Some(bytes) {
+            let shape = short_shape(&shape);
             return Err(format!(
-                "tensor `{name}`: {shape:?} of {dtype} takes {bytes} bytes, and its offsets are {begin} to {end}"
+                "tensor `{name}`: {shape} of {dtype} takes {bytes} bytes, and its offsets are {begin} to {end}"
             ));
         }
         let absolute = |offset: u64| self.data_start.checked_add(offset);
         match (absolute(begin), absolute(end)) {
-            (Some(begin), Some(end)) => Ok(Tensor { name: name.into(), dtype, shape, begin, end }),
+            (Some(begin), Some(end)) => Ok(Tensor { name: self.name.into(), dtype, shape, begin, end }),
             _ => Err(format!("tensor `{name}` ends at byte {end}, which no file has")),
         }
     }
@@ -369,6 +392,28 @@ mod tests {
         ] {
             let text = problem(&header, data);
             assert!(text.contains(want) && text.contains("m.safetensors"), "{header}: {text}");
+        }
+    }
+
+    /// Mutant that this catches: a shape that is shown as long as it is.
+    #[test]
+    fn errors_are_short_whatever_the_file_says() {
+        let long = "x".repeat(1 << 20);
+        let t = |name: &str, dtype: &str, shape: &str| {
+            format!(r#"{{"{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[0,2]}}}}"#)
+        };
+        for header in [
+            t("t", "U8", &format!("[3{}]", ",1".repeat(1 << 20))),
+            t("t", "F4", &format!("[3{}]", ",1".repeat(1 << 20))),
+            t(&long, "U8", "[3]"),
+            t("t", &long, "[2]"),
+            t("t", "U8", &format!("\"{long}\"")),
+            t(&long, "U8", "[2]").replacen("[0,2]", "[1,3]", 1),
+            format!(r#"{{"__metadata__":{{"{long}":"","{long}":""}}}}"#),
+            format!(r#"{{"{long}":[]}}"#),
+        ] {
+            let text = problem(&header, 2);
+            assert!(text.len() < 5000 && text.contains("..."), "{} bytes: {}", text.len(), &text[..100]);
         }
     }
 

@@ -122,7 +122,9 @@ fn on_host(fields: &[Field], options: &FieldOptions) -> Result<Vec<usize>> {
         return Ok(places);
     }
     let usual = |field: &Field| {
-        ON_HOST.contains(&&*field.name) || field.fixed_bytes.is_some_and(|bytes| bytes <= NUMBER_BYTES_MAX)
+        field.text
+            || ON_HOST.contains(&&*field.name)
+            || field.fixed_bytes.is_some_and(|bytes| bytes <= NUMBER_BYTES_MAX)
     };
     Ok((0..fields.len()).filter(|&place| usual(&fields[place])).collect())
 }

@@ -2,6 +2,9 @@
 #![cfg(feature = "cli")]
 
 mod dataset_tar;
+#[path = "formats/writers.rs"]
+#[allow(dead_code, reason = "shared")]
+mod writers;
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -154,6 +157,17 @@ fn inspection_says_what_is_there() {
         let output = strait(&[&["inspect", path][..], &wrong].concat());
         assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
     }
+}
+
+#[test]
+fn text_is_shown_under_any_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let sample = writers::sample(&[("story", "größer".as_bytes()), ("count", b"12"), ("image", b"abc")]);
+    let columns = [("story", "str", None), ("count", "str_int", None), ("image", "jpeg", None)];
+    writers::mds(dir.path(), &columns, &[sample], 1);
+    let (_, answer) = json(&["inspect", dir.path().to_str().unwrap(), "--sample", "0"]);
+    let value = |field: usize| &answer["sample"]["fields"][field]["value"];
+    assert_eq!([value(0), value(1), value(2)], [&Value::from("größer"), &12.into(), &Value::Null], "{answer}");
 }
 
 #[test]

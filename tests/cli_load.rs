@@ -173,3 +173,61 @@ fn what_cannot_be_loaded_is_said() {
     }
     assert_eq!(strait(&["load"]).status.code(), Some(2));
 }
+
+/// A signal is heard while no tensor comes: a file with a digest is read to its end before any is handed over, and this
+/// one has no end in sight. Mutant that this catches: a loop that waits for the next tensor.
+#[test]
+fn a_signal_ends_a_load_between_two_tensors() {
+    let directory = disk_directory();
+    let path = directory.path().join("m.safetensors");
+    let huge: u64 = 4 << 40;
+    let entry = |name: &str, from: u64, to: u64| {
+        format!(r#""{name}":{{"dtype":"U8","shape":[{}],"data_offsets":[{from},{to}]}}"#, to - from)
+    };
+    let header = format!("{{{},{}}}", entry("small", 0, 4096), entry("huge", 4096, huge));
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    fs::write(&path, &bytes).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    if file.set_len(bytes.len() as u64 + huge).is_err() {
+        return eprintln!("skipped: this file system has no file of 4 TiB");
+    }
+    let sums = directory.path().join("SHA256SUMS");
+    fs::write(&sums, format!("{}  m.safetensors\n", "0".repeat(64))).unwrap();
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
+            .args(["load", path.to_str().unwrap(), "--tensor", "small", "--verify", sums.to_str().unwrap()])
+            .args(["--device", "host", "--no-references", "--block-bytes", "64KiB"])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let patience = std::time::Instant::now();
+        // The engine runs: its thread is there.
+        let threads = format!("/proc/{}/task", child.id());
+        let reads = || {
+            let threads = fs::read_dir(&threads).into_iter().flatten().flatten();
+            threads
+                .filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok())
+                .any(|name| name.starts_with("strait-engine"))
+        };
+        while !reads() {
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+            assert!(patience.elapsed().as_secs() < 20, "no load began");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        // SAFETY: the child is ours and has not been waited for, so its id is still its own.
+        unsafe { libc::kill(child.id() as libc::pid_t, signal) };
+        let patience = std::time::Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if patience.elapsed().as_secs() >= 20 {
+                child.kill().unwrap();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        };
+        assert_eq!(status.code(), Some(130), "of signal {signal}");
+    }
+}

@@ -1,6 +1,9 @@
 //! Small fields are on the host, whatever device batches live on.
 
 mod common;
+#[path = "formats/writers.rs"]
+#[allow(dead_code, reason = "shared")]
+mod writers;
 
 use std::sync::Arc;
 
@@ -92,6 +95,31 @@ fn which_fields_can_be_said() {
     assert_eq!(none.stats().bytes_kept, 0);
     let error = on_device(&path).on_host(&["png"]).build().err().unwrap().to_string();
     assert!(error.starts_with("on_host: there is no field \"png\""), "{error}");
+}
+
+/// Under any name, from shards and from their indexes.
+#[test]
+fn what_a_format_calls_text_is_on_the_host_by_default() {
+    let (mds, litdata) = (disk_directory(), disk_directory());
+    let sample = writers::sample(&[("story", "größer als acht".as_bytes()), ("image", b"\xff\xd8 and more of it")]);
+    writers::mds(mds.path(), &[("story", "str", None), ("image", "jpeg", None)], &vec![sample; 8], 8);
+    let item = vec!["größer als acht".as_bytes().to_vec(), b"\xff\xd8 and more of it".to_vec()];
+    writers::litdata(litdata.path(), "PyTreeLoader", &["str", "jpeg"], &vec![item; 8]);
+    for ((path, text, image), indexed) in [(mds.path(), "story", "image"), (litdata.path(), "0", "1")]
+        .into_iter()
+        .flat_map(|case| [(case, false), (case, true)])
+    {
+        if indexed {
+            Dataset::options().index(&[path], &Default::default(), &|_| true).unwrap();
+        }
+        let dataset = Dataset::open(&[path]).unwrap();
+        assert_eq!(dataset.index_state().sidecars > 0, indexed);
+        let device = Device::new(Arc::new(SimDevice::new(3, Clock::real())));
+        let mut loader = Loader::builder(dataset).device(device).batch_size(8).build().unwrap();
+        let batch = loader.epoch(0).next().unwrap().unwrap();
+        assert_eq!(batch.field(text).unwrap().text(7).unwrap(), Some("größer als acht"));
+        assert!(batch.field(image).unwrap().host_bytes(7).is_err(), "a picture is for the device");
+    }
 }
 
 /// What is far larger than usual is on the device alone, and that is said.

@@ -394,6 +394,25 @@ fn a_manifest_that_does_not_fit_is_refused() {
     assert!(refused(files).contains("the manifest says"));
 }
 
+/// A shard of which only tensors without bytes are wanted is not read; that it is another file now is found all the same.
+/// Mutant that this catches: shards without reads that nobody looks at.
+#[test]
+fn a_shard_of_which_nothing_is_read_is_looked_at() {
+    let directory = disk_directory();
+    let mut rng = Rng::new(11);
+    let made = [Made::new(&mut rng, "none", DType::F32, &[0, 4]), Made::new(&mut rng, "some", DType::F32, &[4])];
+    let path = write(directory.path(), "m.safetensors", &made, 0);
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let load = || checkpoint.load().device(Device::host()).names(["none"]);
+    assert_eq!(load().load_all().unwrap().get("none").unwrap().bytes(), 0);
+    let file = FileDigests { name: None, bytes: Some(7), digest: None, tensors: Vec::new() };
+    let error = load().verify(Manifest::new(vec![file]).unwrap()).load_all().unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }) && error.to_string().contains("manifest says 7"), "{error}");
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(9).unwrap();
+    let error = load().load_all().unwrap_err();
+    assert!(matches!(error, Error::Changed { .. }) && error.to_string().contains("now has 9"), "{error}");
+}
+
 #[test]
 fn options_that_cannot_be_met() {
     let directory = disk_directory();

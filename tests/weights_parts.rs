@@ -145,6 +145,60 @@ fn several_devices_share_one_read() {
     }
 }
 
+/// Any ranks of a tensor-parallel load, near and far, of either dimension, in one process: what they want is read, and
+/// small gaps. Mutants that this catches: all between the first and the last byte read; columns joined over any gap.
+#[test]
+fn ranks_that_are_far_apart_read_nothing_in_between() {
+    let directory = disk_directory();
+    let mut rng = Rng::new(7);
+    let made = [Made::new(&mut rng, "w", DType::BF16, &[16, 64 << 10])]; // a rank: 256 KiB, or 16 KiB of each row
+    let path = write(directory.path(), "m.safetensors", &made, pad_to(&made, 512));
+    let checkpoint = Checkpoint::open(path).unwrap();
+    let info = &checkpoint.tensors()[0];
+    for ranks in [&[0, 1][..], &[0, 7], &[7, 0], &[3, 4, 5], &[0, 2, 3, 7], &[1, 1, 6]] {
+        for (dim, gap_bytes) in [(0, 0), (0, 32 << 10), (1, 0), (1, 32 << 10), (2, 4096)] {
+            // Of "dimension 2" every other device has its share of the first, which no arrangement of rows describes.
+            let cut = move |device: usize| if dim == 2 { device % 2 } else { dim };
+            let part = {
+                let ranks = ranks.to_vec();
+                move |info: &strait::weights::TensorInfo, device: usize| {
+                    Part::share(info, cut(device), ranks[device], 8)
+                }
+            };
+            let (_, devices) = sims(ranks.len() as u64);
+            let builder = checkpoint.load().devices(devices).part(part.clone()).gap_bytes(gap_bytes);
+            let tensors = builder.block_bytes(64 << 10).load_all().unwrap();
+            let mut wanted = vec![false; made[0].bytes.len() / 4096];
+            for tensor in tensors.iter() {
+                let Part::Slice { dim, from, to } = part(info, tensor.device_index()) else { panic!() };
+                assert!(tensor.read_back().unwrap() == made[0].slice(dim, from..to), "{ranks:?} {dim} {gap_bytes}");
+                let row = if dim == 0 { 16 * (128 << 10) } else { 128 << 10 };
+                let of_row = row / made[0].shape[dim] as usize;
+                for (block, wanted) in wanted.iter_mut().enumerate() {
+                    *wanted |= (from..to).contains(&((block * 4096 % row / of_row) as u64));
+                }
+            }
+            let naive: usize = wanted
+                .chunk_by(|a, b| a == b)
+                .enumerate()
+                .map(|(run, blocks)| {
+                    let outer = run == 0 || blocks.as_ptr_range().end == wanted.as_ptr_range().end;
+                    let filled = !outer && blocks.len() * 4096 <= gap_bytes as usize;
+                    if blocks[0] || filled { blocks.len() * 4096 } else { 0 }
+                })
+                .sum();
+            let read = tensors.stats().bytes_read as usize;
+            // The tensor starts inside a block: each stretch of blocks is one longer.
+            let stretches = wanted.chunk_by(|a, b| a == b).count();
+            let most = if dim == 2 { made[0].bytes.len() } else { naive };
+            assert!(
+                read <= most + stretches * 4096 && read + 4096 > naive.min(most),
+                "{ranks:?} {dim} {gap_bytes}: {read}, {naive}"
+            );
+        }
+    }
+}
+
 /// Memory of the caller's, tensor by tensor: held as long as anything may touch it, written where it belongs.
 #[test]
 fn tensors_go_where_the_caller_says() {

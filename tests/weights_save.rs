@@ -233,9 +233,52 @@ fn shards_have_an_index_and_never_overwrite_those_of_the_one_before() {
     assert_eq!(names(directory.path()), [&other[..], &["model.safetensors".into()]].concat());
     sharded.save(&path, &views(&set(1, 4))).unwrap();
     assert!(!path.exists() && index.exists());
-    // Without a limit the other files are nobody's business.
+    // Without a limit the index goes, for the directory to be the new checkpoint; the shards are nobody's business.
+    fs::remove_file(directory.path().join(&other[1])).unwrap();
     save(&path, &views(&few)).unwrap();
-    assert!(path.exists() && index.exists());
+    assert!(path.exists() && !index.exists() && directory.path().join(shard("", 2, 2)).exists());
+    assert_eq!(Checkpoint::open(directory.path()).unwrap().tensors().len(), 2);
+}
+
+#[test]
+fn a_save_that_fails_at_its_last_step_leaves_nothing() {
+    let directory = disk_directory();
+    let path = directory.path().join("model.safetensors");
+    let tensors: Vec<Tensor> = (0..4).map(|n| tensor(&format!("t{n}"), DType::U8, &[6000], n)).collect();
+    let index = directory.path().join("model.safetensors.index.json");
+    fs::create_dir(&index).unwrap();
+    for save in [Save::new(&Device::host()), Save::new(&Device::host()).shard_bytes_max(12_000)] {
+        let error = save.save(&path, &views(&tensors)).unwrap_err();
+        assert!(matches!(error, Error::Open { .. }) && error.to_string().contains("index.json"), "{error}");
+        assert_eq!(names(directory.path()), ["model.safetensors.index.json"]);
+    }
+    fs::remove_dir(&index).unwrap();
+    // A directory that comes to stand in a shard's way while the tensors are written: the first is there by then.
+    let blocked = |n: usize| directory.path().join(format!("model{}-00002-of-00002.safetensors", ["", "-b", "-c"][n]));
+    (0..3).for_each(|n| fs::create_dir(blocked(n)).unwrap());
+    let before = names(directory.path());
+    Save::new(&Device::host()).shard_bytes_max(12_000).save(&path, &views(&tensors)).unwrap_err();
+    assert_eq!(names(directory.path()), before);
+}
+
+#[test]
+fn permissions_are_those_of_what_is_replaced() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = disk_directory();
+    let path = directory.path().join("model.safetensors");
+    let tensors: Vec<Tensor> = (0..4).map(|n| tensor(&format!("t{n}"), DType::U8, &[6000], n)).collect();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    save(&path, &views(&tensors)).unwrap();
+    for wanted in [0o600, 0o640, 0o444] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(wanted)).unwrap();
+        save(&path, &views(&tensors)).unwrap();
+        assert_eq!(mode(&path), wanted);
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    for _ in 0..2 {
+        let saved = Save::new(&Device::host()).shard_bytes_max(12_000).save(&path, &views(&tensors)).unwrap();
+        assert!(saved.files.iter().chain(&saved.index).all(|file| mode(file) == 0o600));
+    }
 }
 
 #[test]
@@ -327,4 +370,36 @@ fn a_full_disk_says_how_much_is_missing_and_leaves_the_old_file() {
         assert_same(&path, &old);
         assert!(names(&place).iter().all(|name| name == "lost+found" || name == "m.safetensors"));
     }
+}
+
+#[test]
+fn more_shards_than_files_may_be_open_are_refused_before_anything_is_written() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit outlives both calls. The other tests here open far fewer files.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        limit.rlim_cur = limit.rlim_cur.min(1024);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+    }
+    let directory = disk_directory();
+    let tensors: Vec<Tensor> = (0..1020).map(|n| tensor(&format!("t{n}"), DType::U8, &[8], n)).collect();
+    let save = Save::new(&Device::host()).shard_bytes_max(8);
+    let error = save.save(directory.path().join("m.safetensors"), &views(&tensors)).unwrap_err().to_string();
+    assert!(error.contains("makes 1020 shards") && error.contains("ulimit -n"), "{error}");
+    assert_eq!(names(directory.path()), [""; 0]);
+}
+
+#[test]
+fn an_index_that_is_a_pipe_is_refused_and_not_waited_for() {
+    let _within = common::process::Within::seconds(60);
+    let directory = disk_directory();
+    let path = directory.path().join("model.safetensors.index.json");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let error = Checkpoint::open(&path).unwrap_err();
+    assert!(matches!(error, Error::Open { errno: libc::EINVAL, .. }), "{error}");
+    // Nor by a save, which looks for the shards before, and puts its own index in its place.
+    let tensors: Vec<Tensor> = (0..4).map(|n| tensor(&format!("t{n}"), DType::U8, &[6000], n)).collect();
+    let save = Save::new(&Device::host()).shard_bytes_max(12_000);
+    save.save(directory.path().join("model.safetensors"), &views(&tensors)).unwrap();
+    assert_eq!(Checkpoint::open(&path).unwrap().tensors().len(), 4);
 }

@@ -1,19 +1,19 @@
 //! `kill -9` at every system call of a save: afterwards the old checkpoint is there, or the new one, and nothing else
-//! after the next save.
+//! after the next save. And what is on stable storage when: the order of the calls themselves.
 
 mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::process::Within;
 use common::{bytes_of, disk_directory};
-use safetensors::SafeTensors;
-use strait::weights::{Save, SaveTensor};
-use strait::{DType, Device, RingChoice};
+use strait::weights::{Checkpoint, Save, SaveTensor, TensorInfo};
+use strait::{DType, Device, Error, RingChoice};
 
 /// Where a victim saves, and how.
 const VICTIM: &str = "STRAIT_TEST_VICTIM";
@@ -27,6 +27,36 @@ enum How {
     /// It has a temporary one, as where the file system knows no files without.
     Named,
     Sharded,
+    /// Without a limit, over whatever is there.
+    Plain,
+    /// Shards, where nothing is there.
+    Fresh,
+    /// Shards, where there is one file.
+    Split,
+    /// One file, where there are shards.
+    Joined,
+}
+
+const ALL: [How; 7] = [How::Unnamed, How::Named, How::Sharded, How::Plain, How::Fresh, How::Split, How::Joined];
+
+impl How {
+    /// How the checkpoint before was saved.
+    fn before(self) -> Option<How> {
+        match self {
+            How::Fresh => None,
+            How::Split => Some(How::Unnamed),
+            How::Joined | How::Plain => Some(How::Sharded),
+            how => Some(how),
+        }
+    }
+
+    fn shard_bytes_max(self) -> Option<u64> {
+        match self {
+            How::Sharded | How::Fresh | How::Split => Some(12_000),
+            How::Joined => Some(1 << 20),
+            How::Unnamed | How::Named | How::Plain => None,
+        }
+    }
 }
 
 fn save(directory: &Path, how: How, seed: u64) {
@@ -35,31 +65,16 @@ fn save(directory: &Path, how: How, seed: u64) {
     let tensors: Vec<SaveTensor<'_>> =
         names.iter().zip(&bytes).map(|(name, bytes)| SaveTensor::new(name, DType::U8, &[6000], bytes)).collect();
     let save = Save::new(&Device::host()).block_bytes(8192).writes_in_flight(2).ring(RingChoice::Pread);
-    let save = if how == How::Sharded { save.shard_bytes_max(12_000) } else { save };
+    let save = how.shard_bytes_max().into_iter().fold(save, Save::shard_bytes_max);
     save.save(directory.join("model.safetensors"), &tensors).unwrap();
 }
 
-/// What a reader finds: all bytes of the checkpoint.
-fn read(directory: &Path, how: How) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    let mut add = |file: &Path, names: Option<&str>| {
-        let file = fs::read(file).unwrap();
-        for (name, view) in SafeTensors::deserialize(&file).unwrap().tensors() {
-            if names.is_none_or(|only| only == name) {
-                found.insert(name, view.data().to_vec());
-            }
-        }
-    };
-    if how == How::Sharded {
-        let index = fs::read(directory.join("model.safetensors.index.json")).unwrap();
-        let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
-        for (name, file) in index["weight_map"].as_object().unwrap() {
-            add(&directory.join(file.as_str().unwrap()), Some(name));
-        }
-    } else {
-        add(&directory.join("model.safetensors"), None);
-    }
-    found
+/// What a reader of the directory finds: all bytes of the checkpoint.
+fn read(directory: &Path) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+    let checkpoint = Checkpoint::open(directory)?;
+    let files: Vec<Vec<u8>> = checkpoint.files().iter().map(|file| fs::read(&file.path).unwrap()).collect();
+    let bytes = |t: &TensorInfo| files[t.shard as usize][t.offset as usize..(t.offset + t.bytes) as usize].to_vec();
+    Ok(checkpoint.tensors().iter().map(|tensor| (tensor.name.to_string(), bytes(tensor))).collect())
 }
 
 fn wanted(seed: u64) -> BTreeMap<String, Vec<u8>> {
@@ -71,7 +86,7 @@ fn wanted(seed: u64) -> BTreeMap<String, Vec<u8>> {
 fn victim() {
     let Ok(place) = std::env::var(VICTIM) else { return };
     let (how, directory) = place.split_once(':').unwrap();
-    let how = [How::Unnamed, How::Named, How::Sharded].into_iter().find(|one| format!("{one:?}") == how).unwrap();
+    let how = ALL.into_iter().find(|one| format!("{one:?}") == how).unwrap();
     if how == How::Named {
         refuse_files_without_names();
     }
@@ -111,8 +126,47 @@ fn ptrace(request: libc::c_uint, pid: i32, address: usize, data: usize) -> i64 {
     unsafe { libc::ptrace(request, pid, address, data) }
 }
 
-/// Runs a victim and kills it as it enters its `number`th system call since the sign; true if it got that far.
-fn kill_at(number: u64, directory: &Path, how: How) -> Result<bool, String> {
+/// A call of a save that says what is to stay, and under which name. A number is that of an inode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Call {
+    Sync(u64),
+    Link(u64),
+    Rename(u64, String),
+    Unlink(String),
+}
+
+/// The call that a stopped thread is about to make, if it is one of those.
+fn call(thread: i32, number: u64, args: [u64; 6]) -> Option<Call> {
+    let text = |address: u64| {
+        let (memory, mut text) = (fs::File::open(format!("/proc/{thread}/mem")).unwrap(), Vec::new());
+        let byte = |at| {
+            let mut byte = [0];
+            memory.read_exact_at(&mut byte, at).unwrap();
+            byte[0]
+        };
+        text.extend((address..).map(byte).take_while(|&byte| byte != 0));
+        String::from_utf8(text).unwrap()
+    };
+    let own = |path: String| PathBuf::from(path.replace("/proc/self", &format!("/proc/{thread}")));
+    let inode = |path: PathBuf| fs::metadata(path).unwrap().ino();
+    let name = |path: String| PathBuf::from(path).file_name().unwrap().to_str().unwrap().to_owned();
+    let descriptor = || inode(format!("/proc/{thread}/fd/{}", args[0]).into());
+    match number as i64 {
+        libc::SYS_fsync | libc::SYS_fdatasync => Some(Call::Sync(descriptor())),
+        libc::SYS_linkat => Some(Call::Link(inode(own(text(args[1]))))),
+        libc::SYS_renameat | libc::SYS_renameat2 => Some(Call::Rename(inode(own(text(args[1]))), name(text(args[3])))),
+        libc::SYS_unlinkat => Some(Call::Unlink(name(text(args[1])))),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_rename => Some(Call::Rename(inode(own(text(args[0]))), name(text(args[1])))),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_unlink => Some(Call::Unlink(name(text(args[0])))),
+        _ => None,
+    }
+}
+
+/// Runs a victim and kills it as it enters its `number`th system call since the sign; true if it got that far. `calls`
+/// are those that it enters until then.
+fn kill_at(number: u64, directory: &Path, how: How, calls: &mut Vec<Call>) -> Result<bool, String> {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "victim", "--nocapture", "--test-threads=1"]);
     command.env(VICTIM, format!("{how:?}:{}", directory.display())).stdout(Stdio::null()).stderr(Stdio::null());
@@ -153,6 +207,7 @@ fn kill_at(number: u64, directory: &Path, how: How) -> Result<bool, String> {
                 let entry = unsafe { info.u.entry };
                 count += u64::from(signed);
                 signed |= entry.nr == libc::SYS_getpgid as u64 && entry.args[0] == SIGN as u64;
+                calls.extend(signed.then(|| call(pid, entry.nr, entry.args)).flatten());
                 if signed && count == number {
                     // SAFETY: the child is ours and has not been waited for.
                     unsafe { libc::kill(victim, libc::SIGKILL) };
@@ -178,35 +233,86 @@ fn every_call(how: How) {
         // In memory, where fsync takes no time: a killed process loses nothing that it has written.
         let directory = common::mount::memory_directory().unwrap_or_else(|_| disk_directory());
         let directory = directory.path();
-        save(directory, how, 10);
+        how.before().into_iter().for_each(|before| save(directory, before, 10));
         let before = names(directory);
-        match kill_at(number, directory, how) {
+        match kill_at(number, directory, how, &mut Vec::new()) {
             Ok(true) => ended = 0,
             // Threads make a few calls more or fewer each time.
             Ok(false) if ended == 8 => break,
             Ok(false) => ended += 1,
             Err(why) => return eprintln!("SKIPPED: {why}"),
         }
-        let found = read(directory, how);
-        let is_new = found == wanted(20);
+        let found = read(directory);
+        let is_new = matches!(&found, Ok(found) if *found == wanted(20));
+        let is_old = match (&found, how.before()) {
+            (Ok(found), Some(_)) => *found == wanted(10),
+            (Err(error), None) => {
+                let text = error.to_string();
+                text.contains("no *.safetensors") || text.contains("interrupted")
+            }
+            _ => false,
+        };
         assert!(ended == 0 || is_new, "{how:?}: it ended by itself, and the old one is there");
-        assert!(is_new || found == wanted(10), "{how:?}: killed at call {number}, neither old nor new");
+        assert!(is_new || is_old, "{how:?}: killed at call {number}, neither old nor new: {:?}", found.map(|_| ()));
         (old, new) = (old + u64::from(!is_new), new + u64::from(is_new));
         temporary += names(directory).iter().filter(|name| name.starts_with(".strait-save-")).count();
         if number % 8 == 0 || is_new {
             // The next save, whatever it finds.
             save(directory, how, 30);
-            assert_eq!(read(directory, how), wanted(30));
+            assert_eq!(read(directory).unwrap(), wanted(30));
             let left = names(directory);
             assert!(left.iter().all(|name| !name.starts_with('.')), "{how:?}: killed at call {number}: {left:?}");
-            if how != How::Sharded {
-                assert_eq!(left, before);
+            match how {
+                How::Unnamed | How::Named => assert_eq!(left, before),
+                How::Sharded | How::Fresh => assert_eq!(left.len(), 3, "{left:?}"),
+                How::Split | How::Joined | How::Plain => {}
             }
         }
     }
     assert!(old > 10 && new > 0, "{how:?}: {old} times the old one, {new} times the new one");
-    assert!(how == How::Unnamed || temporary > 0, "{how:?}: never killed while there was a temporary name");
+    // Others have one between two calls only, and threads make a few calls more or fewer each time.
+    assert!(how != How::Named || temporary > 0, "{how:?}: never killed while there was a temporary name");
     println!("{how:?}: killed at {} calls: {old} times the old one, {new} times the new one", old + new);
+}
+
+/// Files before their names, names before the index, the index before anything goes.
+#[test]
+fn everything_is_on_stable_storage_before_the_next_step_relies_on_it() {
+    let _within = Within::seconds(120);
+    for how in ALL {
+        let directory = disk_directory();
+        let directory = directory.path();
+        how.before().into_iter().for_each(|before| save(directory, before, 10));
+        let mut calls = Vec::new();
+        match kill_at(u64::MAX, directory, how, &mut calls) {
+            Ok(killed) => assert!(!killed),
+            Err(why) => return eprintln!("SKIPPED: {why}"),
+        }
+        let of_directory = Call::Sync(fs::metadata(directory).unwrap().ino());
+        for (place, call) in calls.iter().enumerate() {
+            if let Call::Link(inode) | Call::Rename(inode, _) = call {
+                assert!(calls[..place].contains(&Call::Sync(*inode)), "{how:?}: named before its fsync: {calls:?}");
+            }
+        }
+        // What is left are the steps: renames by what they make, and the directory's fsync.
+        let steps = calls.iter().filter_map(|call| match call {
+            Call::Rename(_, name) if name.ends_with(".json") => Some("index"),
+            Call::Rename(..) => Some("file"),
+            Call::Unlink(name) if name.ends_with(".json") => Some("no index"),
+            Call::Unlink(_) => Some("gone"),
+            call => (*call == of_directory).then_some("sync"),
+        });
+        let steps = steps.collect::<Vec<_>>().join(", ");
+        let wanted = match how {
+            How::Unnamed | How::Named => "file, sync",
+            How::Sharded => "file, file, sync, index, sync, gone, gone",
+            How::Fresh => "file, file, sync, index, sync",
+            How::Split => "file, file, sync, index, sync, gone",
+            How::Joined => "file, sync, no index, sync, gone, gone",
+            How::Plain => "file, sync, no index, sync",
+        };
+        assert_eq!(steps, wanted, "{how:?}: {calls:?}");
+    }
 }
 
 #[test]
@@ -222,4 +328,24 @@ fn a_file_with_a_temporary_name() {
 #[test]
 fn shards_and_their_index() {
     every_call(How::Sharded);
+}
+
+#[test]
+fn shards_where_nothing_was() {
+    every_call(How::Fresh);
+}
+
+#[test]
+fn shards_in_place_of_a_file() {
+    every_call(How::Split);
+}
+
+#[test]
+fn a_file_in_place_of_shards() {
+    every_call(How::Joined);
+}
+
+#[test]
+fn a_file_beside_shards_that_stay() {
+    every_call(How::Plain);
 }

@@ -54,6 +54,7 @@ fn unite(datasets: &[Dataset]) -> Result<Vec<Field>> {
             // Lacking samples have no elements of another type.
             dtype: field.dtype.filter(|_| datasets.iter().filter_map(own).all(|own| own.dtype == field.dtype)),
             shape: field.shape.clone().filter(|_| all(&|own| own.dtype == field.dtype && own.shape == field.shape)),
+            text: datasets.iter().filter_map(own).all(|own| own.text),
         });
     }
     Ok(fields)

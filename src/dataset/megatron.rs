@@ -65,8 +65,14 @@ fn index(bin: &Path, _: &Options) -> Result<Indexed> {
     index.check_order(|bound| body.u64(index.bound_at(bound)))?.map_err(|problem| problem.of(&path))?;
     let offset = Numbers { at: index.pointer_at(0), stride: 8, wide: true, unit: 1 };
     let len = Numbers { at: index.length_at(0), stride: 4, wide: false, unit: index.item_bytes };
-    let field =
-        Field { name: "tokens".into(), fixed_bytes: None, dtype: Some(index.dtype), shape: None, varints: false };
+    let field = Field {
+        name: "tokens".into(),
+        fixed_bytes: None,
+        dtype: Some(index.dtype),
+        shape: None,
+        text: false,
+        varints: false,
+    };
     Ok(Indexed {
         path: bin.into(),
         bytes: bin_bytes,

@@ -96,6 +96,7 @@ fn agree(fields: &mut [Field], indexed: &[Indexed], numbers: &[Vec<u16>]) {
             if field.dtype != own.dtype {
                 (field.dtype, field.shape) = (None, None);
             }
+            field.text &= own.text;
             if field.shape != own.shape {
                 field.shape = None;
             }

@@ -62,12 +62,14 @@ pub struct Field {
     pub shape: Option<Arc<[u64]>>,
     /// Integers as a `tf.train.Example` has them, of no fixed size: [`varints`] decodes them.
     pub varints: bool,
+    /// Whether the format says that it is text: UTF-8, which may be JSON or a number in digits.
+    pub text: bool,
 }
 
 impl Field {
     /// A field of plain bytes; `fixed_bytes` where every sample has as many.
     fn of_bytes(name: impl Into<Arc<str>>, fixed_bytes: Option<u64>) -> Field {
-        Field { name: name.into(), fixed_bytes, dtype: None, shape: None, varints: false }
+        Field { name: name.into(), fixed_bytes, dtype: None, shape: None, text: false, varints: false }
     }
 }
 

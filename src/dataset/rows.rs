@@ -60,6 +60,7 @@ fn index(path: &Path, _: &Options) -> Result<Indexed> {
             dtype: Some(tensor.dtype),
             shape,
             varints: false,
+            text: false,
         })
     });
     let fields = fields.collect::<Result<Vec<Field>>>()?;

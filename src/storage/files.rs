@@ -1,6 +1,6 @@
 //! The bounded set of open files.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -29,6 +29,33 @@ pub enum Opening {
         /// Whether to try O_DIRECT.
         direct: bool,
     },
+}
+
+impl ShardFile {
+    /// That it is what it was, as far as its size says: for a file of which nothing is read.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.check_size(&self.check_kind()?)
+    }
+
+    /// Asked before opening: opening a pipe would wait for its writer, for ever.
+    fn check_kind(&self) -> Result<Metadata> {
+        let meta = std::fs::metadata(&self.path).map_err(|e| Error::open(&*self.path, &e))?;
+        if meta.is_dir() {
+            return Err(Error::Open { path: self.path.clone(), errno: libc::EISDIR });
+        }
+        if !meta.is_file() {
+            return Err(Error::Changed { path: self.path.clone(), what: "it is no regular file any more".into() });
+        }
+        Ok(meta)
+    }
+
+    fn check_size(&self, meta: &Metadata) -> Result<()> {
+        if meta.len() != self.bytes {
+            let what = format!("it had {} bytes and now has {}", self.bytes, meta.len());
+            return Err(Error::Changed { path: self.path.clone(), what });
+        }
+        Ok(())
+    }
 }
 
 pub(super) struct OpenFile {
@@ -109,7 +136,7 @@ impl Files {
             return Ok(Some(Opened { slot, fresh: false, fallback: None }));
         }
         let Some(slot) = self.free_slot() else { return Ok(None) };
-        self.check_kind(shard)?;
+        self.shard(shard).check_kind()?;
         self.vacate(slot);
         let Probed { file, mode, fallback } = self.probe(shard)?;
         self.check_size(shard, &file)?;
@@ -167,27 +194,9 @@ impl Files {
         Ok(Probed { file: file.map_err(|e| Error::open(path, &e))?, mode, fallback })
     }
 
-    /// Asked before opening: opening a pipe would wait for its writer, for ever.
-    fn check_kind(&self, shard: u32) -> Result<()> {
-        let path = &self.shards[shard as usize].path;
-        let meta = std::fs::metadata(path).map_err(|e| Error::open(&**path, &e))?;
-        if meta.is_dir() {
-            return Err(Error::Open { path: path.clone(), errno: libc::EISDIR });
-        }
-        if !meta.is_file() {
-            return Err(Error::Changed { path: path.clone(), what: "it is no regular file any more".into() });
-        }
-        Ok(())
-    }
-
     fn check_size(&self, shard: u32, file: &File) -> Result<()> {
-        let ShardFile { path, bytes } = &self.shards[shard as usize];
-        let meta = file.metadata().map_err(|e| Error::open(&**path, &e))?;
-        if meta.len() != *bytes {
-            let what = format!("it had {bytes} bytes and now has {}", meta.len());
-            return Err(Error::Changed { path: path.clone(), what });
-        }
-        Ok(())
+        let shard = self.shard(shard);
+        shard.check_size(&file.metadata().map_err(|e| Error::open(&*shard.path, &e))?)
     }
 
     /// A slot without reads in flight: a new one, or the one longest unused.

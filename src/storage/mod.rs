@@ -16,7 +16,7 @@ mod writes;
 
 pub use cufile::{Cufile, Enter, Surroundings};
 pub use files::{Opening, ShardFile};
-pub(crate) use new_file::{DIRECT_ALIGN, NewFile, sync_directory, write_small};
+pub(crate) use new_file::{DIRECT_ALIGN, NewFile, open_files_room, sync_directory};
 pub use pread::Pread;
 pub use probe::{Mode, Probed, Prober, Way, buffered, dio_align};
 pub use queue::{Accepted, Damage, Landed, LandingId, Memory, Options, ReadQueue, Want};

@@ -1,11 +1,11 @@
 //! A file that appears whole or not at all.
 
 use std::ffi::{CString, OsStr};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -33,8 +33,8 @@ pub(crate) struct NewFile {
 }
 
 impl NewFile {
-    /// A new file in the directory of `path`. What killed saves have left there is removed.
-    pub(crate) fn create(path: &Path) -> Result<NewFile> {
+    /// A new file in the directory of `path`, of this mode or the usual one. What killed saves have left there is removed.
+    pub(crate) fn create(path: &Path, mode: Option<u32>) -> Result<NewFile> {
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
@@ -51,6 +51,11 @@ impl NewFile {
             opened = open(&directory, 0);
         }
         let (file, temporary) = opened.map_err(failed)?;
+        let set = mode.map(|mode| file.set_permissions(Permissions::from_mode(mode)));
+        if let Some(Err(error)) = set {
+            let _ = temporary.map(std::fs::remove_file);
+            return Err(failed(error));
+        }
         let align = if direct { dio_align(&file) } else { Some(0) };
         let usable = align.is_none_or(|align| align > 0 && align <= DIRECT_ALIGN);
         let file = WriteFile::new(path.into(), file, align.unwrap_or(DIRECT_ALIGN), direct);
@@ -60,6 +65,19 @@ impl NewFile {
         let takes_ring = file.is_direct() && align.is_some();
         let fallback = (!file.is_direct()).then(|| buffered(path, if direct { "statx" } else { "open" }));
         Ok(NewFile { file: Arc::new(file), path: path.to_owned(), directory, temporary, takes_ring, fallback })
+    }
+
+    /// A small file, ready to be published.
+    pub(crate) fn small(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<NewFile> {
+        let new = NewFile::create(path, mode)?;
+        if new.is_direct() {
+            new.file.demote();
+        }
+        let mut file = new.file.file();
+        io::Write::write_all(&mut file, bytes)
+            .map_err(|e| new.failure(format!("write of {} bytes", bytes.len()), &e))?;
+        new.seal(bytes.len() as u64)?;
+        Ok(new)
     }
 
     pub(crate) fn file(&self) -> &Arc<WriteFile> {
@@ -155,18 +173,6 @@ impl Drop for NewFile {
     }
 }
 
-/// Writes a small file, whole or not at all.
-pub(crate) fn write_small(path: &Path, bytes: &[u8]) -> Result<()> {
-    let new = NewFile::create(path)?;
-    if new.is_direct() {
-        new.file.demote();
-    }
-    let mut file = new.file.file();
-    io::Write::write_all(&mut file, bytes).map_err(|e| new.failure(format!("write of {} bytes", bytes.len()), &e))?;
-    new.seal(bytes.len() as u64)?;
-    new.publish()
-}
-
 /// Has the names in the directory of `path` on stable storage.
 pub(crate) fn sync_directory(path: &Path) -> Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -188,7 +194,7 @@ fn open(directory: &Path, flags: i32) -> io::Result<(File, Option<PathBuf>)> {
     let unnamed = options.clone().custom_flags(flags | libc::O_TMPFILE).open(directory);
     match unnamed {
         Ok(file) if Path::new(&own_name(&file)).exists() => {
-            let _ = lock(&file);
+            keep(&file)?;
             return Ok((file, None));
         }
         // EISDIR, EOPNOTSUPP, EINVAL: the kernel or the file system has no such files.
@@ -198,7 +204,7 @@ fn open(directory: &Path, flags: i32) -> io::Result<(File, Option<PathBuf>)> {
     loop {
         let create = |name: &Path| options.clone().create_new(true).custom_flags(flags).open(name);
         let (file, name) = named(directory, create)?;
-        let _ = lock(&file);
+        keep(&file).inspect_err(|_| drop(std::fs::remove_file(&name)))?;
         // Between its creation and the lock another save may have taken it for a leftover.
         if name.exists() {
             return Ok((file, Some(name)));
@@ -224,9 +230,18 @@ fn own_name(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-fn lock(file: &File) -> io::Result<()> {
+fn lock(file: &File, how: i32) -> io::Result<()> {
     // SAFETY: an open file and a number; no memory is involved.
-    retried(|| unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })
+    retried(|| unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | how) })
+}
+
+/// Locks an own file; who looks for leftovers holds the lock for a moment only. Where the file system has no locks, nobody
+/// gets one, and nothing is removed.
+fn keep(file: &File) -> io::Result<()> {
+    lock(file, 0).or_else(|e| match e.raw_os_error() {
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL) => Ok(()),
+        _ => Err(e),
+    })
 }
 
 /// Removes temporary files that no living process has locked.
@@ -240,7 +255,7 @@ fn remove_leftovers(directory: &Path) {
             continue;
         }
         let Ok(file) = File::open(entry.path()) else { continue };
-        if lock(&file).is_ok() && std::fs::remove_file(entry.path()).is_ok() {
+        if lock(&file, libc::LOCK_NB).is_ok() && std::fs::remove_file(entry.path()).is_ok() {
             tracing::info!(path = %entry.path().display(), "removed what a save that was killed had left");
         }
     }
@@ -257,6 +272,16 @@ fn retried(mut call: impl FnMut() -> i32) -> io::Result<()> {
             return Err(error);
         }
     }
+}
+
+/// How many more files this process may open, but for a few that others need, and its limit.
+pub(crate) fn open_files_room() -> Option<(u64, u64)> {
+    const OTHERS: u64 = 16;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit outlives the call.
+    let answer = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    let open = std::fs::read_dir("/proc/self/fd").ok()?.count() as u64;
+    (answer == 0).then(|| (limit.rlim_cur.saturating_sub(open + OTHERS), limit.rlim_cur))
 }
 
 /// What an ordinary user may still take up on the file system of a directory.

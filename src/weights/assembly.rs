@@ -1,6 +1,6 @@
 //! Puts a load together: the plan first, then memory, then, on the engine's thread, ring and streams.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -129,6 +129,7 @@ fn spot(place: &Place, device: &Device) -> Spot {
 impl Parts {
     /// Makes the engine, with the ring that the options name or one of the caller's own.
     pub(super) fn assemble(self, make_ring: Option<MakeRing>) -> Result<Engine> {
+        self.check_unread()?;
         let limits = Limits {
             align: self.config.align_bytes,
             block_bytes: self.config.block_bytes,
@@ -204,6 +205,13 @@ impl Parts {
         };
         engine.hand_over_empty();
         Ok(engine)
+    }
+
+    /// A shard of which only tensors without bytes are wanted is never opened.
+    fn check_unread(&self) -> Result<()> {
+        let shards = self.plan.targets.iter().map(|target| self.shared.tensors[target.place].shard as usize);
+        let unread: BTreeSet<usize> = shards.filter(|&shard| self.plan.shards[shard].is_empty()).collect();
+        unread.into_iter().try_for_each(|shard| self.files[shard].check())
     }
 
     /// Slabs for the reads in flight and as many again for the checks and copies behind them; none where all is direct.
@@ -344,10 +352,16 @@ impl Shared {
 }
 
 /// Starts a load on a thread of its own.
-pub(super) fn start(mut builder: Builder, clock: Clock) -> Result<Load> {
+pub(super) fn start(builder: Builder, clock: Clock) -> Result<Load> {
+    let bound = builder.config.deadline.max(Duration::from_secs(60)); // a driver may take seconds to wake a GPU
+    start_within(bound, builder, clock)
+}
+
+fn start_within(bound: Duration, mut builder: Builder, clock: Clock) -> Result<Load> {
     let make_ring = builder.make_ring.take();
     let (parts, output, shared) = frame(&builder, clock)?;
-    let (ready, answer) = channel::bounded(1);
+    // Handed from thread to thread: what is sent has been received.
+    let (ready, answer) = channel::bounded(0);
     let (alive, over) = channel::bounded(0);
     let engine_shared = shared.clone();
     let body = move || {
@@ -355,8 +369,9 @@ pub(super) fn start(mut builder: Builder, clock: Clock) -> Result<Load> {
         let engine_shared = engine_shared;
         let life = AssertUnwindSafe(|| match parts.assemble(make_ring) {
             Ok(engine) => {
-                let _ = ready.send(Ok(()));
-                engine.run();
+                if ready.send(Ok(())).is_ok() {
+                    engine.run();
+                } // else it took too long, and nobody is there to read for
             }
             Err(error) => drop(ready.send(Err(error))),
         });
@@ -373,7 +388,6 @@ pub(super) fn start(mut builder: Builder, clock: Clock) -> Result<Load> {
     };
     thread::Builder::new().name("strait-engine".into()).spawn(body).map_err(no_thread)?;
     let start = Instant::now();
-    let bound = shared.deadline.max(Duration::from_secs(60)); // a driver may take seconds to wake a GPU
     match answer.recv_timeout(bound) {
         Ok(ready) => ready?,
         Err(RecvTimeoutError::Timeout) => {
@@ -386,4 +400,60 @@ pub(super) fn start(mut builder: Builder, clock: Clock) -> Result<Load> {
     }
     let left = shared.targets.len();
     Ok(Load { output, shared, left, waiting: None, over })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::Rng;
+    use crate::storage::{Completion, RawRead, Ring};
+    use crate::weights::Checkpoint;
+    use crate::weights::checkpoints::{Made, write};
+
+    /// Says how many reads it was asked for when it goes.
+    struct Asked(u64, Sender<u64>);
+
+    // SAFETY: it starts nothing.
+    unsafe impl Ring for Asked {
+        fn name(&self) -> &'static str {
+            "asked"
+        }
+
+        fn capacity(&self) -> usize {
+            1
+        }
+
+        unsafe fn submit(&mut self, _: RawRead) -> Result<()> {
+            self.0 += 1;
+            Err(Error::Stopped { reason: "this ring reads nothing".into() })
+        }
+
+        fn poll(&mut self, _: usize, _: Duration, _: &mut Vec<Completion>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Drop for Asked {
+        fn drop(&mut self) {
+            let _ = self.1.send(self.0);
+        }
+    }
+
+    /// Mutant that this catches: an engine that runs though nobody waits for it any more.
+    #[test]
+    fn an_engine_that_comes_too_late_reads_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let made = [Made::new(&mut Rng::new(1), "w", crate::DType::U8, &[300_000])];
+        let checkpoint = Checkpoint::open(write(directory.path(), "m.safetensors", &made, 0)).unwrap();
+        let (go, wait) = channel::bounded::<()>(0);
+        let (asked, reads) = channel::bounded(1);
+        let builder = checkpoint.load().device(Device::host()).custom_ring(move |_| {
+            let _ = wait.recv(); // until the start has failed
+            Ok(Box::new(Asked(0, asked)))
+        });
+        let error = start_within(Duration::from_millis(1), builder, Clock::real()).err().expect("no engine yet");
+        assert!(matches!(error, Error::Timeout { .. }), "{error}");
+        drop(go);
+        assert_eq!(reads.recv(), Ok(0));
+    }
 }

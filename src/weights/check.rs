@@ -51,6 +51,8 @@ impl Sums {
     fn add(&mut self, Job { window, hold, pieces }: Job) -> Checked {
         let mut ended = Vec::new();
         for piece in pieces {
+            #[cfg(test)]
+            assert_ne!(self.expected[piece.check], tests::panics(), "a test asked for this");
             let algorithm = self.expected[piece.check].algorithm();
             let hasher = self.open.entry(piece.check).or_insert_with(|| Hasher::new(algorithm));
             // SAFETY: the window's reads have all ended, and the hold is ours; the pieces lie in what was asked to arrive.
@@ -157,4 +159,38 @@ fn start(mut sums: Sums, done: Sender<Checked>, stop: Arc<AtomicBool>) -> Result
         errno: e.raw_os_error().unwrap_or(libc::EAGAIN),
     };
     Ok((jobs, thread::Builder::new().name("strait-check".into()).spawn(body).map_err(no_thread)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PathChoice;
+    use crate::device::Device;
+    use crate::sim::Rng;
+    use crate::weights::checkpoints::{Made, write};
+    use crate::weights::{Algorithm, Checkpoint, FileDigests, Manifest, TensorDigest};
+
+    /// Who is to compare with this panics.
+    pub(super) fn panics() -> Digest {
+        Digest::new(Algorithm::Crc32c, b"boom").unwrap()
+    }
+
+    /// Mutant that this catches: a lost thread that nobody looks for; the load then waits for ever.
+    #[test]
+    fn a_lost_thread_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let made = [Made::new(&mut Rng::new(1), "w", crate::DType::U8, &[300_000])];
+        let path = write(directory.path(), "m.safetensors", &made, 0);
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let info = &checkpoint.tensors()[0];
+        let tensor =
+            TensorDigest { name: info.name.to_string(), offset: info.offset, bytes: info.bytes, digest: panics() };
+        let file = FileDigests { name: None, bytes: None, digest: None, tensors: vec![tensor] };
+        let manifest = Manifest::new(vec![file]).unwrap();
+        for way in [PathChoice::Auto, PathChoice::Staged] {
+            let builder = checkpoint.load().device(Device::host()).path(way).block_bytes(16 << 10);
+            let error = builder.verify(manifest.clone()).load_all().unwrap_err();
+            assert!(error.to_string().contains("a thread that sums up bytes is gone"), "{error}");
+        }
+    }
 }

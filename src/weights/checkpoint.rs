@@ -3,12 +3,13 @@
 //! ```text
 //!  path ---> a file          m.safetensors                       its header
 //!       |--> an index        model.safetensors.index.json        the headers of the files that it names, checked
-//!       '--> a directory     the index in it, or without one     the headers of all *.safetensors in it
+//!       '--> a directory     the index in it, or without one     the headers of all *.safetensors in it: see `sets`
 //! ```
 //!
 //! An index comes with the files, from wherever they came from, so it may not name a file outside its directory.
 
 mod index;
+pub(super) mod sets;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -65,7 +66,11 @@ pub struct TensorInfo {
 impl Checkpoint {
     /// Opens a safetensors file, an index (`model.safetensors.index.json`), or a directory with one or the other.
     ///
-    /// Reads headers only. Every file is checked to be as long as its header says, an index to agree with its files.
+    /// Reads headers only. Every file is checked to be as long as its header says, an index to agree with its files; but
+    /// for its `metadata.total_size`, which many writers get wrong: [`Checkpoint::bytes`] says what there is.
+    ///
+    /// In a directory without an index, `model.safetensors` goes before `model-00001-of-00003.safetensors` and so on, which
+    /// an interrupted save may have left there; without it, all shards of a set must be there.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = path.as_ref();
         let meta = std::fs::metadata(path).map_err(|e| Error::open(path, &e))?;
@@ -164,7 +169,10 @@ fn open_directory(directory: &Path) -> Result<Checkpoint> {
     if files.is_empty() {
         return Err(Error::format(directory, 0, "no *.safetensors in this directory; check the path"));
     }
-    let paths = files.into_iter().map(|name| inside(directory, name));
+    let lossy: Vec<String> = files.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+    let chosen = sets::chosen(&lossy).map_err(|problem| Error::format(directory, 0, problem))?;
+    let chosen = files.iter().zip(&lossy).filter(|(_, name)| chosen.contains(&name.as_str()));
+    let paths = chosen.map(|(name, _)| inside(directory, name));
     Checkpoint::open_files(&paths.collect::<Result<Vec<_>>>()?)
 }
 

@@ -45,7 +45,7 @@ pub(super) struct Cursor {
     file_bytes: u64,
     /// The first item of which bytes may still be read.
     first: usize,
-    /// The next extent that no stretch has: an item's row.
+    /// The next extent that no stretch has: an item, and which of its.
     next: (usize, u64),
     /// Blocks that are to be read now.
     stretch: Range<u64>,
@@ -68,11 +68,11 @@ impl Cursor {
         let to_cut = limits.block_bytes - offset % limits.block_bytes;
         let len = (end - offset).min(to_cut).min(room);
         let read_end = offset + len;
-        while items[self.first].rows.end() <= offset {
+        while items[self.first].extents.end() <= offset {
             self.first += 1;
         }
         let own = items[self.first..self.items.end].iter();
-        let inside = own.take_while(|item| item.direct == self.direct && item.rows.begin < read_end).count();
+        let inside = own.take_while(|item| item.direct == self.direct && item.extents.begin() < read_end).count();
         self.stretch.start = read_end;
         let want = len.min(self.file_bytes - offset);
         Some(Read { offset, len, want, items: self.first..self.first + inside, direct: self.direct })
@@ -112,14 +112,14 @@ impl Cursor {
 
     /// The next extent: a row, or all rows of an item whose gaps are read along.
     fn extent(&self, items: &[Item], limits: &Limits) -> Option<(Range<u64>, bool)> {
-        let (item, row) = self.next;
+        let (item, number) = self.next;
         let item = self.items.contains(&item).then(|| &items[item])?;
-        Some((item.rows.filled(limits.gap_bytes).row(row), item.direct))
+        Some((item.extents.extent(number, limits.gap_bytes), item.direct))
     }
 
     fn advance(&mut self, items: &[Item], limits: &Limits) {
-        let (item, row) = self.next;
-        let last = row + 1 >= items[item].rows.filled(limits.gap_bytes).rows;
-        self.next = if last { (item + 1, 0) } else { (item, row + 1) };
+        let (item, number) = self.next;
+        let last = number + 1 >= items[item].extents.count(limits.gap_bytes);
+        self.next = if last { (item + 1, 0) } else { (item, number + 1) };
     }
 }

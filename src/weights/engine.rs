@@ -188,7 +188,7 @@ impl Engine {
         let range = extent.offset..extent.offset + extent.len;
         let items =
             window.reads.iter().flat_map(|landing| landing.read.items.clone()).map(|item| &self.plan.items[item]);
-        let place = items.filter(|item| item.rows.bytes_within(range.clone()) > 0).find_map(|item| item.place);
+        let place = items.filter(|item| item.extents.meet(range.clone())).find_map(|item| item.place);
         match place {
             Some(place) => {
                 let tensor = self.shared.tensors[place].name.to_string();
@@ -207,7 +207,9 @@ impl Engine {
         let mut pieces = Vec::new();
         for Landing { read, at } in &window.reads {
             for item in &plan.items[read.items.clone()] {
-                for piece in item.rows.within(read.offset..read.offset + read.want) {
+                // What is checked is read as a whole.
+                let rows = item.extents.rows().expect("one extent");
+                for piece in rows.within(read.offset..read.offset + read.want) {
                     for check in file.into_iter().chain(item.check) {
                         let left = &mut unchecked[check];
                         *left -= piece.bytes;

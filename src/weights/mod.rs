@@ -34,6 +34,7 @@ mod checkpoints;
 mod cursor;
 mod digest;
 mod engine;
+mod extents;
 mod hash;
 mod load;
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod layout;
 use std::ops::Range;
 
 use super::builder::{Builder, Place};
+use super::extents::Extents;
 use super::rows::{Rows, rows_of};
 use super::{Digest, TensorInfo};
 use crate::config::PathChoice;
@@ -38,13 +39,13 @@ pub(super) struct Plan {
     pub(super) spans: Vec<Range<u64>>,
 }
 
-/// Bytes of one tensor that are read, or bytes of a file that are read to be checked only.
+/// Bytes of one tensor that are read (of a tensor whose parts lie far apart, one of several), or bytes of a file that are read to be checked only.
 #[derive(Debug)]
 pub(super) struct Item {
     /// The tensor, by its place in the checkpoint.
     pub(super) place: Option<usize>,
     /// What is read.
-    pub(super) rows: Rows,
+    pub(super) extents: Extents,
     /// The ring writes to the target's own memory.
     pub(super) direct: bool,
     /// Those of neighbouring items are neighbours; what is only checked has none.
@@ -98,7 +99,7 @@ impl Plan {
             for &place in own {
                 plan.add(builder, devices, place, &mut empty)?;
             }
-            if let Some(manifest) = &builder.manifest {
+            if let Some(manifest) = builder.manifest.as_ref().filter(|_| !own.is_empty()) {
                 plan.add_checks(checkpoint, manifest, shard, first)?;
             }
             plan.shards.push(first..plan.items.len());
@@ -112,7 +113,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The targets of one tensor, and the item that they need.
+    /// The targets of one tensor, and the items that they need.
     fn add(&mut self, builder: &Builder, devices: &[Device], place: usize, empty: &mut Vec<Target>) -> Result<()> {
         let tensor = &builder.checkpoint.tensors()[place];
         let first = self.targets.len();
@@ -126,20 +127,18 @@ impl Plan {
             let target = Target { place, device, rows, shape, memory };
             if target.rows.rows == 0 { empty.push(target) } else { self.targets.push(target) }
         }
-        let targets = first..self.targets.len();
-        let Some(rows) = united(self.targets[targets.clone()].iter().map(|target| target.rows)) else { return Ok(()) };
-        self.items.push(Item { place: Some(place), rows, direct: false, targets, check: None });
+        // In the order of the file, so that those of one item are neighbours.
+        self.targets[first..].sort_by_key(|target| target.rows.begin);
+        // What is checked is read whole.
+        let whole = builder.manifest.as_ref().map(|_| Rows::whole(tensor.offset, tensor.bytes));
+        let rows = self.targets[first..].iter().map(|target| whole.unwrap_or(target.rows));
+        let mut targets = first..first;
+        for (extents, count) in Extents::of(rows, builder.config.gap_bytes) {
+            targets = targets.end..targets.end + count;
+            self.items.push(Item { place: Some(place), extents, direct: false, targets: targets.clone(), check: None });
+        }
         Ok(())
     }
-}
-
-/// The rows that have all of these in them.
-fn united(mut all: impl Iterator<Item = Rows>) -> Option<Rows> {
-    let first = all.next()?;
-    Some(all.fold(first, |united, rows| {
-        let begin = united.begin.min(rows.begin);
-        if united == rows { united } else { Rows::whole(begin, united.end().max(rows.end()) - begin) }
-    }))
 }
 
 fn checked(place: Place, tensor: &TensorInfo, bytes: u64) -> Result<Place> {

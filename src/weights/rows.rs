@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use super::{Part, TensorInfo};
 use crate::error::{Error, Result};
+use crate::safetensors::{short, short_shape};
 
 /// Stretches of a file that lie one after another in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,10 +103,10 @@ pub(super) fn rows_of(tensor: &TensorInfo, part: Part) -> Result<Option<(Rows, V
         Part::Whole => return Ok(Some((Rows::whole(tensor.offset, tensor.bytes), tensor.shape.clone()))),
         Part::Slice { dim, from, to } => (dim, from, to),
     };
-    let name = &tensor.name;
+    let name = short(&tensor.name);
     let wrong = |problem: String| Error::config("part", format!("tensor `{name}`: {problem}"));
     let Some(&len) = tensor.shape.get(dim) else {
-        return Err(wrong(format!("there is no dimension {dim} in its shape {:?}", tensor.shape)));
+        return Err(wrong(format!("there is no dimension {dim} in its shape {}", short_shape(&tensor.shape))));
     };
     if from > to || to > len {
         return Err(wrong(format!("{from}..{to} is not inside dimension {dim}, which has the length {len}")));

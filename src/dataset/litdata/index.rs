@@ -49,7 +49,9 @@ pub(in crate::dataset) enum Kind {
     Number(DType),
     /// An array of one dimension.
     Row(DType),
-    /// Bytes of anything else: a text, a picture, an array with its shape in front.
+    /// In UTF-8.
+    Text,
+    /// Bytes of anything else: a picture, an array with its shape in front.
     Plain,
 }
 
@@ -121,6 +123,7 @@ fn leaf(kind: &str, name: String) -> Result<Leaf, Problem> {
         "int" => Kind::Number(DType::I64),
         "float" => Kind::Number(DType::F64),
         "bool" => Kind::Number(DType::Bool),
+        "str" => Kind::Text,
         "no_header_tensor" => Kind::Row(typed(torch)?),
         "no_header_numpy" => Kind::Row(typed(numpy)?),
         "pickle" | "graph" => {

@@ -77,7 +77,7 @@ fn file_of(path: &Path, leaves: &[Leaf], whole: bool, samples: u64) -> Result<In
     let size = |leaf: &Leaf| match leaf.kind {
         _ if whole => Size::Whole,
         Kind::Number(dtype) => dtype.bytes().map_or(Size::Stored, Size::StoredFixed),
-        Kind::Row(_) | Kind::Plain => Size::Stored,
+        Kind::Row(_) | Kind::Text | Kind::Plain => Size::Stored,
     };
     let placed = place(path, samples, &Parts::new(leaves.iter().map(size).collect()))?;
     let fields = leaves.iter().zip(&placed.fixed_bytes).map(|(leaf, &fixed)| field(leaf, fixed)).collect();
@@ -86,7 +86,7 @@ fn file_of(path: &Path, leaves: &[Leaf], whole: bool, samples: u64) -> Result<In
 
 fn field(leaf: &Leaf, fixed_bytes: Option<u64>) -> Field {
     let (dtype, shape) = match leaf.kind {
-        Kind::Plain => (None, None),
+        Kind::Text | Kind::Plain => (None, None),
         Kind::Number(dtype) => (Some(dtype), Some(Arc::default())),
         Kind::Row(dtype) => {
             let len = |bytes: u64| Some(bytes / dtype.bytes()?);
@@ -94,5 +94,5 @@ fn field(leaf: &Leaf, fixed_bytes: Option<u64>) -> Field {
             (Some(dtype), len.map(|len| Arc::from([len])))
         }
     };
-    Field { name: leaf.name.as_str().into(), fixed_bytes, dtype, shape, varints: false }
+    Field { name: leaf.name.as_str().into(), fixed_bytes, dtype, shape, text: leaf.kind == Kind::Text, varints: false }
 }

@@ -53,6 +53,7 @@ pub(in crate::dataset) struct Column {
     pub(in crate::dataset) bytes: Option<u64>,
     pub(in crate::dataset) dtype: Option<DType>,
     pub(in crate::dataset) shape: Option<Vec<u64>>,
+    pub(in crate::dataset) text: bool,
 }
 
 impl Index {
@@ -108,9 +109,15 @@ impl Shard {
 }
 
 fn column(name: &str, encoding: &str, bytes: Option<u64>) -> Result<Column, String> {
-    let plain = |_| Column { name: name.into(), bytes, dtype: None, shape: None };
-    let of =
-        |dtype: DType, shape: Vec<u64>| Column { name: name.into(), bytes, dtype: Some(dtype), shape: Some(shape) };
+    let text = encoding.starts_with("str") || encoding == "json";
+    let plain = |_| Column { name: name.into(), bytes, dtype: None, shape: None, text };
+    let of = |dtype: DType, shape: Vec<u64>| Column {
+        name: name.into(),
+        bytes,
+        dtype: Some(dtype),
+        shape: Some(shape),
+        text: false,
+    };
     let column = match encoding {
         "int" => of(DType::I64, vec![]),
         "pkl" => {
@@ -216,11 +223,10 @@ mod tests {
         assert_eq!(shard.zip_data.as_ref().unwrap().basename, "shard.00000.mds.zstd");
         assert_eq!(shard.raw_data.hashes, [("xxh64".to_string(), "00ff".to_string())]);
         let columns = shard.columns().unwrap();
-        let text = Column { name: "s".into(), bytes: None, dtype: None, shape: None };
-        assert_eq!(
-            columns,
-            [Column { name: "i".into(), bytes: Some(8), dtype: Some(DType::I64), shape: Some(vec![]) }, text]
-        );
+        let text = Column { name: "s".into(), bytes: None, dtype: None, shape: None, text: true };
+        let number =
+            Column { name: "i".into(), bytes: Some(8), dtype: Some(DType::I64), shape: Some(vec![]), text: false };
+        assert_eq!(columns, [number, text]);
     }
 
     #[test]

@@ -38,8 +38,14 @@ fn index(path: &Path, _: &Options) -> Result<Indexed> {
     let got = read_at(&file, path, 0, &mut start)?;
     let array = parse(&start[..got], bytes).map_err(|problem| problem.of(path))?;
     let shape = array.dtype.map(|_| array.shape.into());
-    let field =
-        Field { name: "array".into(), fixed_bytes: Some(array.row_bytes), dtype: array.dtype, shape, varints: false };
+    let field = Field {
+        name: "array".into(),
+        fixed_bytes: Some(array.row_bytes),
+        dtype: array.dtype,
+        shape,
+        text: false,
+        varints: false,
+    };
     Ok(Indexed {
         path: path.into(),
         bytes,

@@ -114,7 +114,7 @@ impl Head {
 
 impl Column {
     fn encode(&self, out: &mut Vec<u8>) {
-        let Field { name, fixed_bytes, dtype, shape, varints } = &self.field;
+        let Field { name, fixed_bytes, dtype, shape, varints, text } = &self.field;
         let (kind, cells) = match &self.cells {
             Cells::Even { first, stride, len } => (0, [*first, *stride, *len, 0, 0, 0]),
             Cells::Pairs { offset, len, lacking } => {
@@ -129,7 +129,10 @@ impl Column {
         // A type is stored by its place in the list of types, which is only ever added to.
         let dtype = dtype.and_then(|dtype| DType::all().position(|own| own == dtype)).map_or(NONE, |at| at as u64);
         let dims = shape.as_ref().map_or(NONE, |shape| shape.len() as u64);
-        let flags = u64::from(fixed_bytes.is_some()) | u64::from(self.crcs.is_some()) << 1 | u64::from(*varints) << 2;
+        let flags = u64::from(fixed_bytes.is_some())
+            | u64::from(self.crcs.is_some()) << 1
+            | u64::from(*varints) << 2
+            | u64::from(*text) << 3;
         let what = name.len() as u64 | dtype << 16 | dims << 24 | kind << 32 | flags << 40;
         let crcs = self.crcs.map_or([0, 0], |crcs| [crcs.at, crcs.stride]);
         let words = [what, fixed_bytes.unwrap_or(0), self.largest].into_iter().chain(cells).chain(crcs);
@@ -170,7 +173,7 @@ impl Column {
         let name = std::str::from_utf8(words.take(len)?).map_err(|_| "a field's name is not UTF-8")?.into();
         words.take(len.next_multiple_of(8) - len)?;
         let fixed_bytes = (byte(40) & 1 != 0).then_some(fixed_bytes);
-        let field = Field { name, fixed_bytes, dtype, shape, varints: byte(40) & 4 != 0 };
+        let field = Field { name, fixed_bytes, dtype, shape, varints: byte(40) & 4 != 0, text: byte(40) & 8 != 0 };
         Ok(Column { field, largest, cells, crcs })
     }
 }
@@ -251,10 +254,10 @@ mod tests {
         let dtype = prop::option::of(prop::sample::select(DType::all().collect::<Vec<_>>()));
         let shape = prop::option::of(prop::collection::vec(any::<u64>(), 0..5));
         let crcs = prop::option::of((any::<u64>(), any::<u64>()));
-        let field = ("\\PC{0,12}", any::<Option<u64>>(), dtype, shape, any::<bool>());
+        let field = ("\\PC{0,12}", any::<Option<u64>>(), dtype, shape, any::<bool>(), any::<bool>());
         (field, any::<u64>(), cells, crcs).prop_map(
-            |((name, fixed_bytes, dtype, shape, varints), largest, cells, crcs)| Column {
-                field: Field { name: name.into(), fixed_bytes, dtype, shape: shape.map(Into::into), varints },
+            |((name, fixed_bytes, dtype, shape, varints, text), largest, cells, crcs)| Column {
+                field: Field { name: name.into(), fixed_bytes, dtype, shape: shape.map(Into::into), varints, text },
                 largest,
                 cells,
                 crcs: crcs.map(|(at, stride)| Numbers { at, stride, wide: false, unit: 1 }),
@@ -318,6 +321,7 @@ mod tests {
             dtype: Some(DType::U16),
             shape: Some([].into()),
             varints: false,
+            text: true,
         };
         let cells = Cells::Even { first: 1, stride: 2, len: 3 };
         let head = Head {
@@ -333,7 +337,7 @@ mod tests {
         let word = |number: u64| number.to_le_bytes().map(|byte| format!("{byte:02x}")).concat();
         let start = "53545241495449580200000004030201".to_owned();
         let words = [192, 208, 5, u64::MAX, 6, 7, 8, 9, 3 | 1 << 16 | 1 << 32].map(word).concat();
-        let column = [3 | 3 << 16 | 1 << 40, 2, 10, 1, 2, 3, 0, 0, 0, 0, 0].map(word).concat();
+        let column = [3 | 3 << 16 | 9 << 40, 2, 10, 1, 2, 3, 0, 0, 0, 0, 0].map(word).concat();
         let end = "6162630000000000".to_owned() + "0b000000";
         assert!(hex.starts_with(&(start + &words + &column + &end)), "{hex}");
         assert_eq!(hex.len(), 2 * 192);

@@ -15,7 +15,12 @@ use crate::safetensors::{self, HEADER_BYTES_MAX};
 
 pub(super) fn open_index(path: &Path) -> Result<Checkpoint> {
     let failed = |e: std::io::Error| Error::open(path, &e);
-    let bytes = std::fs::metadata(path).map_err(failed)?.len();
+    let meta = std::fs::metadata(path).map_err(failed)?; // before opening: a pipe would wait for its writer
+    if !meta.is_file() {
+        let errno = if meta.is_dir() { libc::EISDIR } else { libc::EINVAL };
+        return Err(Error::Open { path: path.into(), errno });
+    }
+    let bytes = meta.len();
     if bytes > HEADER_BYTES_MAX {
         let problem = format!("an index of {bytes} bytes; there is none longer than {HEADER_BYTES_MAX}");
         return Err(Error::format(path, 0, problem));

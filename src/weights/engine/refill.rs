@@ -73,7 +73,7 @@ impl Engine {
         let item = &self.plan.items[read.items.start];
         let own = &self.shared.targets[item.targets.start].memory;
         // Layout and cursor walk the same blocks; if they did not, bytes would be in the wrong place.
-        assert_eq!(span.ptr() + item.rows.begin, own.ptr + read.offset, "a block that is not where it belongs");
+        assert_eq!(span.ptr() + item.extents.begin(), own.ptr + read.offset, "a block that is not where it belongs");
         (vec![Landing { read, at: 0 }], Hold::Span(span))
     }
 

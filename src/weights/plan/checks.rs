@@ -17,19 +17,18 @@ impl Plan {
         first: usize,
     ) -> Result<()> {
         let file = &checkpoint.files()[shard];
-        if self.items.len() == first {
-            return Ok(()); // nothing of it is read
-        }
         let known = manifest.file(&file.path);
         if let Some(bytes) = known.and_then(|known| known.bytes).filter(|&bytes| bytes != file.bytes) {
             let problem = format!("the file has {} bytes, and the manifest says {bytes}", file.bytes);
             return Err(Error::Corrupt { path: file.path.clone(), offset: 0, bytes: file.bytes, problem });
         }
+        if self.items.len() == first {
+            return Ok(()); // nothing of it is read, so there is nothing to sum up
+        }
         let mut whole_file = false;
         for item in &mut self.items[first..] {
             let place = item.place.expect("no fillers yet");
             let tensor = &checkpoint.tensors()[place];
-            item.rows = Rows::whole(tensor.offset, tensor.bytes);
             match digest_of(known, tensor, &file.path)? {
                 Some(digest) => {
                     let (offset, bytes) = (tensor.offset, tensor.bytes);
@@ -61,14 +60,14 @@ impl Plan {
         let own: Vec<Item> = self.items.drain(first..).collect();
         let (mut end, mut target) = (0, own.first().map_or(self.targets.len(), |item| item.targets.start));
         let filler = |from: u64, to: u64, target: usize| {
-            let rows = Rows::whole(from, to - from);
-            Item { place: None, rows, direct: false, targets: target..target, check: None }
+            let extents = Rows::whole(from, to - from).into();
+            Item { place: None, extents, direct: false, targets: target..target, check: None }
         };
         for item in own {
-            if item.rows.begin > end {
-                self.items.push(filler(end, item.rows.begin, target));
+            if item.extents.begin() > end {
+                self.items.push(filler(end, item.extents.begin(), target));
             }
-            (end, target) = (item.rows.end(), item.targets.end);
+            (end, target) = (item.extents.end(), item.targets.end);
             self.items.push(item);
         }
         if end < file_bytes {

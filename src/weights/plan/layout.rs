@@ -18,9 +18,9 @@ impl Plan {
     pub(super) fn mark_direct(&mut self, checkpoint: &Checkpoint) {
         for item in &mut self.items {
             let [target] = &self.targets[item.targets.clone()] else { continue };
-            let aligned = item.rows.begin.is_multiple_of(alignment(&checkpoint.tensors()[target.place]));
+            let aligned = item.extents.begin().is_multiple_of(alignment(&checkpoint.tensors()[target.place]));
             let own = matches!(target.memory, Where::Block(_));
-            item.direct = own && aligned && item.rows.rows == 1 && item.rows == target.rows;
+            item.direct = own && aligned && target.rows.rows == 1 && item.extents.rows() == Some(target.rows);
         }
     }
 
@@ -81,7 +81,7 @@ impl Stretches {
             self.end = None;
             return 0;
         }
-        let (begin, end) = (item.rows.begin, item.rows.end().next_multiple_of(self.align));
+        let (begin, end) = (item.extents.begin(), item.extents.end().next_multiple_of(self.align));
         let first = begin & !(self.align - 1);
         let from = match self.end {
             Some(before) if first <= before => before,

@@ -200,7 +200,7 @@ impl Save {
     ///
     /// The index is what makes a sharded checkpoint valid, and it is written last. Shards that the old index names are not
     /// overwritten: where names would meet, the new ones have `-b` in them; once the new index is there, the shards of the
-    /// old one are removed.
+    /// old one are removed. Every shard is an open file until all are written: see `ulimit -n`.
     pub fn shard_bytes_max(mut self, bytes: u64) -> Save {
         self.shard_bytes_max = Some(bytes);
         self
@@ -245,9 +245,12 @@ impl Save {
         self
     }
 
-    /// Writes the tensors to `path`, in place of what is there. A symbolic link is replaced, not followed.
+    /// Writes the tensors to `path`, in place of what is there, and with its permissions. A symbolic link is replaced, not
+    /// followed. If there is a `model.safetensors.index.json` for a new `model.safetensors`, that index is removed last: else
+    /// the directory would still be the sharded checkpoint before. Its shards stay, unless [`Save::shard_bytes_max`] is set.
     ///
-    /// On an error nothing has changed under that name.
+    /// On an error nothing has changed under that name; but for one that says that all is written and the directory could
+    /// not be brought to stable storage, or the index before could not be removed.
     pub fn save(&self, path: impl AsRef<Path>, tensors: &[SaveTensor<'_>]) -> Result<Saved> {
         self.save_with(path.as_ref(), tensors, None)
     }
@@ -257,11 +260,12 @@ impl Save {
         let shards = Shards::plan(path, tensors, self.shard_bytes_max)?;
         let layouts: Vec<Layout<'_, '_>> =
             shards.parts().map(|part| Layout::new(part, &self.metadata)).collect::<Result<_>>()?;
+        let mode = shards.mode();
         let mut pipeline: Option<Pipeline> = None;
         let mut make_ring = make_ring;
         let (mut sealed, mut digests) = (Vec::new(), Vec::new());
         for (path, layout) in shards.files().iter().zip(&layouts) {
-            let new = NewFile::create(path)?;
+            let new = NewFile::create(path, mode)?;
             new.reserve(layout.total_bytes)?;
             let pipeline = match &mut pipeline {
                 Some(pipeline) => pipeline,
@@ -278,7 +282,8 @@ impl Save {
         let mut fallbacks: Vec<Fallback> = fallbacks.collect();
         let pipeline = pipeline.expect("there is at least one file");
         fallbacks.extend(pipeline.fallbacks());
-        fallbacks.dedup_by(|a, b| a.instead == b.instead);
+        let mut said = std::collections::HashSet::new();
+        fallbacks.retain(|fallback| said.insert(fallback.instead.clone()));
         let (ring, pinned_bytes) = (pipeline.ring_name(), pipeline.pinned_bytes());
         drop(pipeline);
         shards.publish(sealed)?;

@@ -93,7 +93,7 @@ impl Shown {
     }
 }
 
-/// What the bytes say: numbers where their type is known, text where the field's name promises text.
+/// What the bytes say: numbers where their type is known, text where the format or the field's name says so.
 fn value(field: &Field, start: &[u8], len: u64) -> Option<Value> {
     if field.varints {
         // The last that are shown may be cut.
@@ -115,7 +115,7 @@ fn value(field: &Field, start: &[u8], len: u64) -> Option<Value> {
     }
     let ending = field.name.rsplit('.').next().unwrap_or_default();
     let is_text = ["cls", "cls2", "index", "inx", "id", "txt", "text", "transcript", "json", "jsonl", "caption"];
-    (is_text.contains(&ending) && len == start.len() as u64)
+    ((field.text || is_text.contains(&ending)) && len == start.len() as u64)
         .then(|| std::str::from_utf8(start).ok())
         .flatten()
         .map(|text| text.trim().parse::<i64>().map_or_else(|_| json!(text), |number| json!(number)))
@@ -133,8 +133,21 @@ fn number(dtype: DType, bytes: &[u8]) -> Option<Value> {
         DType::F32 => json!(f32::from_bits(bits as u32)),
         DType::F64 => json!(f64::from_bits(bits)),
         DType::BF16 => json!(f32::from_bits((bits as u32) << 16)),
+        DType::F16 => json!(f16(bits as u16)),
         _ => return None,
     })
+}
+
+/// Half precision: 1 sign, 5 exponent, 10 fraction.
+fn f16(bits: u16) -> f32 {
+    let (exponent, fraction) = (i32::from(bits >> 10 & 0x1f), f32::from(bits & 0x3ff));
+    let size = match exponent {
+        0 => fraction * 2f32.powi(-24),
+        31 if fraction == 0.0 => f32::INFINITY,
+        31 => f32::NAN,
+        _ => (1024.0 + fraction) * 2f32.powi(exponent - 25),
+    };
+    if bits >> 15 == 1 { -size } else { size }
 }
 
 /// Sixteen bytes a line, and what of them is ASCII.
@@ -161,6 +174,12 @@ mod tests {
         assert_eq!(number(DType::U16, &[0xfe, 0xff]), Some(json!(65534)));
         assert_eq!(number(DType::I64, &[0xff; 8]), Some(json!(-1)));
         assert_eq!(number(DType::BF16, &[0x80, 0x3f]), Some(json!(1.0)));
+        for (bits, value) in
+            [(0x3c00u16, 1.0), (0xc000, -2.0), (0x7bff, 65504.0), (1, 2f32.powi(-24)), (0x3555, 0.33325195)]
+        {
+            assert_eq!(number(DType::F16, &bits.to_le_bytes()), Some(json!(value)), "{bits:#x}");
+        }
+        assert_eq!(number(DType::F16, &[0, 0x7c]), Some(Value::Null), "infinite: JSON has no such number");
         assert_eq!(number(DType::F32, &0.5f32.to_le_bytes()), Some(json!(0.5)));
         assert_eq!(number(DType::C128, &[0; 16]), None);
     }

@@ -1,6 +1,6 @@
 //! One load: the only file of this command that knows the loader.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use strait::weights::{Checkpoint, Load, Manifest, Part, Tensor};
 
@@ -10,6 +10,9 @@ use crate::bench::progress::Watch;
 use crate::bench::request::Request;
 use crate::bench::run_strait::{RunResult, device, ring};
 use crate::failure::Result;
+
+/// Signals are seen this often, however long a tensor takes.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What a load has shown besides what any run shows.
 #[derive(Debug, Clone)]
@@ -44,24 +47,27 @@ pub(super) fn run(
     let (setup_seconds, clock, began) = (began.elapsed().as_secs_f64(), Clock::start(), Instant::now());
     let mut load = start(options, manifest, request, &checkpoint)?;
     let (mut bytes, mut tensors): (u64, Vec<Tensor>) = (0, Vec::with_capacity(load.remaining()));
-    for tensor in load.by_ref() {
-        let tensor = tensor?;
-        if tensors.is_empty() {
-            tensor.wait()?;
-        }
+    while load.remaining() > 0 {
+        let Some(tensor) = load.next_within(LOOK)? else {
+            watch.tick(load.stats().bytes_wanted)?;
+            continue;
+        };
+        tensor.wait()?; // its time is that at which it is whole on the device; the engine reads on meanwhile
         let now = began.elapsed().as_secs_f64();
         let shard = &mut shards[tensor.info().shard as usize];
-        shard.first_seconds = if shard.tensors == 0 { now } else { shard.first_seconds };
-        shard.last_seconds = now;
+        if tensor.bytes() > 0 {
+            // Those without bytes are there before anything is read.
+            shard.first_seconds = if shard.bytes == 0 { now } else { shard.first_seconds };
+            shard.last_seconds = now;
+        }
         shard.tensors += 1;
         shard.bytes += tensor.bytes();
         bytes += tensor.bytes();
         tensors.push(tensor);
         watch.tick(bytes)?;
     }
-    tensors.iter().try_for_each(Tensor::wait)?;
     let (measure, last) = (clock.stop(bytes), began.elapsed().as_secs_f64());
-    let first = shards.iter().filter(|shard| shard.tensors > 0).map(|shard| shard.first_seconds);
+    let first = shards.iter().filter(|shard| shard.bytes > 0).map(|shard| shard.first_seconds);
     let first = first.fold(last, f64::min);
     let stats = load.stats();
     let result = RunResult {
