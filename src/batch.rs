@@ -118,7 +118,7 @@ impl Batch {
         let (range, cu_seqlens) = body.pieces.of_window(index);
         let (offsets, lengths) = (&body.plan.offsets()[range.clone()], &body.plan.lengths()[range.clone()]);
         let dtype = self.fields().first().and_then(|field| field.dtype);
-        let bytes = FieldView { batch: self, offsets, lengths, dtype, kept: None };
+        let bytes = FieldView { batch: self, offsets, lengths, dtype, varints: false, kept: None };
         Some(WindowView { pieces: &body.pieces.pieces[range], cu_seqlens, bytes })
     }
 
@@ -135,8 +135,8 @@ impl Batch {
         let lengths = &body.plan.lengths()[views];
         let kept = body.kept.is_used() && self.shared.on_host.contains(&field);
         let kept = kept.then_some(field * body.samples.len());
-        let dtype = self.shared.fields[field].dtype;
-        Some(FieldView { batch: self, offsets, lengths, dtype, kept })
+        let &Field { dtype, varints, .. } = &self.shared.fields[field];
+        Some(FieldView { batch: self, offsets, lengths, dtype, varints, kept })
     }
 
     /// One field of all samples as one array: what [`Builder::tensors`](crate::Builder::tensors) says, by default every

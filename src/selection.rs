@@ -138,7 +138,7 @@ fn give_type(field: &mut Field, dtype: DType, shape: &[u64]) -> Result<()> {
         let problem = format!("{} has {has}; {dtype} of shape {shape:?} takes {takes}", field.name);
         return Err(Error::config("array", problem));
     }
-    (field.dtype, field.shape) = (Some(dtype), Some(shape.into()));
+    (field.dtype, field.shape, field.varints) = (Some(dtype), Some(shape.into()), false);
     Ok(())
 }
 

@@ -1,18 +1,45 @@
 //! Indexing reads headers, not payload. A file of its own: it watches the whole process's reads.
 
 mod dataset_tar;
+#[allow(dead_code, reason = "shared with the tests of formats")]
+#[path = "formats/writers.rs"]
+mod writers;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::{Mutex, PoisonError};
 
 use dataset_tar::{Style, Tar, write};
 use strait::Dataset;
 
-/// What this process has read so far: from files at all, and from disks.
-fn bytes_read() -> Option<(u64, u64)> {
+/// What this process has read so far: bytes from files at all, and from disks; calls.
+fn bytes_read() -> Option<(u64, u64, u64)> {
     let io = std::fs::read_to_string("/proc/self/io").ok()?;
     let number = |name| io.lines().find_map(|line| line.strip_prefix(name))?.parse::<u64>().ok();
-    number("rchar: ").zip(number("read_bytes: "))
+    Some((number("rchar: ")?, number("read_bytes: ")?, number("syscr: ")?))
+}
+
+/// One test at a time: the count is the whole process's.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A mutant that this catches: features looked up by going back to what verifying has read on from.
+#[test]
+fn verified_examples_are_read_once() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let features = |i: u16| [("image".into(), 1, vec![7; 200 + usize::from(i % 900)]), ("label".into(), 3, vec![1])];
+    let records: Vec<_> = (0..4000).map(|i| writers::example(&features(i))).collect();
+    let path = writers::tfrecord(dir.path().join("a.tfrecord"), &records);
+    let Some(before) = bytes_read() else {
+        eprintln!("skipped: no /proc/self/io on this machine");
+        return;
+    };
+    let dataset = Dataset::options().verify(true).open(&[&path]).unwrap();
+    let after = bytes_read().unwrap();
+    assert_eq!(dataset.len(), 4000);
+    let times = (after.0 - before.0) as f64 / dataset.shards()[0].bytes as f64;
+    let reads = after.2 - before.2;
+    assert!(times < 1.1 && reads < 100, "the file read {times:.2} times, by {reads} calls");
 }
 
 /// Whether the disk serves single blocks past the page cache.
@@ -26,6 +53,7 @@ fn serves_blocks(path: &std::path::Path) -> bool {
 
 #[test]
 fn a_tar_of_100_kib_members_is_indexed_from_a_fiftieth_of_its_bytes() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut tar = Tar::default();
     let data = vec![0x5a; 100 << 10];
     (0..300).for_each(|i| {

@@ -1229,8 +1229,9 @@ strait_status strait_batch_host_bytes(const strait_batch *batch,
                                       strait_error **error);
 
 /**
- * The same as a whole number: of the field's own type where that is known, else as decimal text, as WebDataset writes
- * `cls`. `STRAIT_STATUS_CONFIG` where it is none.
+ * The same as a whole number: of the field's own type where that is known, the one integer of a
+ * `tf.train.Example`'s feature, else as decimal text, as WebDataset writes `cls`. `STRAIT_STATUS_CONFIG` where it is
+ * none, or several.
  */
 strait_status strait_batch_integer(const strait_batch *batch,
                                    const char *field,

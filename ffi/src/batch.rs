@@ -351,8 +351,9 @@ pub unsafe extern "C" fn strait_batch_host_bytes(
     })
 }
 
-/// The same as a whole number: of the field's own type where that is known, else as decimal text, as WebDataset writes
-/// `cls`. `STRAIT_STATUS_CONFIG` where it is none.
+/// The same as a whole number: of the field's own type where that is known, the one integer of a
+/// `tf.train.Example`'s feature, else as decimal text, as WebDataset writes `cls`. `STRAIT_STATUS_CONFIG` where it is
+/// none, or several.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strait_batch_integer(
     batch: *const strait_batch,

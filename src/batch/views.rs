@@ -1,6 +1,7 @@
 //! What a batch looks like: ragged fields, windows, arrays.
 
 use super::Batch;
+use crate::dataset::varints;
 use crate::device::DevicePtr;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -30,6 +31,8 @@ pub struct FieldView<'a> {
     pub(super) offsets: &'a [u64],
     pub(super) lengths: &'a [u64],
     pub(super) dtype: Option<DType>,
+    /// See [`Field::varints`](crate::dataset::Field::varints).
+    pub(super) varints: bool,
     /// Number of the first view, if their bytes are kept on the host.
     pub(super) kept: Option<usize>,
 }
@@ -96,10 +99,25 @@ impl<'a> FieldView<'a> {
         self.host_bytes(index)?.map(text).transpose()
     }
 
-    /// The same as a whole number: of the field's own type where that is known, else as decimal text, as WebDataset
-    /// writes `cls`. [`Error::Config`] where it is none, or does not fit.
+    /// The same as a whole number: of the field's own type where that is known, the one varint of a `tf.train.Example`,
+    /// else as decimal text, as WebDataset writes `cls`. [`Error::Config`] where it is none, several, or does not fit.
     pub fn integer(&self, index: usize) -> Result<Option<i64>> {
+        if self.varints {
+            return self.host_bytes(index)?.map(only_varint).transpose();
+        }
         self.host_bytes(index)?.map(|bytes| number(bytes, self.dtype)).transpose()
+    }
+}
+
+fn only_varint(bytes: &[u8]) -> Result<i64> {
+    let numbers = varints(bytes);
+    match numbers.as_deref() {
+        Some(&[number]) => Ok(number),
+        Some(several) => {
+            let problem = format!("{} integers, not one: decode the bytes with dataset::varints", several.len());
+            Err(Error::config("integer", problem))
+        }
+        None => Err(Error::config("integer", "the bytes are no varints".to_owned())),
     }
 }
 

@@ -117,6 +117,7 @@ impl Builder {
         };
         let column = |column: u64| match (wide, short) {
             (true, true) => Cells::Pairs {
+                lacking: true,
                 offset: Numbers { at: 8 * column, stride: 8 * width, wide: true, unit },
                 len: Numbers { at: 8 * cells + 4 * column, stride: 4 * width, wide: false, unit: 1 },
             },
@@ -126,7 +127,7 @@ impl Builder {
                     let at = (2 * column + place) * size;
                     Numbers { at, stride: 2 * width * size, wide, unit }
                 };
-                Cells::Pairs { offset: numbers(0, unit), len: numbers(1, 1) }
+                Cells::Pairs { offset: numbers(0, unit), len: numbers(1, 1), lacking: true }
             }
         };
         (bytes, (0..width).map(column).collect())
@@ -241,7 +242,7 @@ mod tests {
         ) {
             let numbers = Numbers { at, stride, wide, unit };
             let between = Cells::Between { edges: numbers, start: Bound::AfterFirst(back), end: Bound::BeforeLast(back) };
-            for cells in [between, Cells::Pairs { offset: numbers, len: numbers }] {
+            for cells in [between, Cells::Pairs { offset: numbers, len: numbers, lacking: true }] {
                 let Ok(table) = Table::over(Body::owned(body.clone()), rows, vec![cells]) else { continue };
                 for row in 0..rows {
                     if let Ok(Some(entry)) = table.cell(row, 0, u64::from(shard)) {

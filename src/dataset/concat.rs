@@ -43,7 +43,12 @@ fn unite(datasets: &[Dataset]) -> Result<Vec<Field>> {
         }
         let own = |dataset: &'_ Dataset| dataset.fields.iter().find(|own| own.name == field.name).cloned();
         let all = |same: &dyn Fn(Field) -> bool| datasets.iter().all(|d| d.is_empty() || own(d).is_some_and(same));
+        if datasets.iter().filter_map(own).any(|own| own.varints != field.varints) {
+            let problem = format!("{} is integers of a tf.train.Example in one and not in another", field.name);
+            return Err(Error::config("datasets", problem));
+        }
         fields.push(Field {
+            varints: field.varints,
             name: field.name.clone(),
             fixed_bytes: field.fixed_bytes.filter(|_| all(&|own| own.fixed_bytes == field.fixed_bytes)),
             // Lacking samples have no elements of another type.

@@ -62,15 +62,23 @@ fn index(bin: &Path, _: &Options) -> Result<Indexed> {
         index.check_bounds(bound(0)?, bound(last)?).map_err(|problem| problem.of(&path))?;
     }
     let body = Body::mapped(&path)?;
+    index.check_order(|bound| body.u64(index.bound_at(bound)))?.map_err(|problem| problem.of(&path))?;
     let offset = Numbers { at: index.pointer_at(0), stride: 8, wide: true, unit: 1 };
     let len = Numbers { at: index.length_at(0), stride: 4, wide: false, unit: index.item_bytes };
-    let field = Field { name: "tokens".into(), fixed_bytes: None, dtype: Some(index.dtype), shape: None, text: false };
+    let field = Field {
+        name: "tokens".into(),
+        fixed_bytes: None,
+        dtype: Some(index.dtype),
+        shape: None,
+        text: false,
+        varints: false,
+    };
     Ok(Indexed {
         path: bin.into(),
         bytes: bin_bytes,
         fields: vec![field],
         met_at: Vec::new(),
-        table: Table::over(body, index.sequences, vec![Cells::Pairs { offset, len }])?,
+        table: Table::over(body, index.sequences, vec![Cells::Pairs { offset, len, lacking: false }])?,
     })
 }
 
@@ -126,6 +134,9 @@ impl Index {
             );
             return Err(Problem::new(18, problem));
         }
+        if bounds == 0 {
+            return Err(Problem::new(26, "no bounds of documents, and there is always a first; make the index anew"));
+        }
         Ok(Index { multimodal: sequences > 0 && file_bytes == multimodal, ..index })
     }
 
@@ -147,6 +158,23 @@ impl Index {
     /// The same for a bound of documents.
     fn bound_at(&self, bound: u64) -> u64 {
         self.pointer_at(self.sequences) + 8 * bound
+    }
+
+    /// Checks that no document ends before it begins.
+    fn check_order(&self, bound: impl Fn(u64) -> Result<u64>) -> Result<Result<(), Problem>> {
+        let mut before = 0;
+        for number in 0..self.bounds {
+            let found = bound(number)?;
+            if found < before {
+                let problem = format!(
+                    "bound {number} of documents is {found}, less than the one before, {before}; make \
+                                       the index anew"
+                );
+                return Ok(Err(Problem::new(self.bound_at(number), problem)));
+            }
+            before = found;
+        }
+        Ok(Ok(()))
     }
 
     /// Checks that documents begin with the first sequence and end with the last.

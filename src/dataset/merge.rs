@@ -31,6 +31,9 @@ pub(super) fn merge(format: Format, indexed: Vec<Indexed>) -> Result<Dataset> {
         }
         numbers.push(field_of);
     }
+    if format == Format::TfRecord {
+        same_kinds(&indexed)?;
+    }
     agree(&mut fields, &indexed, &numbers);
     // Shards alike share one numbering.
     let mut numberings: HashMap<Vec<u16>, Arc<[u16]>> = HashMap::new();
@@ -46,6 +49,35 @@ pub(super) fn merge(format: Format, indexed: Vec<Indexed>) -> Result<Dataset> {
     });
     let shards = shards.collect();
     Ok(Dataset::new(format.name(), shards, fields))
+}
+
+/// That records are whole in all shards or in none, and that features of one name are of one kind.
+///
+/// # Errors
+/// [`Error::Format`] for the first shard that differs from those before.
+fn same_kinds(indexed: &[Indexed]) -> Result<()> {
+    let mut kinds: HashMap<&str, (&Indexed, &Field)> = HashMap::new();
+    let is_whole = |shard: &Indexed| matches!(&shard.fields[..], [only] if &*only.name == "record");
+    let mut first: Option<&Indexed> = None;
+    for shard in indexed.iter().filter(|shard| shard.table.rows() > 0) {
+        let differs = |field: usize, from: &Indexed, what: String| {
+            let at = shard.met_at.get(field).copied().unwrap_or(0);
+            let from = from.path.display();
+            Err(Error::format(&*shard.path, at, format!("{what} in {from}; open both with examples(false)")))
+        };
+        let first = *first.get_or_insert(shard);
+        if is_whole(first) != is_whole(shard) {
+            let kind = |shard| if is_whole(shard) { "whole records" } else { "tf.train.Examples" };
+            return differs(0, first, format!("it has {}, and there are {}", kind(shard), kind(first)));
+        }
+        for (i, field) in shard.fields.iter().enumerate() {
+            let (from, before) = *kinds.entry(&field.name).or_insert((shard, field));
+            if (before.dtype, before.varints) != (field.dtype, field.varints) {
+                return differs(i, from, format!("the feature {:?} is of another kind than", field.name));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Leaves size, type and shape to a field only where every shard with samples has them, and the same.

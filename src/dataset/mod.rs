@@ -60,6 +60,8 @@ pub struct Field {
     /// Its shape, the first dimension outermost, where every sample's is the same and the format says so. Empty for one
     /// number. `fixed_bytes` is then the shape's, in elements of `dtype`.
     pub shape: Option<Arc<[u64]>>,
+    /// Integers as a `tf.train.Example` has them, of no fixed size: [`varints`] decodes them.
+    pub varints: bool,
     /// Whether the format says that it is text: UTF-8, which may be JSON or a number in digits.
     pub text: bool,
 }
@@ -67,7 +69,7 @@ pub struct Field {
 impl Field {
     /// A field of plain bytes; `fixed_bytes` where every sample has as many.
     fn of_bytes(name: impl Into<Arc<str>>, fixed_bytes: Option<u64>) -> Field {
-        Field { name: name.into(), fixed_bytes, dtype: None, shape: None, text: false }
+        Field { name: name.into(), fixed_bytes, dtype: None, shape: None, text: false, varints: false }
     }
 }
 

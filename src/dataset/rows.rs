@@ -59,6 +59,7 @@ fn index(path: &Path, _: &Options) -> Result<Indexed> {
             fixed_bytes: Some(row_bytes(tensor)?),
             dtype: Some(tensor.dtype),
             shape,
+            varints: false,
             text: false,
         })
     });

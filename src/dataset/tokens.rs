@@ -64,7 +64,14 @@ fn index(path: &Path, options: &Options) -> Result<Indexed> {
             (tokens.dtype, Table::even(rows, &[(tokens.first, tokens.bytes, tokens.bytes)]))
         }
     };
-    let field = Field { name: "tokens".into(), fixed_bytes: None, dtype: Some(dtype), shape: None, text: false };
+    let field = Field {
+        name: "tokens".into(),
+        fixed_bytes: None,
+        dtype: Some(dtype),
+        shape: None,
+        text: false,
+        varints: false,
+    };
     Ok(Indexed { path: path.into(), bytes, fields: vec![field], met_at: Vec::new(), table })
 }
 

@@ -80,6 +80,22 @@ impl<'a> Window<'a> {
         let near = offset >= end && offset - end < NEAR_BYTES;
         let hop = if self.extended { HEADERS_BYTES } else { BLOCK };
         self.ahead = if near { (self.ahead * 2).min(WINDOW_BYTES_MAX) } else { hop };
+        self.fill_from(offset)
+    }
+
+    /// Reads on so that these bytes, which lie inside the file, are held together, unless they are too many: for who goes
+    /// over them twice.
+    pub(super) fn hold(&mut self, offset: u64, len: u64) -> Result<()> {
+        let end = self.start + self.data.len() as u64;
+        let held = (self.start..end).contains(&offset) && len <= end - offset;
+        if held || len > WINDOW_BYTES_MAX {
+            return Ok(());
+        }
+        self.ahead = WINDOW_BYTES_MAX;
+        self.fill_from(offset)
+    }
+
+    fn fill_from(&mut self, offset: u64) -> Result<()> {
         let unit = self.file.unit().max(BLOCK);
         let stop = (offset + self.ahead).next_multiple_of(unit).min(self.bytes());
         let piece = self.file.piece(offset, stop - offset)?;

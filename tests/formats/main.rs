@@ -393,6 +393,7 @@ fn a_megatron_index_that_leads_out_of_its_bin_is_an_error() {
         (34, &(-1i32).to_le_bytes()),
         (42, &5i64.to_le_bytes()),
         (42, &i64::MAX.to_le_bytes()),
+        (42, &(-1i64).to_le_bytes()),
     ] {
         let mut damaged = whole.clone();
         damaged[at..at + bytes.len()].copy_from_slice(bytes);
@@ -402,6 +403,62 @@ fn a_megatron_index_that_leads_out_of_its_bin_is_an_error() {
         assert_eq!(gone, 1, "{at} {bytes:?}");
         assert_eq!(dataset.check().unwrap_err().path(), Some(idx.as_path()));
     }
+}
+
+#[test]
+fn documents_of_megatron_end_after_they_begin() {
+    let dir = tempfile::tempdir().unwrap();
+    let idx = writers::megatron(&dir.path().join("x"), 8, 2, &[vec![1; 6], vec![2; 4], vec![3; 2]], None);
+    let mut bytes = std::fs::read(&idx).unwrap();
+    let bounds = bytes.len() - 4 * 8;
+    bytes[bounds + 8..bounds + 16].copy_from_slice(&3u64.to_le_bytes());
+    std::fs::write(&idx, bytes).unwrap();
+    let error = Dataset::open(&[&idx]).unwrap_err();
+    assert!(error.to_string().contains("bound 2 of documents is 2"), "{error}");
+}
+
+/// Mutants that this catches: varints read as text, in a batch and through a sidecar.
+#[test]
+fn integers_of_an_example_are_what_was_written() {
+    let (dir, indexes) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let records: Vec<_> = (45..=60u8).map(|i| writers::example(&[("label".into(), 3, vec![i])])).collect();
+    let several = writers::example(&[("label".into(), 3, vec![49, 50])]);
+    let path = writers::tfrecord(dir.path().join("a.tfrecord"), &[records, vec![several]].concat());
+    let options = Dataset::options().index_dir(indexes.path());
+    for sidecars in [0, 1] {
+        let dataset = options.open(&[&path]).unwrap();
+        assert_eq!(dataset.index_state().sidecars, sidecars);
+        assert!(dataset.fields()[0].varints);
+        let builder = Loader::builder(dataset).device(Device::host()).batch_size(17).shuffle(Shuffle::Sequential);
+        let mut loader = builder.build().unwrap();
+        let batch = loader.epoch(0).next().unwrap().unwrap();
+        let labels = batch.field("label").unwrap();
+        for i in 0..16 {
+            assert_eq!(labels.integer(i).unwrap(), Some(45 + i as i64));
+        }
+        assert!(labels.integer(16).unwrap_err().to_string().contains("dataset::varints"));
+        options.index(&[&path], &Indexing::default(), &|_| true).unwrap();
+    }
+}
+
+/// Mutants that this catches: each shard asked for itself what its records are; kinds compared within a shard only.
+#[test]
+fn shards_of_tfrecords_are_of_one_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let put = |name: &str, record: Vec<u8>| writers::tfrecord(dir.path().join(name), &[record]);
+    let ints = put("a.tfrecord", writers::example(&[("x".into(), 3, vec![1])]));
+    let bytes = put("b.tfrecord", writers::example(&[("x".into(), 1, vec![1])]));
+    let plain = put("c.tfrecord", b"plain text".to_vec());
+    let nothing = writers::tfrecord(dir.path().join("d.tfrecord"), &[]);
+    for (shards, what) in
+        [([&ints, &bytes], "another kind"), ([&ints, &plain], "whole records"), ([&plain, &ints], "Examples")]
+    {
+        let error = Dataset::open(&shards).unwrap_err();
+        assert_eq!(error.path(), Some(shards[1].as_path()));
+        assert!(error.to_string().contains(what), "{error}");
+        assert_eq!(Dataset::options().examples(false).open(&shards).unwrap().len(), 2);
+    }
+    assert_eq!(Dataset::open(&[&nothing, &ints]).unwrap().len(), 1);
 }
 
 /// A name, the number of its list, and its bytes.

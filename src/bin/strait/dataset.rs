@@ -19,6 +19,9 @@ pub(crate) struct DatasetOptions {
     /// Size of one sample in raw files
     #[arg(long, value_name = "SIZE", value_parser = size::parse_nonzero)]
     pub(crate) record_bytes: Option<u64>,
+    /// Whether TFRecords are tf.train.Examples with features, or whole records [default: what the first record is]
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) examples: Option<bool>,
     /// Where sidecar indexes are [default: beside their shards, else in the cache directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) index_dir: Option<PathBuf>,
@@ -36,6 +39,9 @@ impl DatasetOptions {
         }
         if let Some(bytes) = self.record_bytes {
             options = options.record_bytes(bytes);
+        }
+        if let Some(examples) = self.examples {
+            options = options.examples(examples);
         }
         match &self.index_dir {
             Some(directory) => options.index_dir(directory),

@@ -94,5 +94,5 @@ fn field(leaf: &Leaf, fixed_bytes: Option<u64>) -> Field {
             (Some(dtype), len.map(|len| Arc::from([len])))
         }
     };
-    Field { name: leaf.name.as_str().into(), fixed_bytes, dtype, shape, text: leaf.kind == Kind::Text }
+    Field { name: leaf.name.as_str().into(), fixed_bytes, dtype, shape, text: leaf.kind == Kind::Text, varints: false }
 }

@@ -126,6 +126,7 @@ fn raw_shard(path: &Path, columns: &[Column], samples: u64, bytes: u64) -> Resul
         fixed_bytes,
         dtype: column.dtype,
         shape: column.shape.as_deref().map(Into::into),
+        varints: false,
         text: column.text,
     };
     let fields = columns.iter().zip(&placed.fixed_bytes).map(field).collect();

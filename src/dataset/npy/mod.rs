@@ -38,8 +38,14 @@ fn index(path: &Path, _: &Options) -> Result<Indexed> {
     let got = read_at(&file, path, 0, &mut start)?;
     let array = parse(&start[..got], bytes).map_err(|problem| problem.of(path))?;
     let shape = array.dtype.map(|_| array.shape.into());
-    let field =
-        Field { name: "array".into(), fixed_bytes: Some(array.row_bytes), dtype: array.dtype, shape, text: false };
+    let field = Field {
+        name: "array".into(),
+        fixed_bytes: Some(array.row_bytes),
+        dtype: array.dtype,
+        shape,
+        text: false,
+        varints: false,
+    };
     Ok(Indexed {
         path: path.into(),
         bytes,
@@ -142,7 +148,8 @@ fn element(descr: &Descr) -> Result<(Option<DType>, u64), String> {
     let size: u64 = size.parse().map_err(|_| unknown())?;
     let big = match order {
         "<" | "|" | "=" => false,
-        ">" => size > 1 && !["S", "V"].contains(&kind),
+        // A character of text has four bytes, whatever their number.
+        ">" => kind == "U" || (size > 1 && !["S", "V"].contains(&kind)),
         _ => return Err(unknown()),
     };
     if big {
@@ -233,6 +240,7 @@ mod tests {
     fn what_cannot_be_read_says_what_to_do() {
         for (descr, order, shape, bytes, words) in [
             ("'>f4'", "False", "(2,)", 8, "newbyteorder"),
+            ("'>U1'", "False", "(2,)", 8, "newbyteorder"),
             ("'|O'", "False", "(2,)", 16, "pickle"),
             ("[('x', '<f4')]", "False", "(2,)", 8, "part as an array of its own"),
             ("'<f4'", "True", "(2, 3)", 24, "ascontiguousarray"),

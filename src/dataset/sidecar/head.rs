@@ -9,7 +9,7 @@ use super::Stamp;
 use crate::dtype::DType;
 
 pub(super) const MAGIC: [u8; 8] = *b"STRAITIX";
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Reads as another number where bytes are read in the other order.
 const ORDER: u32 = 0x0102_0304;
 
@@ -114,12 +114,12 @@ impl Head {
 
 impl Column {
     fn encode(&self, out: &mut Vec<u8>) {
-        let Field { name, fixed_bytes, dtype, shape, text } = &self.field;
+        let Field { name, fixed_bytes, dtype, shape, varints, text } = &self.field;
         let (kind, cells) = match &self.cells {
             Cells::Even { first, stride, len } => (0, [*first, *stride, *len, 0, 0, 0]),
-            Cells::Pairs { offset, len } => {
+            Cells::Pairs { offset, len, lacking } => {
                 let ([a, b, c], [d, e, f]) = (words_of(offset), words_of(len));
-                (1, [a, b, c, d, e, f])
+                (if *lacking { 1 } else { 3 }, [a, b, c, d, e, f])
             }
             Cells::Between { edges, start, end } => {
                 let [a, b, c] = words_of(edges);
@@ -129,7 +129,10 @@ impl Column {
         // A type is stored by its place in the list of types, which is only ever added to.
         let dtype = dtype.and_then(|dtype| DType::all().position(|own| own == dtype)).map_or(NONE, |at| at as u64);
         let dims = shape.as_ref().map_or(NONE, |shape| shape.len() as u64);
-        let flags = u64::from(fixed_bytes.is_some()) | u64::from(self.crcs.is_some()) << 1 | u64::from(*text) << 3;
+        let flags = u64::from(fixed_bytes.is_some())
+            | u64::from(self.crcs.is_some()) << 1
+            | u64::from(*varints) << 2
+            | u64::from(*text) << 3;
         let what = name.len() as u64 | dtype << 16 | dims << 24 | kind << 32 | flags << 40;
         let crcs = self.crcs.map_or([0, 0], |crcs| [crcs.at, crcs.stride]);
         let words = [what, fixed_bytes.unwrap_or(0), self.largest].into_iter().chain(cells).chain(crcs);
@@ -150,7 +153,9 @@ impl Column {
         let [a, b, c, d, e, f] = cell;
         let cells = match byte(32) {
             0 => Cells::Even { first: a, stride: b, len: c },
-            1 => Cells::Pairs { offset: numbers_of([a, b, c]), len: numbers_of([d, e, f]) },
+            kind @ (1 | 3) => {
+                Cells::Pairs { offset: numbers_of([a, b, c]), len: numbers_of([d, e, f]), lacking: kind == 1 }
+            }
             2 => Cells::Between { edges: numbers_of([a, b, c]), start: bound_of(d), end: bound_of(e) },
             kind => return Err(format!("a table of kind {kind}, which is not known")),
         };
@@ -168,8 +173,8 @@ impl Column {
         let name = std::str::from_utf8(words.take(len)?).map_err(|_| "a field's name is not UTF-8")?.into();
         words.take(len.next_multiple_of(8) - len)?;
         let fixed_bytes = (byte(40) & 1 != 0).then_some(fixed_bytes);
-        let text = byte(40) & 8 != 0;
-        Ok(Column { field: Field { name, fixed_bytes, dtype, shape, text }, largest, cells, crcs })
+        let field = Field { name, fixed_bytes, dtype, shape, varints: byte(40) & 4 != 0, text: byte(40) & 8 != 0 };
+        Ok(Column { field, largest, cells, crcs })
     }
 }
 
@@ -239,16 +244,20 @@ mod tests {
         };
         let cells = prop_oneof![
             any::<(u64, u64, u64)>().prop_map(|(first, stride, len)| Cells::Even { first, stride, len }),
-            (numbers(), numbers()).prop_map(|(offset, len)| Cells::Pairs { offset, len }),
+            (numbers(), numbers(), any::<bool>()).prop_map(|(offset, len, lacking)| Cells::Pairs {
+                offset,
+                len,
+                lacking
+            }),
             (numbers(), bound(), bound()).prop_map(|(edges, start, end)| Cells::Between { edges, start, end }),
         ];
         let dtype = prop::option::of(prop::sample::select(DType::all().collect::<Vec<_>>()));
         let shape = prop::option::of(prop::collection::vec(any::<u64>(), 0..5));
         let crcs = prop::option::of((any::<u64>(), any::<u64>()));
-        let field = ("\\PC{0,12}", any::<Option<u64>>(), dtype, shape, any::<bool>());
+        let field = ("\\PC{0,12}", any::<Option<u64>>(), dtype, shape, any::<bool>(), any::<bool>());
         (field, any::<u64>(), cells, crcs).prop_map(
-            |((name, fixed_bytes, dtype, shape, text), largest, cells, crcs)| Column {
-                field: Field { name: name.into(), fixed_bytes, dtype, shape: shape.map(Into::into), text },
+            |((name, fixed_bytes, dtype, shape, varints, text), largest, cells, crcs)| Column {
+                field: Field { name: name.into(), fixed_bytes, dtype, shape: shape.map(Into::into), varints, text },
                 largest,
                 cells,
                 crcs: crcs.map(|(at, stride)| Numbers { at, stride, wide: false, unit: 1 }),
@@ -311,6 +320,7 @@ mod tests {
             fixed_bytes: Some(2),
             dtype: Some(DType::U16),
             shape: Some([].into()),
+            varints: false,
             text: true,
         };
         let cells = Cells::Even { first: 1, stride: 2, len: 3 };
@@ -325,7 +335,7 @@ mod tests {
         };
         let hex: String = head.encode(16).iter().map(|byte| format!("{byte:02x}")).collect();
         let word = |number: u64| number.to_le_bytes().map(|byte| format!("{byte:02x}")).concat();
-        let start = "53545241495449580100000004030201".to_owned();
+        let start = "53545241495449580200000004030201".to_owned();
         let words = [192, 208, 5, u64::MAX, 6, 7, 8, 9, 3 | 1 << 16 | 1 << 32].map(word).concat();
         let column = [3 | 3 << 16 | 9 << 40, 2, 10, 1, 2, 3, 0, 0, 0, 0, 0].map(word).concat();
         let end = "6162630000000000".to_owned() + "0b000000";

@@ -49,7 +49,7 @@ impl Table {
         let fit = |cells: &Cells| match cells {
             Cells::Even { .. } => true,
             Cells::Between { edges, .. } => rows < u64::MAX && edges.fit(&body, rows + 1),
-            Cells::Pairs { offset, len } => offset.fit(&body, rows) && len.fit(&body, rows),
+            Cells::Pairs { offset, len, .. } => offset.fit(&body, rows) && len.fit(&body, rows),
         };
         if !columns.iter().all(fit) || columns.len() >= usize::from(NO_COLUMN) {
             return Err(body.damaged(0, format!("{} bytes do not hold {rows} samples", body.len())));
@@ -154,8 +154,8 @@ impl Table {
                 let offset = row.checked_mul(*stride).and_then(|at| at.checked_add(*first));
                 (offset, offset.and_then(|offset| offset.checked_add(*len)))
             }
-            Cells::Pairs { offset, len } => {
-                let Some(offset) = offset.get(body, row)? else { return Ok(None) };
+            Cells::Pairs { offset, len, lacking } => {
+                let Some(offset) = offset.get(body, row)? else { return Ok((!lacking).then_some((None, None))) };
                 (Some(offset), len.get(body, row)?.and_then(|len| offset.checked_add(len)))
             }
             Cells::Between { edges, start, end } => {

@@ -10,8 +10,9 @@ pub(in crate::dataset) enum Cells {
     Even { first: u64, stride: u64, len: u64 },
     /// Row `i` between edge `i` and edge `i + 1`, of which there is one more than rows.
     Between { edges: Numbers, start: Bound, end: Bound },
-    /// An offset and a length of its own. Rows that lack the field have all bits of the stored offset set.
-    Pairs { offset: Numbers, len: Numbers },
+    /// An offset and a length of its own. Rows that lack the field have all bits of the stored offset set, where rows
+    /// can lack it (`lacking`); elsewhere that is no offset.
+    Pairs { offset: Numbers, len: Numbers, lacking: bool },
 }
 
 /// A place relative to a row's edges.
@@ -75,7 +76,9 @@ impl Cells {
         match self {
             Cells::Even { .. } => self,
             Cells::Between { edges, start, end } => Cells::Between { edges: edges.moved_by(bytes), start, end },
-            Cells::Pairs { offset, len } => Cells::Pairs { offset: offset.moved_by(bytes), len: len.moved_by(bytes) },
+            Cells::Pairs { offset, len, lacking } => {
+                Cells::Pairs { offset: offset.moved_by(bytes), len: len.moved_by(bytes), lacking }
+            }
         }
     }
 }

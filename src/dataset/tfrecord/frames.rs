@@ -38,6 +38,12 @@ impl<'p> Frames<'p> {
             return Ok(None);
         }
         if left < HEAD + TAIL {
+            // What is compressed may be shorter than a record, and says of itself what it is.
+            let mut head = [0; HEAD as usize];
+            source.read(at, &mut head[..left.min(HEAD) as usize])?;
+            if compressed(&head).is_some() && at == 0 {
+                return Err(self.no_frame(at, &head));
+            }
             return Err(self.bad(at, format!("the file ends {left} bytes into a record: it was truncated")));
         }
         let mut head = [0; HEAD as usize];
@@ -55,6 +61,8 @@ impl<'p> Frames<'p> {
         let record = at + HEAD..at + HEAD + len;
         self.next = record.end + TAIL;
         if self.verify {
+            // Its features are looked up next.
+            source.hold(record.start, len + TAIL)?;
             self.verify(&record, source)?;
         }
         Ok(Some(record))
@@ -83,12 +91,7 @@ impl<'p> Frames<'p> {
     }
 
     fn no_frame(&self, at: u64, head: &[u8; HEAD as usize]) -> Error {
-        let compressed = match head {
-            [0x1f, 0x8b, ..] => Some(("gzip", "gunzip")),
-            [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..] => Some(("zlib", "zlib-flate -uncompress")),
-            _ => None,
-        };
-        match compressed.filter(|_| at == 0) {
+        match compressed(head).filter(|_| at == 0) {
             Some((kind, remedy)) => self.bad(
                 at,
                 format!(
@@ -105,6 +108,15 @@ impl<'p> Frames<'p> {
 
     fn bad(&self, at: u64, problem: impl Into<String>) -> Error {
         Error::format(self.path, at, problem)
+    }
+}
+
+/// What the file is compressed with, and what undoes it.
+fn compressed(head: &[u8; HEAD as usize]) -> Option<(&'static str, &'static str)> {
+    match head {
+        [0x1f, 0x8b, ..] => Some(("gzip", "gunzip")),
+        [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..] => Some(("zlib", "zlib-flate -uncompress")),
+        _ => None,
     }
 }
 
@@ -167,6 +179,9 @@ mod tests {
             let error = all(&[start, &[0; 20]].concat(), false).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
+        // `zlib.compress(b"")`.
+        let error = all(b"\x78\x9c\x03\0\0\0\0\x01", false).unwrap_err().to_string();
+        assert!(error.contains("zlib"), "{error}");
         for len in [u64::MAX, u64::MAX - 15, 1 << 63, 4] {
             let length = len.to_le_bytes();
             let bytes = [&length[..], &masked(crc32c::crc32c(&length)).to_le_bytes(), b"abc", &[0; 4]].concat();

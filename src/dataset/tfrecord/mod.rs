@@ -209,7 +209,14 @@ impl<'p> Columns<'p> {
             let fixed_bytes = self.builder.fixed_bytes(column);
             let dtype = (named.kind == Kind::Floats).then_some(DType::F32);
             let shape = dtype.and(fixed_bytes).map(|bytes| [bytes / 4].into());
-            Field { name: named.name.clone(), fixed_bytes, dtype, shape, text: false }
+            Field {
+                name: named.name.clone(),
+                fixed_bytes,
+                dtype,
+                shape,
+                text: false,
+                varints: named.kind == Kind::Ints,
+            }
         };
         self.named.iter().enumerate().map(field).collect()
     }

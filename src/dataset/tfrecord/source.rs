@@ -8,6 +8,11 @@ pub(super) trait Source {
     /// What is there from `offset` on: at least one byte, not necessarily all. `offset` lies inside.
     fn from(&mut self, offset: u64) -> Result<&[u8]>;
 
+    /// Has these bytes at hand together, where that is possible.
+    fn hold(&mut self, _offset: u64, _len: u64) -> Result<()> {
+        Ok(())
+    }
+
     /// Fills `out` from `offset` on; all of it lies inside.
     fn read(&mut self, mut offset: u64, mut out: &mut [u8]) -> Result<()> {
         while !out.is_empty() {
@@ -24,6 +29,10 @@ pub(super) trait Source {
 impl Source for Window<'_> {
     fn from(&mut self, offset: u64) -> Result<&[u8]> {
         Window::from(self, offset)
+    }
+
+    fn hold(&mut self, offset: u64, len: u64) -> Result<()> {
+        Window::hold(self, offset, len)
     }
 }
 

@@ -95,6 +95,15 @@ impl Shown {
 
 /// What the bytes say: numbers where their type is known, text where the format or the field's name says so.
 fn value(field: &Field, start: &[u8], len: u64) -> Option<Value> {
+    if field.varints {
+        // The last that are shown may be cut.
+        let whole = start.iter().rposition(|byte| byte & 0x80 == 0).map_or(0, |last| last + 1);
+        let numbers = strait::dataset::varints(&start[..whole])?;
+        return match numbers.as_slice() {
+            [one] if len == whole as u64 => Some(json!(one)),
+            numbers => Some(json!(numbers[..numbers.len().min(SHOWN_NUMBERS)])),
+        };
+    }
     if let Some(dtype) = field.dtype {
         let size = dtype.bytes()? as usize;
         let numbers: Vec<Value> =
