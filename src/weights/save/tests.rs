@@ -181,3 +181,17 @@ fn a_fault_at_every_write() {
         }
     }
 }
+
+/// A shard that cannot be named, after one that was: that one goes again.
+#[test]
+fn shards_without_an_index_are_taken_back() {
+    let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let path = directory.path().join("model.safetensors");
+    let tensors = ["a", "b"].map(|name| SaveTensor::new(name, DType::U8, &[4], &[1; 4]));
+    let shards = Shards::plan(&path, &tensors, Some(4)).unwrap();
+    let new = shards.files().iter().map(|file| NewFile::small(file, b"whole", None).unwrap()).collect();
+    std::fs::create_dir(&shards.files()[1]).unwrap();
+    let error = shards.publish(new).unwrap_err();
+    assert!(error.to_string().contains("renaming"), "{error}");
+    assert_eq!(listing(directory.path()), [&*shards.files()[1]]);
+}
