@@ -395,7 +395,6 @@ mod tests {
         }
     }
 
-    /// Mutant that this catches: a shape that is shown as long as it is.
     #[test]
     fn errors_are_short_whatever_the_file_says() {
         let long = "x".repeat(1 << 20);

@@ -162,7 +162,9 @@ impl Builder {
     /// Every tensor needs a digest, of its own or of its file.
     ///
     /// A tensor with a digest of its own is handed over after its own check, and read whole even if only a part is wanted.
-    /// A file with a digest is read whole, and its tensors are handed over after its last byte. Of tensors without bytes
+    /// Where all that is wanted of a file has digests of its own, the file's digest is not compared: then nothing covers its
+    /// header, and names, types and shapes are what it says. Else a file with a digest is read whole, header and all, and
+    /// its tensors are handed over after its last byte. Of tensors without bytes
     /// there is nothing to check: they are handed over at once, and a file of which nothing else is wanted is not read; only
     /// its size is compared.
     pub fn verify(mut self, manifest: Manifest) -> Builder {

@@ -22,7 +22,7 @@ The manifest is JSON: {\"format\": \"strait-manifest\", \"version\": 1, \"files\
 count from the start of the file; a digest is algorithm:hexadecimal.
 
 crc32c and xxh3-64 find damage, and keep up with any disk. sha256 also finds what somebody has changed on purpose, if the \
-manifest comes from elsewhere.
+manifest comes from elsewhere; take it per file then, since digests of tensors do not cover the header.
 
 Files are read directly (O_DIRECT) where the file system can: hashing does not push other files out of memory.
 
