@@ -4,6 +4,7 @@
 mod common;
 #[cfg(feature = "compressed")]
 mod compressed;
+mod read_back;
 mod writers;
 
 use std::collections::BTreeMap;
@@ -47,6 +48,7 @@ fn by_loader(dataset: &Dataset) -> Vec<Sample> {
     let mut samples = BTreeMap::new();
     for batch in loader.epoch(0) {
         let batch = batch.unwrap();
+        assert_eq!(batch.fields(), dataset.fields());
         for (i, &id) in batch.samples().iter().enumerate().take(batch.len() - batch.padded() as usize) {
             let field = |field: &strait::dataset::Field| {
                 let bytes = batch.field(&field.name).unwrap().host_bytes(i).unwrap();
@@ -118,11 +120,13 @@ fn one_field(name: &str, values: &[Vec<u8>]) -> Vec<Sample> {
     values.iter().map(|value| sample(&[(name, value)])).collect()
 }
 
-/// Both ways, the second through a loader with its rings and regions.
+/// Both ways, the second through a loader with its rings and regions, which refuses to load nothing.
 #[track_caller]
 fn check_all(dataset: &Dataset, format: &str, want: &[Sample]) {
     check(dataset, format, want);
-    assert_eq!(plain(by_loader(dataset)), plain(want.to_vec()));
+    if !want.is_empty() {
+        assert_eq!(plain(by_loader(dataset)), plain(want.to_vec()));
+    }
 }
 
 #[test]
@@ -264,7 +268,7 @@ fn mds_and_litdata_hold_samples_around_the_edges_of_blocks() {
     let dir = disk_directory();
     let items: Vec<Vec<Vec<u8>>> =
         lens.iter().map(|&len| vec![bytes_of(len, 0, len), bytes_of(9, 0, 8), vec![1; 4]]).collect();
-    let path = writers::litdata(dir.path(), "PyTreeLoader", &["jpeg", "int", "no_header_numpy:5"], &items);
+    let path = writers::litdata(dir.path(), "PyTreeLoader", &["jpeg", "int", "no_header_numpy:5"], &[&items]);
     let want = |item: &Vec<Vec<u8>>| sample(&[("0", &item[0]), ("1", &item[1]), ("2", &item[2])]);
     let dataset = open(&path);
     check_all(&dataset, "litdata", &items.iter().map(want).collect::<Vec<_>>());
@@ -272,7 +276,7 @@ fn mds_and_litdata_hold_samples_around_the_edges_of_blocks() {
     assert_eq!(shapes, [(None, None), (Some("i64"), Some(&[][..])), (Some("u16"), Some(&[2][..]))]);
     let tokens = edges(&EVEN);
     let items: Vec<Vec<Vec<u8>>> = tokens.iter().map(|tokens| vec![tokens.clone()]).collect();
-    let path = writers::litdata(dir.path(), "TokensLoader", &["no_header_tensor:20"], &items);
+    let path = writers::litdata(dir.path(), "TokensLoader", &["no_header_tensor:20"], &[&items]);
     check_all(&open(&path), "litdata", &one_field("tokens", &tokens));
 }
 
@@ -375,7 +379,7 @@ fn windows_go_over_the_tokens_of_every_format_that_has_some() {
     let joined = Dataset::concat(vec![datasets[4].clone()]).unwrap();
     assert_eq!(windows(&joined, 50, 2), want);
     let items: Vec<Vec<Vec<u8>>> = documents.iter().map(|tokens| vec![tokens.clone()]).collect();
-    let litdata = open(&writers::litdata(dir.path(), "TokensLoader", &["no_header_tensor:20"], &items));
+    let litdata = open(&writers::litdata(dir.path(), "TokensLoader", &["no_header_tensor:20"], &[&items]));
     assert_eq!(windows(&litdata, 50, 5), want);
     let records =
         Loader::builder(Dataset::records(&both(".bin", &raw), 2).unwrap()).device(Device::host()).windows(5, 5);

@@ -19,14 +19,25 @@ fn put(path: PathBuf, bytes: &[u8]) -> PathBuf {
 
 /// `descr` and the shape of a row are up to the caller; rows are given as bytes.
 pub fn npy(path: PathBuf, version: u8, descr: &str, row_shape: &str, rows: &[Vec<u8>]) -> PathBuf {
-    let dictionary = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({},{row_shape}), }}", rows.len());
+    npy_padded(path, (version, 64, 0), descr, &format!("({},{row_shape})", rows.len()), &rows.concat())
+}
+
+/// The same of a whole shape and all bytes; the header ends at a multiple of some bytes, or so many spaces behind it.
+pub fn npy_padded(
+    path: PathBuf,
+    (version, multiple, more): (u8, usize, usize),
+    descr: &str,
+    shape: &str,
+    bytes: &[u8],
+) -> PathBuf {
+    let dictionary = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
     let prefix = if version == 1 { 10 } else { 12 };
-    let len = (prefix + dictionary.len() + 1).next_multiple_of(64) - prefix;
+    let len = (prefix + dictionary.len() + 1).next_multiple_of(multiple) + more - prefix;
     let mut file = b"\x93NUMPY".to_vec();
     file.extend([version, 0]);
     file.extend(&(len as u32).to_le_bytes()[..prefix - 8]);
     file.extend(format!("{dictionary:<width$}\n", width = len - 1).bytes());
-    file.extend(rows.concat());
+    file.extend(bytes);
     put(path, &file)
 }
 
@@ -73,13 +84,18 @@ pub fn megatron(prefix: &Path, code: u8, item_bytes: usize, sequences: &[Vec<u8>
 
 /// Safetensors of the tensors (name, type, shape, bytes), in the order given.
 pub fn safetensors(path: PathBuf, tensors: &[(&str, &str, Vec<u64>, Vec<u8>)]) -> PathBuf {
+    safetensors_padded(path, 0, tensors)
+}
+
+/// The same with so many spaces behind the header.
+pub fn safetensors_padded(path: PathBuf, spaces: usize, tensors: &[(&str, &str, Vec<u64>, Vec<u8>)]) -> PathBuf {
     let mut at = 0;
     let entries = tensors.iter().map(|(name, dtype, shape, bytes)| {
         let from = at;
         at += bytes.len();
         format!("\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{from},{at}]}}")
     });
-    let header = format!("{{{}}}", entries.collect::<Vec<_>>().join(","));
+    let header = format!("{{{}}}{:spaces$}", entries.collect::<Vec<_>>().join(","), "");
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend(header.bytes());
     tensors.iter().for_each(|tensor| file.extend(&tensor.3));
@@ -205,20 +221,23 @@ pub fn mds(directory: &Path, columns: &[Column], samples: &[Sample], first: usiz
     directory.to_owned()
 }
 
-/// LitData: leaves in order, or tokens (`loader` "TokensLoader"), one file; gives the directory.
-pub fn litdata(directory: &Path, loader: &str, formats: &[&str], items: &[Vec<Vec<u8>>]) -> PathBuf {
+/// LitData: leaves in order, or tokens (`loader` "TokensLoader"), a file for each list of items; gives the directory.
+pub fn litdata(directory: &Path, loader: &str, formats: &[&str], files: &[&[Vec<Vec<u8>>]]) -> PathBuf {
     let body = |leaves: &Vec<Vec<u8>>| {
         let sizes = leaves.iter().flat_map(|leaf| (leaf.len() as u32).to_le_bytes());
         let sizes: Vec<u8> = if loader == "TokensLoader" { vec![] } else { sizes.collect() };
         [sizes, leaves.concat()].concat()
     };
-    put(directory.join("chunk-0-0.bin"), &with_offsets(b"", &items.iter().map(body).collect::<Vec<_>>()));
+    let entry = |(i, items): (usize, &&[Vec<Vec<u8>>])| {
+        let name = format!("chunk-0-{i}.bin");
+        put(directory.join(&name), &with_offsets(b"", &items.iter().map(body).collect::<Vec<_>>()));
+        format!("{{\"chunk_bytes\":1,\"chunk_size\":{},\"dim\":null,\"filename\":\"{name}\"}}", items.len())
+    };
+    let entries = files.iter().enumerate().map(entry).collect::<Vec<_>>().join(",");
     let formats = formats.iter().map(|format| format!("\"{format}\"")).collect::<Vec<_>>().join(",");
     let index = format!(
-        "{{\"chunks\":[{{\"chunk_bytes\":1,\"chunk_size\":{},\"dim\":null,\"filename\":\"chunk-0-0.bin\"}}],\"config\":\
-         {{\"chunk_bytes\":1,\"chunk_size\":null,\"compression\":null,\"data_format\":[{formats}],\"data_spec\":null,\
-         \"encryption\":null,\"item_loader\":\"{loader}\"}}}}",
-        items.len()
+        "{{\"chunks\":[{entries}],\"config\":{{\"chunk_bytes\":1,\"chunk_size\":null,\"compression\":null,\
+         \"data_format\":[{formats}],\"data_spec\":null,\"encryption\":null,\"item_loader\":\"{loader}\"}}}}"
     );
     put(directory.join("index.json"), index.as_bytes());
     directory.to_owned()
