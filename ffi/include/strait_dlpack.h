@@ -1,5 +1,5 @@
 /*
- * The structures of DLPack 1.1 (dlpack.h of github.com/dmlc/dlpack) as far as strait fills them in, for programs that do
+ * The structures of DLPack 1.1 (dlpack.h) as far as strait fills them in, for programs that do
  * not have that header. With it, include it first: this one then adds nothing.
  */
 #ifndef STRAIT_DLPACK_H

@@ -1,6 +1,6 @@
 //! DLPack
 //!
-//! The structures by which frameworks hand tensors to each other, as `dlpack.h` 1.1 has them (github.com/dmlc/dlpack).
+//! The structures by which frameworks hand tensors to each other, as `dlpack.h` 1.1 has them.
 //! `strait.h` only names them: include `dlpack.h`, or `strait_dlpack.h`, before using what is inside.
 
 use std::ffi::c_void;
