@@ -104,7 +104,7 @@ fn what_a_format_calls_text_is_on_the_host_by_default() {
     let sample = writers::sample(&[("story", "größer als acht".as_bytes()), ("image", b"\xff\xd8 and more of it")]);
     writers::mds(mds.path(), &[("story", "str", None), ("image", "jpeg", None)], &vec![sample; 8], 8);
     let item = vec!["größer als acht".as_bytes().to_vec(), b"\xff\xd8 and more of it".to_vec()];
-    writers::litdata(litdata.path(), "PyTreeLoader", &["str", "jpeg"], &vec![item; 8]);
+    writers::litdata(litdata.path(), "PyTreeLoader", &["str", "jpeg"], &[&vec![item; 8]]);
     for ((path, text, image), indexed) in [(mds.path(), "story", "image"), (litdata.path(), "0", "1")]
         .into_iter()
         .flat_map(|case| [(case, false), (case, true)])
