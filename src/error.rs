@@ -255,6 +255,11 @@ impl Error {
         Error::Format { path: path.into().into(), offset, problem: problem.into() }
     }
 
+    /// A thread that could not be started: there is no memory, or no number, for one more.
+    pub(crate) fn thread(what: &'static str, source: &io::Error) -> Error {
+        Error::Memory { what, bytes: 0, errno: source.raw_os_error().unwrap_or(libc::EAGAIN) }
+    }
+
     pub(crate) fn open(path: impl Into<PathBuf>, source: &io::Error) -> Error {
         Error::Open { path: path.into().into(), errno: source.raw_os_error().unwrap_or(libc::EIO) }
     }

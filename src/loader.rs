@@ -72,12 +72,10 @@ impl Loader {
                 let _ = engine_shared.stopped.set(format!("it panicked: {text}"));
             }
         };
-        let no_thread = |e: std::io::Error| Error::Memory {
-            what: "the engine's thread",
-            bytes: 0,
-            errno: e.raw_os_error().unwrap_or(libc::EAGAIN),
-        };
-        thread::Builder::new().name("strait-engine".into()).spawn(body).map_err(no_thread)?;
+        thread::Builder::new()
+            .name("strait-engine".into())
+            .spawn(body)
+            .map_err(|e| Error::thread("the engine's thread", &e))?;
         let start = Instant::now();
         let bound = shared.deadline.max(Duration::from_secs(60)); // a driver may take seconds to wake a GPU
         match answer.recv_timeout(bound) {

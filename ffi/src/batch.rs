@@ -320,10 +320,7 @@ pub unsafe extern "C" fn strait_batch_release_on(
         let held = live::<Kept>(batch, "batch")?.held.clone();
         held.behind(stream)?;
         drop(take::<Kept>(batch, "batch")?);
-        match Arc::into_inner(held) {
-            Some(mut last) => Ok(last.give_back()?),
-            None => Ok(()),
-        }
+        Ok(Held::let_go(held)?)
     })
 }
 

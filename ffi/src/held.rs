@@ -9,7 +9,7 @@
 //!                                                                                 device, then released on the last
 //! ```
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use strait::device::RawStream;
 use strait::{Batch, Device, Error, weights};
@@ -117,8 +117,13 @@ impl<T: Lent> Held<T> {
         Err(Failure::new(strait_status::Config, format!("stream {stream}: {problem}")))
     }
 
+    /// Gives up one share; what is lent goes back with the last.
+    pub(crate) fn let_go(held: Arc<Held<T>>) -> Result<(), Error> {
+        Arc::into_inner(held).map_or(Ok(()), |mut last| last.give_back())
+    }
+
     /// Gives it back, and says how that went.
-    pub(crate) fn give_back(&mut self) -> Result<(), Error> {
+    fn give_back(&mut self) -> Result<(), Error> {
         let Some(lent) = self.lent.take() else { return Ok(()) };
         if self.forks != forks() {
             // The engine and the memory are the parent's.

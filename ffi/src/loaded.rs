@@ -145,10 +145,7 @@ pub unsafe extern "C" fn strait_tensor_release_on(
         let held = live::<Loaded>(tensor, "tensor")?.held.clone();
         held.behind(stream)?;
         drop(take::<Loaded>(tensor, "tensor")?);
-        match Arc::into_inner(held) {
-            Some(mut last) => Ok(last.give_back()?),
-            None => Ok(()),
-        }
+        Ok(Held::let_go(held)?)
     })
 }
 

@@ -60,12 +60,10 @@ impl Worker {
         let (give, take) = channel::bounded::<Job>(jobs);
         let (give_back, take_back) = channel::bounded(jobs);
         let life = move || take.iter().try_for_each(|job| give_back.send(job.done())).unwrap_or(());
-        let no_thread = |e: std::io::Error| Error::Memory {
-            what: "the worker's thread",
-            bytes: 0,
-            errno: e.raw_os_error().unwrap_or(libc::EAGAIN),
-        };
-        let thread = thread::Builder::new().name("strait-worker".into()).spawn(life).map_err(no_thread)?;
+        let thread = thread::Builder::new()
+            .name("strait-worker".into())
+            .spawn(life)
+            .map_err(|e| Error::thread("the worker's thread", &e))?;
         let _ = take_back.recv_timeout(FIRST_WAIT);
         Ok(Worker { hands: Hands::Thread { jobs: Some(give), ended: take_back, thread: Some(thread) }, ended, out: 0 })
     }

@@ -381,12 +381,10 @@ fn start_within(bound: Duration, mut builder: Builder, clock: Clock) -> Result<L
             let _ = engine_shared.stopped.set(format!("it panicked: {text}"));
         }
     };
-    let no_thread = |e: std::io::Error| Error::Memory {
-        what: "the engine's thread",
-        bytes: 0,
-        errno: e.raw_os_error().unwrap_or(libc::EAGAIN),
-    };
-    thread::Builder::new().name("strait-engine".into()).spawn(body).map_err(no_thread)?;
+    thread::Builder::new()
+        .name("strait-engine".into())
+        .spawn(body)
+        .map_err(|e| Error::thread("the engine's thread", &e))?;
     let start = Instant::now();
     match answer.recv_timeout(bound) {
         Ok(ready) => ready?,

@@ -153,12 +153,13 @@ fn start(mut sums: Sums, done: Sender<Checked>, stop: Arc<AtomicBool>) -> Result
             }
         }
     };
-    let no_thread = |e: std::io::Error| Error::Memory {
-        what: "a thread for checksums",
-        bytes: 0,
-        errno: e.raw_os_error().unwrap_or(libc::EAGAIN),
-    };
-    Ok((jobs, thread::Builder::new().name("strait-check".into()).spawn(body).map_err(no_thread)?))
+    Ok((
+        jobs,
+        thread::Builder::new()
+            .name("strait-check".into())
+            .spawn(body)
+            .map_err(|e| Error::thread("a thread for checksums", &e))?,
+    ))
 }
 
 #[cfg(test)]
