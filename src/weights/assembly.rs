@@ -17,6 +17,7 @@ use super::cursor::{Cursor, Limits};
 use super::engine::{Copies, Engine, Shard, State};
 use super::load::{Handed, Load, Output, Shared};
 use super::memory::{Owner, Span, Spot};
+use super::pages::{self, Reached};
 use super::plan::{Check, Plan, Where};
 use super::tensor::Home;
 use crate::assembly::{MakeRing, choose_ring, not_registered, stay_near};
@@ -35,6 +36,7 @@ pub(super) struct Parts {
     config: Config,
     devices: Vec<Device>,
     blocks: Vec<Option<Spot>>,
+    reached: Arc<Reached>,
     files: Arc<[ShardFile]>,
     shared: Arc<Shared>,
     output: Sender<Output>,
@@ -68,6 +70,7 @@ pub(super) fn frame(builder: &Builder, clock: Clock) -> Result<(Parts, Receiver<
     let plan = Plan::new(builder, &devices)?;
     let config = Config { deadline: builder.config.deadline.min(NEVER), ..builder.config.clone() };
     let blocks = blocks(&plan, &devices, &builder.blocks, config.deadline)?;
+    let reached = fault_in(&plan, &blocks, shards_at_once(&config));
     let tensors = builder.checkpoint.shared_tensors();
     let targets = plan.targets.iter().map(|target| Handed {
         place: target.place,
@@ -95,7 +98,7 @@ pub(super) fn frame(builder: &Builder, clock: Clock) -> Result<(Parts, Receiver<
     let (output, inbox) = channel::bounded(plan.targets.len() + 1);
     let files = builder.checkpoint.files().iter();
     let files = files.map(|file| ShardFile { path: file.path.clone(), bytes: file.bytes }).collect();
-    let parts = Parts { plan, config, devices, blocks, files, shared: shared.clone(), output, clock };
+    let parts = Parts { plan, config, devices, blocks, reached, files, shared: shared.clone(), output, clock };
     Ok((parts, inbox, shared))
 }
 
@@ -119,6 +122,22 @@ fn blocks(plan: &Plan, devices: &[Device], own: &[(usize, Place)], deadline: Dur
         }
     };
     devices.iter().enumerate().map(block).collect()
+}
+
+/// No more than can be open: each would close the others' files.
+fn shards_at_once(config: &Config) -> usize {
+    SHARDS_AT_ONCE.min(config.open_files_max)
+}
+
+/// Has the pages of what was allocated faulted in. Only a host device that is the only one has blocks like a file's.
+fn fault_in(plan: &Plan, blocks: &[Option<Spot>], at_once: usize) -> Arc<Reached> {
+    let mut reached = Arc::default();
+    for (block, &bytes) in blocks.iter().zip(&plan.block_bytes) {
+        if let Some(Spot { owner: Owner::Load(memory), .. }) = block {
+            reached = pages::fault_in(memory, bytes, &plan.spans, at_once);
+        }
+    }
+    reached
 }
 
 /// A place of the caller's. Memory of the host device is the host's.
@@ -197,6 +216,7 @@ impl Parts {
             _pinned: pinned,
             limits,
             owners: Arc::new(self.owners()),
+            reached: self.reached,
             plan: self.plan,
             shared: self.shared,
             output: self.output,
@@ -298,9 +318,7 @@ impl Parts {
     fn state(&self) -> State {
         let plan = &self.plan;
         let mut waiting: VecDeque<usize> = (0..plan.shards.len()).filter(|&i| !plan.shards[i].is_empty()).collect();
-        // No more than can be open: each would close the others' files.
-        let at_once = SHARDS_AT_ONCE.min(self.config.open_files_max);
-        let active = waiting.drain(..waiting.len().min(at_once)).collect();
+        let active = waiting.drain(..waiting.len().min(shards_at_once(&self.config))).collect();
         let shards = plan.shards.iter().enumerate().map(|(index, items)| {
             let blocks = &plan.spans[index];
             let span = self.blocks.first().and_then(Option::as_ref).filter(|_| !blocks.is_empty()).map(|block| {

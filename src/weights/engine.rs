@@ -23,6 +23,7 @@ use super::check::{Checked, Checker, Job, Piece};
 use super::cursor::{Cursor, Limits};
 use super::load::{Output, Shared};
 use super::memory::{Copying, Hold, Owner, Span};
+use super::pages::Reached;
 use super::plan::Plan;
 use super::window::{Landing, Window};
 use crate::device::{CopyQueue, RawRows, Seq};
@@ -52,6 +53,7 @@ pub(super) struct Engine {
     pub(super) shared: Arc<Shared>,
     /// All memory that a copy may write to.
     pub(super) owners: Arc<Vec<Owner>>,
+    pub(super) reached: Arc<Reached>,
     pub(super) output: Sender<Output>,
     pub(super) clock: Clock,
     pub(super) state: State,

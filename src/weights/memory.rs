@@ -36,9 +36,6 @@ impl Spot {
     /// Memory of the device, with pages that come when they are written to, if the host can.
     pub(super) fn allocate(device: &Device, bytes: u64, deadline: std::time::Duration) -> Result<Spot> {
         let memory = Arc::new(DeviceMemory::reserve(device, bytes as usize, deadline)?);
-        if memory.host().is_some() {
-            fault_in(&memory, bytes as usize);
-        }
         Ok(Spot { ptr: memory.base(), host: memory.host(), owner: Owner::Load(memory) })
     }
 
@@ -69,28 +66,6 @@ impl Spot {
             Owner::Caller(_) => "the caller's",
         }
     }
-}
-
-/// How much is faulted in between two looks whether anybody still wants it.
-const FAULT_BYTES: usize = 16 << 20;
-
-/// Has a thread fault pages in, last ones first, while reads, which need the first ones first, fault in their own: zeroing
-/// takes longer than a fast disk takes to fill. Where it cannot be started, or the kernel is too old, reads do it all.
-fn fault_in(memory: &Arc<DeviceMemory>, bytes: usize) {
-    let Some(base) = memory.host().map(|base| base.as_ptr().expose_provenance()) else { return };
-    let memory = Arc::downgrade(memory);
-    let work = move || {
-        for at in (0..bytes).step_by(FAULT_BYTES).rev() {
-            let Some(_share) = memory.upgrade() else { return };
-            let stretch = std::ptr::with_exposed_provenance_mut::<libc::c_void>(base + at);
-            // SAFETY: inside the memory, of which this thread has a share until the call has ended. Faulting pages in
-            // changes no byte that has been written.
-            if unsafe { libc::madvise(stretch, FAULT_BYTES.min(bytes - at), libc::MADV_POPULATE_WRITE) } != 0 {
-                return;
-            }
-        }
-    };
-    let _ = std::thread::Builder::new().name("strait-pages".into()).spawn(work);
 }
 
 /// The right to write to a stretch of host-addressable memory. It moves, and is divided; it cannot be copied.

@@ -41,6 +41,7 @@ mod load;
 mod load_sim;
 mod manifest;
 mod memory;
+mod pages;
 mod plan;
 mod rows;
 mod save;
