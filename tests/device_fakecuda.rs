@@ -479,6 +479,14 @@ fn small_copies_are_started_together_where_the_driver_can() {
         // SAFETY: the slabs stay pinned, and the region allocated, until the queue is empty; targets do not overlap.
         unsafe { queue.copy_all(lease, (0..150).map(piece)) }.unwrap();
         queue.drain(WAIT, drop).unwrap();
+        // Said once, by each stream that would have started some together.
+        let said = queue.fallback().map(|fallback| fallback.to_string());
+        assert_eq!(said.is_some(), refused, "version {version}: {said:?}");
+        assert!(said.is_none_or(|said| said.contains("one by one") && said.contains("cuMemcpyBatchAsync")));
+        assert_eq!(queue.fallback(), None);
+        let mut other = CopyQueue::<()>::new(device.raw().stream().unwrap(), 1);
+        assert_eq!(other.fallback().is_some(), refused);
+        drop(other);
         let expected = match (version, refused) {
             (0, _) => (0, 150),
             (_, true) => (2, 86), // 64 in the first call; what the second refused, and the rest, one by one

@@ -164,3 +164,27 @@ fn every_call_may_fail() {
         }
     }
 }
+
+/// Mutant that this catches: a refusal that is logged and not kept in the stats.
+#[test]
+fn copies_that_are_not_taken_together_are_a_fallback() {
+    let (fake, _alone) = take();
+    let before = fake.live_at_rest();
+    let directory = common::disk_directory();
+    let made = made(6);
+    write(directory.path(), "m.safetensors", &made, 0);
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    for refused in [false, true] {
+        if refused {
+            fake.fail("cuMemcpyBatchAsync", 1, 801, false);
+        }
+        let devices = [0, 1].map(|ordinal| Device::cuda(ordinal).unwrap()).to_vec();
+        let tensors = small(checkpoint.load().devices(devices)).load_all().unwrap();
+        tensors.iter().for_each(|tensor| check(tensor, &made));
+        let one_by_one = tensors.stats().fallbacks.iter().filter(|fallback| fallback.instead.contains("one by one"));
+        let reasons: Vec<String> = one_by_one.map(ToString::to_string).collect();
+        assert_eq!(reasons.len(), usize::from(refused), "{reasons:?}");
+        assert!(reasons.iter().all(|reason| reason.contains("cuMemcpyBatchAsync") && reason.contains("801")));
+    }
+    assert_eq!((fake.live_at_rest(), fake.misuse()), (before, String::new()));
+}

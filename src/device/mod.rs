@@ -222,6 +222,11 @@ pub unsafe trait Stream: Send {
     /// Orders all later copies behind `fence` as last recorded.
     fn wait_fence(&mut self, fence: Fence) -> Result<()>;
 
+    /// What a copy met with that others will not be tried with, once.
+    fn fallback(&mut self) -> Option<Fallback> {
+        None
+    }
+
     /// Gets what gathers are quicker with. They work without it too; what could not be had is the answer.
     fn ready_to_gather(&mut self) -> Option<Fallback> {
         None

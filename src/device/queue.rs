@@ -142,6 +142,11 @@ impl<L> CopyQueue<L> {
         self.mark()
     }
 
+    /// What copies that were started could not have, once; see [`Stream::fallback`].
+    pub fn fallback(&mut self) -> Option<Fallback> {
+        self.stream.fallback()
+    }
+
     /// Gets what gathers are quicker with; see [`Stream::ready_to_gather`].
     pub fn ready_to_gather(&mut self) -> Option<Fallback> {
         self.stream.ready_to_gather()

@@ -85,6 +85,9 @@ impl Engine {
         let (seq, bytes) = copy_window(copies, slab, &filling.body, at, &self.sizes.limits)?;
         filling.body.seq = filling.body.seq.max(seq);
         self.shared.counters.bytes_copied.add(bytes);
+        if let Some(fallback) = copies.fallback() {
+            self.shared.counters.fall_back(fallback);
+        }
         Ok(())
     }
 

@@ -189,3 +189,28 @@ fn two_devices_at_once() {
     }
     bed.nothing_is_left(&fake);
 }
+
+/// Mutant that this catches: a refusal that is logged and not kept in the stats.
+#[test]
+fn copies_that_are_not_taken_together_are_a_fallback() {
+    let (fake, _alone) = take();
+    let bed = Bed::new(&fake);
+    {
+        let bytes = 64 << 10;
+        let shards = Shards::records(&bed.source, bed.path(), &mut Rng::new(3), bytes, 40 * bytes).unwrap();
+        for refused in [false, true] {
+            if refused {
+                fake.fail("cuMemcpyBatchAsync", 1, 801, false);
+            }
+            let builder = Loader::builder(shards.dataset.clone()).device(Device::cuda(0).unwrap()).batch_size(8);
+            let builder = builder.array("record", strait::DType::U8, &[bytes as u64]).shuffle(Shuffle::Full);
+            let mut loader = builder.ring(RingChoice::Pread).build().unwrap();
+            assert!(loader.epoch(0).all(|batch| batch.is_ok()));
+            let stats = loader.stats();
+            assert!(stats.bytes_gathered == 0 && stats.bytes_copied > 0, "these are to be placed by their copies");
+            let one_by_one = stats.fallbacks.iter().filter(|fallback| fallback.instead.contains("one by one"));
+            assert_eq!(one_by_one.count(), usize::from(refused), "{:?}", stats.fallbacks);
+        }
+    }
+    bed.nothing_is_left(&fake);
+}

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char};
 use std::marker::PhantomData;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 
 use super::super::{DevicePtr, Fence};
@@ -11,6 +10,7 @@ use super::batch::BatchCopy;
 use super::driver::{self, Driver, EVENT_DISABLE_TIMING, Handle, STREAM_NON_BLOCKING};
 use super::gather::Kernels;
 use crate::error::{Error, Result};
+use crate::stats::Fallback;
 
 /// What devices, streams and timelines need of the driver; released with the last of them.
 pub(super) struct Shared {
@@ -28,8 +28,8 @@ pub(super) struct Shared {
     /// The events behind fences, by [`Fence`]; null where one was given back.
     pub(super) fences: RwLock<Vec<Handle>>,
     pub(super) batch_copy: Option<BatchCopy>,
-    /// Cleared where the driver did not take one.
-    pub(super) batches: AtomicBool,
+    /// Why none is tried any more, where the driver did not take one.
+    pub(super) batch_refused: OnceLock<Fallback>,
     /// Loaded by the first stream that gathers.
     pub(super) kernels: OnceLock<Result<Kernels>>,
     /// Where an allocation began before it was aligned, by its aligned base.
@@ -109,7 +109,7 @@ impl Shared {
             read_stream: std::ptr::null_mut(),
             fences: RwLock::default(),
             batch_copy: BatchCopy::find(driver),
-            batches: AtomicBool::new(true),
+            batch_refused: OnceLock::new(),
             kernels: OnceLock::new(),
             unaligned: Mutex::default(),
         };

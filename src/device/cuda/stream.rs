@@ -30,6 +30,8 @@ const POLL_SLEEP: Duration = Duration::from_micros(20);
 pub(super) struct CudaStream {
     tables: Option<Tables>,
     points: Arc<Points>,
+    /// It has been said that copies are not started together.
+    told: bool,
 }
 
 struct CudaTimeline(Arc<Points>);
@@ -60,7 +62,7 @@ impl CudaStream {
             created = points.shared.create_event().map(|event| events.push(event));
         }
         points.events = events.into(); // Dropped with `points` if one could not be created.
-        created.map(|()| CudaStream { tables: None, points: Arc::new(points) })
+        created.map(|()| CudaStream { tables: None, points: Arc::new(points), told: false })
     }
 }
 
@@ -126,7 +128,7 @@ unsafe impl Stream for CudaStream {
 
     unsafe fn copy_many(&mut self, copies: &[RawCopy]) -> Result<()> {
         let shared = self.points.shared.clone();
-        let usable = shared.batch_copy.filter(|_| shared.batches.load(Ordering::Relaxed));
+        let usable = shared.batch_copy.filter(|_| shared.batch_refused.get().is_none());
         let Some(batch) = usable.filter(|_| copies.len() > 1) else {
             // SAFETY: the caller's promise, one by one.
             return copies.iter().try_for_each(|one| unsafe { self.copy(one.source, one.target, one.bytes) });
@@ -136,13 +138,19 @@ unsafe impl Stream for CudaStream {
             // SAFETY: the caller's promise; the stream is our own.
             let code = unsafe { batch.start(some, self.points.stream) };
             if let Err(error) = shared.check(BatchCopy::CALL, code) {
-                tracing::warn!(%error, "copies are started one by one from here on");
-                shared.batches.store(false, Ordering::Relaxed);
+                let _ = shared.batch_refused.set(one_by_one(&error));
                 // SAFETY: as above. What the call started all the same is written twice, alike.
                 return copies.iter().try_for_each(|one| unsafe { self.copy(one.source, one.target, one.bytes) });
             }
         }
         Ok(())
+    }
+
+    fn fallback(&mut self) -> Option<Fallback> {
+        // Also where the driver refused another stream's: this one's are not tried.
+        let refused = self.points.shared.batch_refused.get().filter(|_| !self.told)?;
+        self.told = true;
+        Some(refused.clone())
     }
 
     unsafe fn copy_rows(&mut self, rows: RawRows) -> Result<()> {
@@ -234,6 +242,15 @@ unsafe impl Stream for CudaStream {
 
     fn timeline(&self) -> Arc<dyn Timeline> {
         Arc::new(CudaTimeline(self.points.clone()))
+    }
+}
+
+fn one_by_one(error: &Error) -> Fallback {
+    Fallback {
+        instead: "copies started one by one instead of together".into(),
+        reason: error.to_string(),
+        errno: None,
+        remedy: "costs CPU per copy, not correctness; a newer driver may take them",
     }
 }
 

@@ -68,6 +68,9 @@ impl Engine {
         // moves into the queue too; each byte of it is one target's, which nobody reads before its seq.
         let seq = unsafe { self.copies[device].queue.copy_all(copying, list.drain(..)) }?;
         self.shared.counters.bytes_copied.add(bytes);
+        if let Some(fallback) = self.copies[device].queue.fallback() {
+            self.shared.counters.fall_back(fallback);
+        }
         Ok(seq)
     }
 
