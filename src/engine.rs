@@ -12,7 +12,7 @@ mod bad;
 mod gate;
 mod land;
 mod layout;
-mod ranges;
+pub(crate) mod ranges;
 mod refill;
 mod stage;
 mod verify;

@@ -1,17 +1,17 @@
-//! The stages of the engine as ranges on NVIDIA's timeline (NVTX, for Nsight Systems). Nothing without the feature `nvtx`, and
+//! The stages of an engine, of batches or of weights, as ranges on NVIDIA's timeline (NVTX, for Nsight Systems). Nothing without the feature `nvtx`, and
 //! nothing where no NVTX library is found, which is ordinary.
 
 use std::ffi::CStr;
 
 /// A stage, as long as this lives.
-pub(super) struct Range {
+pub(crate) struct Range {
     #[cfg(feature = "nvtx")]
     table: Option<&'static on::Table>,
 }
 
 /// Begins a range on this thread. Ranges nest.
 #[inline]
-pub(super) fn range(_name: &'static CStr) -> Range {
+pub(crate) fn range(_name: &'static CStr) -> Range {
     Range {
         #[cfg(feature = "nvtx")]
         table: on::begin(on::Table::get(), _name),
@@ -42,6 +42,13 @@ mod on {
 
     impl Table {
         pub(super) fn get() -> Option<&'static Table> {
+            #[cfg(test)]
+            return Some(&seen::TABLE);
+            #[cfg(not(test))]
+            Table::loaded()
+        }
+
+        fn loaded() -> Option<&'static Table> {
             static TABLE: OnceLock<Option<Table>> = OnceLock::new();
             TABLE.get_or_init(Table::load).as_ref()
         }
@@ -78,14 +85,21 @@ mod on {
         Some(table)
     }
 
+    /// What tests see in NVTX's place.
     #[cfg(test)]
-    mod tests {
-        use super::super::Range;
+    pub(crate) mod seen {
         use super::*;
         use std::cell::RefCell;
 
         thread_local! {
             static SEEN: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+        }
+
+        pub(super) static TABLE: Table = Table { push, pop };
+
+        /// The beginnings and ends on this thread since the last call.
+        pub(crate) fn take() -> Vec<String> {
+            SEEN.take()
         }
 
         unsafe extern "C" fn push(name: *const c_char) -> c_int {
@@ -102,14 +116,18 @@ mod on {
 
         #[test]
         fn a_range_ends_where_it_began_and_none_is_no_harm() {
-            static TABLE: Table = Table { push, pop };
+            take();
             {
-                let _outer = Range { table: begin(Some(&TABLE), c"outer") };
-                let _inner = Range { table: begin(Some(&TABLE), c"inner") };
-                let _none = Range { table: begin(None, c"none") };
+                let _outer = super::super::range(c"outer");
+                let _inner = super::super::range(c"inner");
+                let _none = super::super::Range { table: begin(None, c"none") };
             }
-            SEEN.with_borrow(|seen| assert_eq!(*seen, ["outer", "inner", "end", "end"]));
-            drop(super::super::range(c"whatever library there is"));
+            assert_eq!(take(), ["outer", "inner", "end", "end"]);
+            let loaded = begin(Table::loaded(), c"whatever library there is");
+            loaded.into_iter().for_each(Table::end);
         }
     }
 }
+
+#[cfg(all(test, feature = "nvtx"))]
+pub(crate) use on::seen;

@@ -28,6 +28,7 @@ use super::plan::Plan;
 use super::window::{Landing, Window};
 use crate::device::{CopyQueue, RawRows, Seq};
 use crate::engine::Pinned;
+use crate::engine::ranges::range;
 use crate::error::{Error, Result};
 use crate::memory::{Slab, SlabPool};
 use crate::sim::Clock;
@@ -119,18 +120,28 @@ impl Engine {
     }
 
     fn advance(&mut self) -> Result<bool> {
-        self.reap_copies()?;
-        self.reap_reads()?;
-        while let Some(checked) = self.checker.take(Duration::ZERO) {
-            self.end_checks(checked)?;
+        {
+            let _range = range(c"strait: copies that ended");
+            self.reap_copies()?;
         }
-        self.refill()?;
+        {
+            let _range = range(c"strait: reads that ended");
+            self.reap_reads()?;
+            while let Some(checked) = self.checker.take(Duration::ZERO) {
+                self.end_checks(checked)?;
+            }
+        }
+        {
+            let _range = range(c"strait: plan, read");
+            self.refill()?;
+        }
         let state = &self.state;
         // A window that waits for its turn waits for one that is on its way.
         let landed = state.windows.is_empty() && self.checker.inside == 0;
         if landed && state.active.is_empty() && state.waiting.is_empty() {
             return Ok(true); // of copies under way the consumer's seqs tell
         }
+        let _range = range(c"strait: wait");
         self.wait()?;
         Ok(false)
     }

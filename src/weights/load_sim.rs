@@ -325,3 +325,17 @@ fn loads_from_many_seeds() {
         }
     }
 }
+
+/// Mutants that this catches: a stage without a range; one that lasts into the next.
+#[cfg(feature = "nvtx")]
+#[test]
+fn stages_of_a_load_are_ranges() {
+    use crate::engine::ranges::seen;
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = Run::new(1, directory.path());
+    seen::take();
+    run.engine.turn();
+    let stages = ["copies that ended", "reads that ended", "plan, read", "wait"];
+    let want: Vec<String> = stages.iter().flat_map(|stage| [format!("strait: {stage}"), "end".into()]).collect();
+    assert_eq!(seen::take(), want);
+}
