@@ -1,6 +1,6 @@
 //! Puts an engine together: sums first, then memory, ring and stream, on the thread that will own them.
 
-mod way;
+pub(crate) mod way;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,7 @@ use crate::storage::{
     Cufile, Opening, Options, Pread, Prober, REGISTER_FORBIDDEN, ReadQueue, Registered, Ring, ShardFile, Uring,
 };
 
-use way::Way;
-pub(crate) use way::stay_near;
+use way::{Way, Wishes, stay_near};
 
 /// Makes a ring for so many reads in flight.
 pub(crate) type MakeRing = Box<dyn FnOnce(usize) -> Result<Box<dyn Ring>> + Send>;
@@ -69,7 +68,9 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     let supply = config.supply(&dataset)?;
     let selection = config.selection(&dataset)?;
     config.check_verify(&dataset)?;
-    let (way, refusal) = way::choose(&device, &dataset, &config)?;
+    let Config { ring, path, deadline, .. } = config;
+    let wishes = Wishes { ring, path, on_the_way: config.on_the_way(), deadline };
+    let (way, refusal) = way::choose(&device, dataset.shards().iter().map(|shard| &shard.path), &wishes)?;
     let sizes = config.sizes(&dataset, &device, way.is_direct())?;
     // Every batch may be on its way back at once, and an epoch, a stop, and a few more that the engine has not seen.
     let (messages, inbox) = channel::bounded(sizes.batches_max + 8);
@@ -218,9 +219,9 @@ impl Parts {
             self.shared.counters.fall_back(unregistered(bytes, errno));
         }
         let (path, path_reason) = match (stage.is_some(), self.config.path) {
-            (false, _) => ("direct", self.way.reason()),
-            (true, PathChoice::Staged) => ("staged", "asked for"),
-            (true, PathChoice::Auto) => ("staged", self.way.reason()),
+            (false, _) => ("direct", self.way.reason("the batch's")),
+            (true, PathChoice::Staged) => ("staged", "asked for".into()),
+            (true, PathChoice::Auto) => ("staged", self.way.reason("the batch's")),
         };
         let device = self.shared.device.name();
         let path_reason = format!("{path_reason} ({device})");
@@ -294,10 +295,7 @@ pub(crate) fn choose_ring(
         return threads();
     }
     if choice == RingChoice::Cufile {
-        return Err(Error::config(
-            "ring",
-            "cuFile is for loaders of batches on a CUDA device; leave the ring to be chosen",
-        ));
+        return Err(Error::config("ring", "cuFile reads into the memory of CUDA devices; leave the ring to be chosen"));
     }
     match (choice, Uring::new(depth, files)) {
         (RingChoice::Auto, Ok(ring)) => Ok((Box::new(ring), Opening::Probed(Prober::new(true, align)))),

@@ -174,10 +174,14 @@ unsafe impl Memory for Region {
     fn bytes(&self) -> usize {
         self.bytes
     }
+
+    fn on_device(&self) -> bool {
+        self.host.is_none()
+    }
 }
 
 /// A device address in a pointer's place, for rings that write there; nobody dereferences it.
-fn address(at: DevicePtr) -> NonNull<u8> {
+pub(crate) fn address(at: DevicePtr) -> NonNull<u8> {
     NonNull::new(std::ptr::without_provenance_mut(at as usize)).expect("memory at an address")
 }
 

@@ -37,12 +37,13 @@ pub struct Stats {
     pub path: &'static str,
     /// Why that path.
     pub path_reason: String,
-    /// The ring that the reads took: `"uring"`, `"pread"`, or `"uring and pread"` where files differ. Before the first
-    /// read, the one that is asked first.
+    /// The ring that the reads took: `"uring"`, `"pread"`, `"cufile"`, or several where reads differ: `"uring and pread"`,
+    /// `"cufile and uring"`. Before the first read, the one that is asked first.
     pub ring: &'static str,
     /// The device that batches live on.
     pub device: String,
-    /// The NUMA node that the engine's threads and slabs are kept to: the device's, where it and others are known.
+    /// The NUMA node that the engine's threads and slabs are kept to: the device's, where it and others are known; of
+    /// several devices' the first one's.
     pub numa_node: Option<u32>,
     /// What the memory that the storage writes to is made of.
     pub pages: &'static str,
@@ -129,6 +130,8 @@ pub(crate) struct Counters {
     pub(crate) bytes_read: Counter,
     pub(crate) reads: Counter,
     pub(crate) reads_by_threads: Counter,
+    /// Those that the storage wrote into a device's memory.
+    pub(crate) reads_to_device: Counter,
     pub(crate) reads_ended: Counter,
     pub(crate) reads_continued: Counter,
     pub(crate) reads_retried: Counter,
@@ -184,16 +187,25 @@ impl Counters {
         *self.bad_samples.lock().unwrap_or_else(|e| e.into_inner()) = skipped;
     }
 
+    /// The rings that reads took; `first` is the one asked first.
+    fn ring(&self, first: &'static str) -> &'static str {
+        let (threads, to_device, all) = (self.reads_by_threads.get(), self.reads_to_device.get(), self.reads.get());
+        match (to_device > 0, threads > 0, threads + to_device < all) {
+            (_, false, false) | (false, false, true) => first,
+            (false, true, false) => "pread",
+            (false, true, true) => "uring and pread",
+            (true, false, true) => "cufile and uring",
+            (true, true, false) => "cufile and pread",
+            (true, true, true) => "cufile, uring and pread",
+        }
+    }
+
     pub(crate) fn snapshot(&self) -> Stats {
         let setup = self.setup.lock().unwrap_or_else(|e| e.into_inner()).clone();
         Stats {
             path: setup.path,
             path_reason: setup.path_reason,
-            ring: match (self.reads_by_threads.get(), self.reads.get()) {
-                (0, _) => setup.ring,
-                (threads, all) if threads == all => "pread",
-                _ => "uring and pread",
-            },
+            ring: self.ring(setup.ring),
             device: setup.device,
             numa_node: setup.numa_node,
             pages: setup.pages,

@@ -1415,7 +1415,7 @@ strait_status strait_stats_number(const strait_stats *stats,
                                   strait_error **error);
 
 /**
- * A text: `"path"` (`"direct"` or `"staged"`), `"path_reason"`, `"ring"` (`"uring"`, `"pread"`), `"device"`, `"pages"`
+ * A text: `"path"` (`"direct"` or `"staged"`), `"path_reason"`, `"ring"` (`"uring"`, `"pread"`, `"cufile"`), `"device"`, `"pages"`
  * (what the memory that the storage writes to is made of).
  */
 strait_status strait_stats_text(const strait_stats *stats,
@@ -1582,7 +1582,8 @@ strait_status strait_load_builder_verify(strait_load_builder *builder,
                                          strait_error **error);
 
 /**
- * The storage backend: `"auto"` (default: decided by a probe), `"uring"`, `"pread"`, `"cufile"`.
+ * The storage backend: `"auto"` (default: decided by a probe), `"uring"`, `"pread"`, `"cufile"` (one CUDA device, nothing
+ * verified; what is shorter than a MiB, or lies in its file where its elements cannot, goes through slabs all the same).
  */
 strait_status strait_load_builder_ring(strait_load_builder *builder,
                                        const char *ring,

@@ -154,7 +154,8 @@ pub unsafe extern "C" fn strait_load_builder_verify(
     set(builder, error, value, Builder::verify)
 }
 
-/// The storage backend: `"auto"` (default: decided by a probe), `"uring"`, `"pread"`, `"cufile"`.
+/// The storage backend: `"auto"` (default: decided by a probe), `"uring"`, `"pread"`, `"cufile"` (one CUDA device, nothing
+/// verified; what is shorter than a MiB, or lies in its file where its elements cannot, goes through slabs all the same).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strait_load_builder_ring(
     builder: *mut strait_load_builder,

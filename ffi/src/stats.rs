@@ -113,7 +113,7 @@ pub unsafe extern "C" fn strait_stats_number(
     })
 }
 
-/// A text: `"path"` (`"direct"` or `"staged"`), `"path_reason"`, `"ring"` (`"uring"`, `"pread"`), `"device"`, `"pages"`
+/// A text: `"path"` (`"direct"` or `"staged"`), `"path_reason"`, `"ring"` (`"uring"`, `"pread"`, `"cufile"`), `"device"`, `"pages"`
 /// (what the memory that the storage writes to is made of).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strait_stats_text(

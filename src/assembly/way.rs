@@ -5,8 +5,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use crate::config::{Config, PathChoice, RingChoice};
-use crate::dataset::Dataset;
+use crate::config::{PathChoice, RingChoice};
 use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::memory;
@@ -32,14 +31,24 @@ impl Way {
         self != Way::Staged
     }
 
-    pub(crate) fn reason(self) -> &'static str {
+    /// Why it is taken into the memory of `whose`.
+    pub(crate) fn reason(self, whose: &str) -> String {
         match self {
-            Way::Staged => "the ring cannot write into this device's memory",
-            Way::Host => "the ring writes into the batch's own memory",
-            Way::Cufile { compat: false } => "cuFile has the storage write into the batch's own memory",
-            Way::Cufile { compat: true } => "cuFile was asked for, be it in compatibility mode",
+            Way::Staged => "the ring cannot write into this device's memory".into(),
+            Way::Host => format!("the ring writes into {whose} own memory"),
+            Way::Cufile { compat: false } => format!("cuFile has the storage write into {whose} own memory"),
+            Way::Cufile { compat: true } => "cuFile was asked for, be it in compatibility mode".into(),
         }
     }
+}
+
+/// What is asked for that the way depends on.
+pub(crate) struct Wishes {
+    pub(crate) ring: RingChoice,
+    pub(crate) path: PathChoice,
+    /// The option that has the CPU look at what is read.
+    pub(crate) on_the_way: Option<&'static str>,
+    pub(crate) deadline: Duration,
 }
 
 /// A driver that takes longer than this to open, or to read a megabyte, will not do.
@@ -47,11 +56,15 @@ const TRIAL_MAX: Duration = Duration::from_secs(10);
 /// File systems that are tried; datasets rarely lie on more.
 const FILE_SYSTEMS_MAX: usize = 8;
 
-/// The way that the options name, or the best that works here, and why a better one does not.
-pub(crate) fn choose(device: &Device, dataset: &Dataset, config: &Config) -> Result<(Way, Option<Fallback>)> {
+/// The way that the options name, or the best that works here for files such as these, and why a better one does not.
+pub(crate) fn choose<'a>(
+    device: &Device,
+    files: impl Iterator<Item = &'a Arc<Path>>,
+    wishes: &Wishes,
+) -> Result<(Way, Option<Fallback>)> {
     let on_host = device.kind() == DeviceKind::Host;
-    if config.ring == RingChoice::Cufile {
-        let problem = match (device.kind(), config.path) {
+    if wishes.ring == RingChoice::Cufile {
+        let problem = match (device.kind(), wishes.path) {
             (DeviceKind::Cuda(_), PathChoice::Auto) => None,
             (DeviceKind::Cuda(_), PathChoice::Staged) => {
                 Some("cuFile writes into the device's memory: it has no slabs")
@@ -62,18 +75,18 @@ pub(crate) fn choose(device: &Device, dataset: &Dataset, config: &Config) -> Res
             return Err(Error::config("ring", problem));
         }
     }
-    if let (Some(option), RingChoice::Cufile) = (config.on_the_way(), config.ring) {
+    if let (Some(option), RingChoice::Cufile) = (wishes.on_the_way, wishes.ring) {
         let problem = "cuFile goes past the host: the CPU sees nothing of what is read; leave the ring to be chosen";
         return Err(Error::config(option, problem));
     }
-    match (config.path, config.ring, device.kind()) {
+    match (wishes.path, wishes.ring, device.kind()) {
         (PathChoice::Auto, ..) if on_host => Ok((Way::Host, None)),
         (PathChoice::Auto, RingChoice::Cufile, _) => {
-            try_cufile(device, dataset, config, true).map_err(broken)?;
+            try_cufile(device, files, wishes, true).map_err(broken)?;
             Ok((Way::Cufile { compat: true }, None))
         }
         (PathChoice::Auto, RingChoice::Auto, DeviceKind::Cuda(_)) => {
-            Ok(match try_cufile(device, dataset, config, false) {
+            Ok(match try_cufile(device, files, wishes, false) {
                 Ok(()) => (Way::Cufile { compat: false }, None),
                 Err(refusal) => (Way::Staged, Some(refusal)),
             })
@@ -94,8 +107,21 @@ pub(crate) fn unregistered(bytes: usize, code: i32) -> Fallback {
             .into(),
         reason: format!("{bytes} bytes with cuFileBufRegister"),
         errno: Some(code),
-        remedy: "lower region_bytes: a GPU opens only so much of its memory to the bus (BAR1 of `nvidia-smi -q`)",
+        remedy: BAR1,
     }
+}
+
+const BAR1: &str = "take less device memory at once (a loader: region_bytes): a GPU opens only so much of it to the bus                     (BAR1 of `nvidia-smi -q`), and cuFile registers only so much (max_device_pinned_mem_size_kb of cufile.json)";
+
+/// Why bytes go through slabs after all.
+pub(crate) fn refusal(reason: String, remedy: &'static str) -> Fallback {
+    Cufile::refusal(reason, remedy)
+}
+
+/// The same where slabs are there to go through.
+pub(crate) fn slabs_instead(bytes: usize, code: i32) -> Fallback {
+    let Fallback { reason, errno, remedy, .. } = unregistered(bytes, code);
+    Fallback { errno, ..Cufile::refusal(reason, remedy) }
 }
 
 /// Keeps this thread, its children and what they allocate to the device's NUMA node, where there are several; gives it.
@@ -122,17 +148,22 @@ pub(crate) fn enter(device: &Device) -> Enter {
 }
 
 /// Reads the start of a shard of each file system into the device's memory, on a thread that is left behind if it hangs.
-fn try_cufile(device: &Device, dataset: &Dataset, config: &Config, compat: bool) -> Result<(), Fallback> {
+fn try_cufile<'a>(
+    device: &Device,
+    files: impl Iterator<Item = &'a Arc<Path>>,
+    wishes: &Wishes,
+    compat: bool,
+) -> Result<(), Fallback> {
     // Asked first: it costs nothing, and most machines stop here.
     if let Some(obstacle) = Cufile::obstacle(compat) {
         return Err(obstacle);
     }
-    if let Some(option) = config.on_the_way() {
+    if let Some(option) = wishes.on_the_way {
         let reason = format!("{option} was asked for, and cuFile goes past the host");
         return Err(Cufile::refusal(reason, "leave that option out if the device does better without"));
     }
-    let deadline = config.deadline.min(TRIAL_MAX);
-    let (device, shards) = (device.clone(), one_of_each_file_system(dataset));
+    let deadline = wishes.deadline.min(TRIAL_MAX);
+    let (device, shards) = (device.clone(), one_of_each_file_system(files));
     let (tell, answer) = mpsc::channel();
     let body = move || drop(tell.send(trial(&device, &shards, compat, deadline)));
     let refused = |reason: &str| Cufile::refusal(reason, "see cufile.log in the working directory, and `dmesg`");
@@ -158,13 +189,13 @@ fn trial(device: &Device, shards: &[Arc<Path>], compat: bool, deadline: Duration
     result
 }
 
-fn one_of_each_file_system(dataset: &Dataset) -> Vec<Arc<Path>> {
+fn one_of_each_file_system<'a>(files: impl Iterator<Item = &'a Arc<Path>>) -> Vec<Arc<Path>> {
     let (mut seen, mut shards) = (Vec::new(), Vec::new());
-    for shard in dataset.shards() {
-        let system = std::fs::metadata(&shard.path).map(|meta| std::os::unix::fs::MetadataExt::dev(&meta)).ok();
+    for path in files {
+        let system = std::fs::metadata(path).map(|meta| std::os::unix::fs::MetadataExt::dev(&meta)).ok();
         if !seen.contains(&system) && seen.len() < FILE_SYSTEMS_MAX {
             seen.push(system);
-            shards.push(shard.path.clone());
+            shards.push(path.clone());
         }
     }
     shards

@@ -34,6 +34,10 @@ unsafe impl Memory for Hold {
             Hold::Slab(slab) => slab.bytes(),
         }
     }
+
+    fn on_device(&self) -> bool {
+        matches!(self, Hold::Region(region) if region.on_device())
+    }
 }
 
 /// What a copy holds: where it reads, and a share in the memory that it writes to. A copy whose end is never seen keeps

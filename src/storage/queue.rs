@@ -30,6 +30,10 @@ pub unsafe trait Memory {
     fn base(&self) -> NonNull<u8>;
     /// Length.
     fn bytes(&self) -> usize;
+    /// Whether `base` is an address of a device's memory, to which only a ring that says so may write.
+    fn on_device(&self) -> bool {
+        false
+    }
 }
 
 /// One read into a landing.
@@ -159,7 +163,8 @@ impl<T> Places<T> {
 
 /// Reads in flight, the memory they write to, the files they read from.
 pub struct ReadQueue<L: Memory> {
-    /// The ring that files take by choice, then, once some file needs them, the threads.
+    /// The ring that files take by choice; then the one that reads into device memory, if there are both, and, once some
+    /// file needs them, the threads.
     rings: Vec<Box<dyn Ring>>,
     files: Files,
     reads: Places<Reading>,
@@ -179,6 +184,8 @@ pub struct ReadQueue<L: Memory> {
 
 /// How long a wait for two rings lasts if the end of a read on one of them wakes nobody.
 const BLIND_WAIT: Duration = Duration::from_millis(1);
+/// How often the other rings are looked at while one is waited for that writes to device memory: it wakes nobody.
+const LOOK: Duration = Duration::from_micros(200);
 /// A read or write that is answered EAGAIN or EINTR more often than this has failed.
 pub(super) const RETRIES_MAX: u32 = 8;
 
@@ -206,6 +213,12 @@ impl<L: Memory> ReadQueue<L> {
             bytes_in_flight_max: options.bytes_in_flight_max,
             deadline: options.deadline,
         }
+    }
+
+    /// Adds the ring for landings in a device's memory; the others stay with the first.
+    pub(crate) fn add_device_ring(&mut self, ring: Box<dyn Ring>) {
+        debug_assert!(ring.writes_to_device() && !self.rings[0].writes_to_device(), "one of each kind");
+        self.rings.push(ring);
     }
 
     /// Registers memory that landings will be cut from.
@@ -244,6 +257,7 @@ impl<L: Memory> ReadQueue<L> {
             return Ok(Accepted::Full);
         }
         let Landing { lease, closed, .. } = self.landings.get(landing.0);
+        let on_device = lease.on_device();
         let end = want.at.checked_add(want.len as usize);
         let inside = end.is_some_and(|end| end <= lease.bytes()) && want.want <= want.len;
         assert!(inside && !*closed, "a read outside its landing, or into a closed one");
@@ -251,7 +265,7 @@ impl<L: Memory> ReadQueue<L> {
         if opened.fresh {
             self.file_opened(opened.slot, opened.fallback);
         }
-        let ring = self.ring_for(opened.slot)?;
+        let ring = self.ring_for(opened.slot, on_device)?;
         let reading = Reading {
             want,
             landing: landing.0,
@@ -268,6 +282,7 @@ impl<L: Memory> ReadQueue<L> {
         let token = self.reads.put(reading).expect("checked");
         self.counters.reads.add(1);
         self.counters.reads_by_threads.add(u64::from(self.rings[ring].name() == "pread"));
+        self.counters.reads_to_device.add(u64::from(self.rings[ring].writes_to_device()));
         self.counters.bytes_read.add(u64::from(want.len));
         self.counters.reads_in_flight_max.at_least(self.reads.used() as u64);
         self.start(token);
@@ -321,26 +336,57 @@ impl<L: Memory> ReadQueue<L> {
     }
 
     fn poll(&mut self, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> Result<()> {
-        let [ring] = &mut self.rings[..] else { return self.poll_both(want, timeout, out) };
-        ring.poll(want, timeout, out)
+        if let [ring] = &mut self.rings[..] {
+            return ring.poll(want, timeout, out);
+        }
+        let device = self.rings.iter().position(|ring| ring.writes_to_device());
+        let busy = |place: &usize| self.reads.iter().any(|reading| reading.ring == *place);
+        match (device.filter(busy), device) {
+            (Some(device), _) => self.poll_device(device, want, timeout, out),
+            (None, Some(_)) if self.rings.len() == 2 => self.rings[0].poll(want, timeout, out),
+            (None, _) => self.poll_both(want, timeout, out),
+        }
+    }
+
+    /// With reads into device memory, and perhaps others, in flight.
+    fn poll_device(&mut self, device: usize, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> Result<()> {
+        let alone = self.reads.iter().all(|reading| reading.ring == device);
+        let mut left = timeout;
+        loop {
+            for (_, ring) in self.rings.iter_mut().enumerate().filter(|(place, _)| *place != device && !alone) {
+                ring.poll(0, Duration::ZERO, out)?;
+            }
+            let (want, slice) = match (alone, out.is_empty()) {
+                (true, _) => (want, left),
+                (false, true) => (want.min(1), left.min(LOOK)),
+                (false, false) => (0, Duration::ZERO),
+            };
+            self.rings[device].poll(want, slice, out)?;
+            left -= slice;
+            if !out.is_empty() || left.is_zero() || want == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// With files on both rings, waits for whichever ends a read first.
     fn poll_both(&mut self, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> Result<()> {
-        for ring in &mut self.rings {
+        let host = |ring: &&mut Box<dyn Ring>| !ring.writes_to_device(); // or it has nothing in flight
+        for ring in self.rings.iter_mut().filter(host) {
             ring.poll(0, Duration::ZERO, out)?;
         }
         if want == 0 || !out.is_empty() || self.in_flight() == 0 {
             return Ok(());
         }
         let mut fds = [-1; 2];
-        for (fd, ring) in fds.iter_mut().zip(&mut self.rings) {
+        let mut blind = false;
+        for (fd, ring) in fds.iter_mut().zip(self.rings.iter_mut().filter(host)) {
             *fd = ring.wait_fd().unwrap_or(-1);
+            blind |= *fd == -1;
         }
         // Where registering is forbidden the ring has no descriptor to wait on: look often.
-        let blind = fds[..self.rings.len()].contains(&-1);
         wait_readable(&fds, if blind { timeout.min(BLIND_WAIT) } else { timeout });
-        for ring in &mut self.rings {
+        for ring in self.rings.iter_mut().filter(host) {
             ring.poll(0, Duration::ZERO, out)?;
         }
         Ok(())
@@ -352,8 +398,12 @@ impl<L: Memory> ReadQueue<L> {
             self.counters.fall_back(fallback);
         }
         let fd = self.files.slot(slot).fd();
-        let answer = self.rings[0].register_file(slot, fd);
-        if let (Registered::No(errno), false) = (answer, self.rings[0].writes_to_device()) {
+        for ring in &mut self.rings {
+            // Why a file is not registered with cuFile its reads say.
+            let Registered::No(errno) = ring.register_file(slot, fd) else { continue };
+            if ring.writes_to_device() {
+                continue;
+            }
             self.counters.fall_back(Fallback {
                 instead: "files looked up at each read instead of registered".into(),
                 reason: "io_uring_register".into(),
@@ -367,15 +417,19 @@ impl<L: Memory> ReadQueue<L> {
     }
 
     /// The ring that this open file takes. Starts the threads when the first file needs them.
-    fn ring_for(&mut self, slot: u32) -> Result<usize> {
+    fn ring_for(&mut self, slot: u32, on_device: bool) -> Result<usize> {
+        if let (true, Some(place)) = (on_device, self.rings.iter().position(|ring| ring.writes_to_device())) {
+            return Ok(place);
+        }
         let threads = self.files.slot(slot).mode.way == Way::Threads;
-        if !threads || self.rings[0].name() == "pread" || self.rings[0].writes_to_device() {
+        if !threads || self.rings[0].writes_to_device() {
             return Ok(0);
         }
-        if self.rings.len() == 1 {
-            self.rings.push(Box::new(Pread::new(self.depth)?));
+        if let Some(place) = self.rings.iter().position(|ring| ring.name() == "pread") {
+            return Ok(place);
         }
-        Ok(1)
+        self.rings.push(Box::new(Pread::new(self.depth)?));
+        Ok(self.rings.len() - 1)
     }
 
     /// Hands a read, or what is left of it, to its ring.
@@ -385,7 +439,8 @@ impl<L: Memory> ReadQueue<L> {
         let base = self.landings.get(reading.landing).lease.base();
         let raw = RawRead {
             fd: file.fd(),
-            file_slot: file.registered().then_some(reading.slot),
+            // A ring that writes to device memory keeps a file of its own.
+            file_slot: (file.registered() || self.rings[reading.ring].writes_to_device()).then_some(reading.slot),
             offset: reading.want.offset + u64::from(reading.from),
             len: reading.want.len - reading.from,
             // `read` checked that the whole read lies inside the landing's memory; `from` <= `len`. It may be a device's.
@@ -477,7 +532,7 @@ impl<L: Memory> ReadQueue<L> {
             self.counters.fall_back(fallback);
             self.counters.open_files_max.at_least(self.files.descriptors() as u64);
         }
-        let ring = self.ring_for(slot)?;
+        let ring = self.ring_for(slot, false)?;
         self.reads.get(token).ring = ring;
         Ok(())
     }

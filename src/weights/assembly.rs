@@ -1,5 +1,7 @@
 //! Puts a load together: the plan first, then memory, then, on the engine's thread, ring and streams.
 
+mod direct;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
@@ -20,8 +22,9 @@ use super::memory::{Owner, Span, Spot};
 use super::pages::{self, Reached};
 use super::plan::{Check, Plan, Where};
 use super::tensor::Home;
-use crate::assembly::{MakeRing, choose_ring, not_registered, stay_near};
-use crate::config::{NEVER, PathChoice};
+use crate::assembly::way::{Way, stay_near};
+use crate::assembly::{MakeRing, choose_ring, not_registered};
+use crate::config::{NEVER, RingChoice};
 use crate::device::{CopyQueue, Device, Seq};
 use crate::engine::Pinned;
 use crate::error::{Error, Result};
@@ -33,6 +36,7 @@ use crate::storage::{Opening, Options, ReadQueue, Registered, ShardFile};
 /// A load to be: planned, its memory there, nothing started.
 pub(super) struct Parts {
     plan: Plan,
+    way: Way,
     config: Config,
     devices: Vec<Device>,
     blocks: Vec<Option<Spot>>,
@@ -52,8 +56,8 @@ const CHECKERS_MAX: usize = 4;
 
 pub(super) fn block_sizes(builder: &Builder) -> Result<Vec<u64>> {
     builder.config.check()?;
-    let devices = devices(builder);
-    Ok(Plan::new(builder, &devices)?.block_bytes)
+    let (plan, ..) = direct::plan(builder, &devices(builder))?;
+    Ok(plan.block_bytes)
 }
 
 fn devices(builder: &Builder) -> Vec<Device> {
@@ -67,7 +71,12 @@ fn devices(builder: &Builder) -> Vec<Device> {
 pub(super) fn frame(builder: &Builder, clock: Clock) -> Result<(Parts, Receiver<Output>, Arc<Shared>)> {
     builder.config.check()?;
     let devices = devices(builder);
-    let plan = Plan::new(builder, &devices)?;
+    let (mut plan, mut way, mut refusal) = direct::plan(builder, &devices)?;
+    if let (Way::Cufile { compat: false }, Some(problem)) = (way, direct::tight(&plan, &builder.blocks)) {
+        plan.unmark();
+        plan.lay_out(&builder.checkpoint, devices.len(), builder.config.align_bytes)?;
+        (way, refusal) = (Way::Staged, Some(problem));
+    }
     let config = Config { deadline: builder.config.deadline.min(NEVER), ..builder.config.clone() };
     let blocks = blocks(&plan, &devices, &builder.blocks, config.deadline)?;
     let reached = fault_in(&plan, &blocks, shards_at_once(&config));
@@ -94,12 +103,18 @@ pub(super) fn frame(builder: &Builder, clock: Clock) -> Result<(Parts, Receiver<
         stopped: OnceLock::new(),
         paths: builder.checkpoint.files().iter().map(|file| file.path.clone()).collect(),
     });
+    refusal.into_iter().for_each(|refusal| shared.counters.fall_back(refusal));
     // Every target, and one failure.
     let (output, inbox) = channel::bounded(plan.targets.len() + 1);
     let files = builder.checkpoint.files().iter();
     let files = files.map(|file| ShardFile { path: file.path.clone(), bytes: file.bytes }).collect();
-    let parts = Parts { plan, config, devices, blocks, reached, files, shared: shared.clone(), output, clock };
+    let parts = Parts { plan, way, config, devices, blocks, reached, files, shared: shared.clone(), output, clock };
     Ok((parts, inbox, shared))
+}
+
+/// The device to stay near, of several: one thread and one set of slabs serve all, so the first whose place is known.
+fn placed(devices: &[Device]) -> Option<&Device> {
+    devices.iter().find(|device| device.raw().numa_node().is_some())
 }
 
 /// The block of each device that needs one: the caller's, or one that is allocated.
@@ -147,26 +162,26 @@ fn spot(place: &Place, device: &Device) -> Spot {
 
 impl Parts {
     /// Makes the engine, with the ring that the options name or one of the caller's own.
-    pub(super) fn assemble(self, make_ring: Option<MakeRing>) -> Result<Engine> {
+    pub(super) fn assemble(mut self, make_ring: Option<MakeRing>) -> Result<Engine> {
         self.check_unread()?;
         let limits = Limits {
             align: self.config.align_bytes,
             block_bytes: self.config.block_bytes,
             gap_bytes: self.config.gap_bytes,
         };
-        let counters = &self.shared.counters;
-        // Near the one device; among several there is no one place.
-        let numa_node = match &self.devices[..] {
-            [device] => stay_near(device, counters),
-            _ => None,
-        };
+        let counters = self.shared.counters.clone();
+        let counters = &counters;
+        let numa_node = placed(&self.devices).and_then(|device| stay_near(device, counters));
+        let device_ring = self.device_ring()?;
         let Config { ring, reads_in_flight: depth, align_bytes, .. } = self.config;
+        // What cuFile does not read into device memory is read into slabs, by the best ring for that.
+        let ring = if ring == RingChoice::Cufile { RingChoice::Auto } else { ring };
         let open_files = self.config.open_files_max.min(self.files.len().max(1));
         let (ring, opening) = match make_ring {
             Some(make) => (make(depth)?, Opening::Ring { direct: false }),
             None => choose_ring(ring, depth, open_files, align_bytes, counters)?,
         };
-        let name = ring.name();
+        let name = device_ring.as_ref().map_or(ring.name(), |ring| ring.name());
         // Streams first, so that nothing is pinned when one cannot be had.
         let slab_count = self.slab_count()?;
         let streams = self.devices.iter().filter(|_| slab_count > 0).map(|device| device.raw().stream());
@@ -197,6 +212,9 @@ impl Parts {
             clock: self.clock.clone(),
         };
         let mut queue = ReadQueue::new(ring, self.files.clone(), options, counters.clone());
+        if let Some(ring) = device_ring {
+            queue.add_device_ring(ring);
+        }
         if let Some(slabs) = &slabs {
             let (base, bytes) = (slabs.arena().base(), slabs.arena().bytes());
             // SAFETY: the slabs are dropped after the queue (field order of `Engine`), or leaked with it.
@@ -273,21 +291,7 @@ impl Parts {
     }
 
     fn say_setup(&self, slabs: Option<&SlabPool>, ring: &'static str, numa_node: Option<u32>) {
-        let direct = self.plan.items.iter().filter(|item| item.direct).count();
-        let through = self.plan.items.len() - direct;
-        let (path, reason) = match (direct, self.config.path) {
-            (_, _) if through == 0 => ("direct", "the ring writes into the tensors' own memory".to_string()),
-            (0, PathChoice::Staged) => ("staged", "asked for".into()),
-            (0, PathChoice::Auto) => ("staged", "the ring cannot write where the tensors are to be".into()),
-            _ => (
-                "direct",
-                format!(
-                    "the ring writes into the tensors' own memory, but for {through} of {} that are copied: where they \
-                     lie in their file is no place for their elements, or only a part of them is wanted",
-                    self.plan.items.len()
-                ),
-            ),
-        };
+        let (path, reason) = self.path();
         let names: Vec<String> = self.devices.iter().map(Device::name).collect();
         let device = names.join(", ");
         let pages = match slabs {
@@ -322,8 +326,9 @@ impl Parts {
         let shards = plan.shards.iter().enumerate().map(|(index, items)| {
             let blocks = &plan.spans[index];
             let span = self.blocks.first().and_then(Option::as_ref).filter(|_| !blocks.is_empty()).map(|block| {
-                // SAFETY: these blocks of the host's block are this shard's direct items' alone (`Plan::lay_out`), and
-                // only this span gives them out. The block is there: it is as long as the plan says.
+                // SAFETY: these blocks of the device's block are this shard's direct items' alone (`Plan::lay_out`), and
+                // only this span gives them out. The block is there: it is as long as the plan says. Where it is not the
+                // host's, there is a ring that writes to it (`device_ring`).
                 unsafe { Span::new(block.at(blocks.start), blocks.end - blocks.start) }
             });
             Shard {
@@ -421,6 +426,7 @@ fn start_within(bound: Duration, mut builder: Builder, clock: Clock) -> Result<L
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::SimDevice;
     use crate::sim::Rng;
     use crate::storage::{Completion, RawRead, Ring};
     use crate::weights::Checkpoint;
@@ -453,6 +459,17 @@ mod tests {
         fn drop(&mut self) {
             let _ = self.1.send(self.0);
         }
+    }
+
+    /// Mutants that this catches: near no device where there are several; near the last of them.
+    #[test]
+    fn an_engine_stays_near_the_first_device_whose_place_is_known() {
+        let on = |node: u32| Device::new(Arc::new(SimDevice::new(node.into(), Clock::real()).on_node(node)));
+        let nowhere = Device::host();
+        let node = |devices: &[Device]| placed(devices).and_then(|device| device.raw().numa_node());
+        assert_eq!(node(&[]), None);
+        assert_eq!(node(&[on(3)]), Some(3));
+        assert_eq!(node(&[nowhere, on(1), on(0), on(2)]), Some(1));
     }
 
     /// Mutant that this catches: an engine that runs though nobody waits for it any more.

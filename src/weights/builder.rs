@@ -167,6 +167,8 @@ impl Builder {
     /// its tensors are handed over after its last byte. Of tensors without bytes
     /// there is nothing to check: they are handed over at once, and a file of which nothing else is wanted is not read; only
     /// its size is compared.
+    ///
+    /// The CPU has to see what it checks: cuFile, which goes past the host, is not used then.
     pub fn verify(mut self, manifest: Manifest) -> Builder {
         self.manifest = Some(manifest);
         self
@@ -181,7 +183,8 @@ impl Builder {
     /// # Safety
     /// Each place is memory of that device, writable, as long as it says, until its owner is dropped; if that never
     /// happens, for ever. Nobody else reads or writes it until the tensor is handed over, or until the owner has been
-    /// given back by an unsuccessful load.
+    /// given back by an unsuccessful load. Work on streams counts: what the caller has put on one for this memory has ended
+    /// before the load starts, since neither the load's copies nor cuFile's reads wait for it.
     pub unsafe fn place(
         mut self,
         place: impl Fn(&TensorInfo, usize, u64) -> Option<Place> + Send + 'static,
@@ -191,7 +194,7 @@ impl Builder {
     }
 
     /// Puts all tensors of a device into one block of the caller's, in place of memory that is allocated. How long it has
-    /// to be says [`block_sizes`](Self::block_sizes); on the host device it starts at a multiple of 4096.
+    /// to be says [`block_sizes`](Self::block_sizes); it starts at a multiple of 4096.
     ///
     /// # Safety
     /// As for [`place`](Self::place).
@@ -206,8 +209,10 @@ impl Builder {
         self
     }
 
-    /// The bytes that [`block`](Self::block) needs on each device: those of the tensors, and on the host device what is
-    /// left of the blocks of the file at both ends of each stretch that is read.
+    /// The bytes that [`block`](Self::block) needs on each device: those of the tensors, and where they are read straight to
+    /// their place (on the host device; by cuFile, which is tried for the answer) what is left of the blocks of the file at both
+    /// ends of each stretch that is read: less than two blocks of `align_bytes` each. A block on a CUDA device that has room for
+    /// the tensors alone is filled through slabs.
     pub fn block_sizes(&self) -> Result<Vec<u64>> {
         assembly::block_sizes(self)
     }

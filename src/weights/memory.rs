@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::device::{Device, DevicePtr};
 use crate::error::Result;
 use crate::memory::Slab;
-use crate::region::DeviceMemory;
+use crate::region::{DeviceMemory, address};
 use crate::storage::Memory;
 
 /// What keeps memory alive. A share of it is held by each tensor, each read, and each copy.
@@ -68,7 +68,8 @@ impl Spot {
     }
 }
 
-/// The right to write to a stretch of host-addressable memory. It moves, and is divided; it cannot be copied.
+/// The right to write to a stretch of memory, of the host's or, where a ring writes to it, a device's. It moves, and is
+/// divided; it cannot be copied.
 pub(super) struct Span {
     spot: Spot,
     bytes: u64,
@@ -76,8 +77,8 @@ pub(super) struct Span {
 
 impl Span {
     /// # Safety
-    /// The spot's memory has so many bytes behind it, the host can write to them, and no other span, copy or reader has
-    /// them before this one is gone.
+    /// The spot's memory has so many bytes behind it, the host or the ring that they are for can write to them, and no other
+    /// span, copy or reader has them before this one is gone.
     pub(super) unsafe fn new(spot: Spot, bytes: u64) -> Span {
         Span { spot, bytes }
     }
@@ -109,7 +110,7 @@ pub(super) enum Hold {
 unsafe impl Memory for Hold {
     fn base(&self) -> NonNull<u8> {
         match self {
-            Hold::Span(span) => span.spot.host.expect("spans are the host's"),
+            Hold::Span(Span { spot, .. }) => spot.host.unwrap_or_else(|| address(spot.ptr)),
             Hold::Slab(slab) => slab.base(),
         }
     }
@@ -120,13 +121,17 @@ unsafe impl Memory for Hold {
             Hold::Slab(slab) => slab.bytes(),
         }
     }
+
+    fn on_device(&self) -> bool {
+        matches!(self, Hold::Span(span) if span.spot.host.is_none())
+    }
 }
 
 impl Hold {
     /// Bytes that have landed.
     ///
     /// # Safety
-    /// No read is under way into them, and each of them was written by one.
+    /// They are the host's. No read is under way into them, and each of them was written by one.
     pub(super) unsafe fn landed(&self, at: usize, bytes: usize) -> &[u8] {
         assert!(at.checked_add(bytes).is_some_and(|end| end <= self.bytes()), "bytes outside their memory");
         // SAFETY: inside the memory, checked above, which is this value's alone and lives as long as it. By the caller's

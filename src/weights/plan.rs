@@ -16,8 +16,7 @@ use super::builder::{Builder, Place};
 use super::extents::Extents;
 use super::rows::{Rows, rows_of};
 use super::{Digest, TensorInfo};
-use crate::config::PathChoice;
-use crate::device::{Device, DeviceKind};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use layout::alignment;
 
@@ -35,7 +34,7 @@ pub(super) struct Plan {
     pub(super) file_checks: Vec<Option<usize>>,
     /// How many bytes of block each device needs.
     pub(super) block_bytes: Vec<u64>,
-    /// Where in the block of the host device the blocks of each shard lie.
+    /// Where in the block of the one device that has direct items the blocks of each shard lie.
     pub(super) spans: Vec<Range<u64>>,
 }
 
@@ -84,7 +83,7 @@ pub(super) struct Check {
 }
 
 impl Plan {
-    /// Works out what `builder` asks for on `devices`.
+    /// Works out what `builder` asks for on `devices`; where it lies is left to [`lay_out`](Plan::lay_out).
     pub(super) fn new(builder: &Builder, devices: &[Device]) -> Result<Plan> {
         let checkpoint = &builder.checkpoint;
         let places = builder.selection.places(checkpoint)?;
@@ -105,11 +104,6 @@ impl Plan {
             plan.shards.push(first..plan.items.len());
         }
         plan.targets.extend(empty);
-        let host = devices.len() == 1 && devices[0].kind() == DeviceKind::Host;
-        if host && builder.config.path == PathChoice::Auto {
-            plan.mark_direct(checkpoint);
-        }
-        plan.lay_out(checkpoint, devices.len(), builder.config.align_bytes)?;
         Ok(plan)
     }
 

@@ -38,6 +38,7 @@ pub struct SimFaults {
 pub struct SimDevice {
     shared: Arc<Shared>,
     direct: bool,
+    numa_node: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -61,7 +62,14 @@ impl SimRead {
 impl SimDevice {
     /// A device whose delays and pieces come from `seed` and whose time is `clock`.
     pub fn new(seed: u64, clock: Clock) -> SimDevice {
-        SimDevice { shared: Arc::new(Shared { clock, state: Mutex::new(State::new(seed)) }), direct: false }
+        let shared = Arc::new(Shared { clock, state: Mutex::new(State::new(seed)) });
+        SimDevice { shared, direct: false, numa_node: None }
+    }
+
+    /// The same on a NUMA node.
+    pub fn on_node(mut self, node: u32) -> SimDevice {
+        self.numa_node = Some(node);
+        self
     }
 
     /// The same with memory that a ring can write into ([`RawMemory::host`]).
@@ -191,6 +199,10 @@ unsafe impl RawDevice for SimDevice {
     unsafe fn unpin(&self, base: NonNull<u8>) -> Result<()> {
         self.shared.current().unpin(base.as_ptr() as usize);
         Ok(())
+    }
+
+    fn numa_node(&self) -> Option<u32> {
+        self.numa_node
     }
 
     fn stream(&self) -> Result<Box<dyn Stream>> {

@@ -1,6 +1,7 @@
 //! Where targets lie.
 //!
-//! On the host device an item is *direct* where its bytes may lie in memory as they do in blocks of the file:
+//! Where a ring can write to the device's memory an item is *direct* if its bytes may lie there as they do in blocks of the
+//! file:
 //!
 //! ```text
 //!  file    ...|. . . a|b b b b|b . . .|...     blocks of 4096 bytes
@@ -14,20 +15,44 @@ use crate::error::{Error, Result};
 use crate::weights::{Checkpoint, TensorInfo};
 
 impl Plan {
-    /// Which items may be written by the ring where they are to stay.
-    pub(super) fn mark_direct(&mut self, checkpoint: &Checkpoint) {
+    /// Which items may be written by the ring where they are to stay: those that lie in stretches of so many bytes at
+    /// least, each of which costs up to two blocks less two bytes of memory besides its own.
+    pub(in crate::weights) fn mark_direct(&mut self, checkpoint: &Checkpoint, stretch_bytes_min: u64, align: u64) {
         for item in &mut self.items {
             let [target] = &self.targets[item.targets.clone()] else { continue };
             let aligned = item.extents.begin().is_multiple_of(alignment(&checkpoint.tensors()[target.place]));
             let own = matches!(target.memory, Where::Block(_));
             item.direct = own && aligned && target.rows.rows == 1 && item.extents.rows() == Some(target.rows);
         }
+        for shard in &self.shards {
+            let follows = |before: &Item, item: &Item| {
+                let near = item.extents.begin() & !(align - 1) <= before.extents.end().next_multiple_of(align);
+                before.direct && item.direct && near
+            };
+            for stretch in self.items[shard.clone()].chunk_by_mut(follows) {
+                let bytes = stretch.last().map_or(0, |item| item.extents.end()) - stretch[0].extents.begin();
+                let long = bytes >= stretch_bytes_min;
+                stretch.iter_mut().for_each(|item| item.direct &= long);
+            }
+        }
+    }
+
+    /// Nothing is direct, wherever it has been laid out.
+    pub(in crate::weights) fn unmark(&mut self) {
+        self.items.iter_mut().for_each(|item| item.direct = false);
+        self.spans.iter_mut().for_each(|span| *span = 0..0);
+    }
+
+    /// The shards that direct items are read from.
+    pub(in crate::weights) fn direct_shards(&self) -> impl Iterator<Item = usize> + use<'_> {
+        (0..self.shards.len()).filter(|&shard| self.items[self.shards[shard].clone()].iter().any(|item| item.direct))
     }
 
     /// Gives every target that has none a place in its device's block: first the direct ones, in blocks as in the file,
     /// then the others without holes, which are sorted by alignment for that.
-    pub(super) fn lay_out(&mut self, checkpoint: &Checkpoint, devices: usize, align: u64) -> Result<()> {
+    pub(in crate::weights) fn lay_out(&mut self, checkpoint: &Checkpoint, devices: usize, align: u64) -> Result<()> {
         let too_much = || Error::Memory { what: "tensors", bytes: u64::MAX, errno: libc::ENOMEM };
+        self.spans.clear();
         let mut end = 0u64;
         for shard in &self.shards {
             let begin = end;

@@ -143,6 +143,10 @@ pub extern "C" fn cuFileBufRegister(base: usize, bytes: usize, _flags: c_int) ->
     if overlaps {
         return answer(state.refuse(5023, "memory registered twice"));
     }
+    let bytes_max = state.knob("register_bytes_max") as usize;
+    if bytes_max > 0 && bytes > bytes_max {
+        return answer(5036);
+    }
     state.buffers.insert(base, bytes);
     answer(0)
 }

@@ -19,7 +19,9 @@ pub(super) fn examine() -> (Vec<Finding>, Value) {
     let mut findings = vec![match &obstacle {
         None => Finding::ok(
             "cuFile: nothing in its way that shows from outside",
-            "a loader tries a real read of each file system (ext4 and XFS only), and takes the direct path if it is right",
+            "a loader tries a real read of each file system (ext4 and XFS only), and takes the direct path if it is right; a load of \
+             weights does so for what lies in its files in stretches of a MiB and more, unless they are checked on the way or \
+             go to several devices",
         ),
         Some(refusal) => Finding::note(format!("cuFile is not used: {}", refusal.reason), STAGED, refusal.remedy),
     }];
