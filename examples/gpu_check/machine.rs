@@ -29,7 +29,7 @@ pub(crate) fn describe(device: &Device, gpu: &Gpu, options: &Options) -> Value {
         "huge_pages": line("/sys/kernel/mm/transparent_hugepage/enabled"),
         "kernel": line("/proc/sys/kernel/osrelease"),
         "dir": mount(&options.dir),
-        "tmpfs": mount(&options.tmpfs),
+        "tmpfs": options.tmpfs.as_deref().and_then(mount),
     })
 }
 

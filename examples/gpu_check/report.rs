@@ -1,144 +1,275 @@
-//! What came of it: one JSON object, and the same for people.
+//! What came of it: one JSON object, and the same for people. Written again after each part, so that a run that is killed
+//! leaves what it knew.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::check::Outcome;
-use crate::check::race::Tally;
+
+/// What a part says of one thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Ok,
+    Failed,
+    /// This machine does not allow it, or it was not wanted.
+    Skipped,
+    /// A part that did not run to its end, though nothing that it checked was wrong.
+    Unfinished,
+    Note,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Ok => "ok",
+            Kind::Failed => "FAILED",
+            Kind::Skipped => "skipped",
+            Kind::Unfinished => "UNFINISHED",
+            Kind::Note => "note",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    kind: Kind,
+    part: String,
+    name: String,
+    detail: String,
+}
 
 pub(crate) struct Report {
-    machine: Value,
-    checks: Vec<Value>,
-    not_checked: Vec<String>,
-    control: Value,
-    measurements: Value,
-    not_measured: Option<String>,
-    passed: bool,
+    machine: Map<String, Value>,
+    entries: Vec<Entry>,
+    /// In the order in which they came.
+    tables: Vec<(String, Vec<Value>)>,
+    parts: Vec<Value>,
+    /// Over a stand-in for the driver: figures are counted and not kept.
+    trial: bool,
+    trial_rows: usize,
+    finished: bool,
+    start: Instant,
 }
 
 impl Report {
-    pub(crate) fn new(machine: Value) -> Report {
-        let null = Value::Null;
+    pub(crate) fn new(trial: bool) -> Report {
         Report {
-            machine,
-            checks: vec![],
-            not_checked: vec![],
-            control: null.clone(),
-            measurements: null,
-            not_measured: None,
-            passed: true,
+            machine: Map::new(),
+            entries: Vec::new(),
+            tables: Vec::new(),
+            parts: Vec::new(),
+            trial,
+            trial_rows: 0,
+            finished: false,
+            start: Instant::now(),
         }
     }
 
-    /// Notes a check, and says it.
-    pub(crate) fn check(&mut self, name: &str, outcome: Outcome<String>) {
-        let (passed, detail) = match outcome {
-            Ok(detail) => (true, detail),
-            Err(error) => (false, error.to_string()),
+    /// Takes what a part said on a line; whether that was a check, a skip, or a figure.
+    pub(crate) fn hear(&mut self, part: &str, line: &str) -> bool {
+        let Some(said) = line.strip_prefix('@').and_then(|json| serde_json::from_str::<Value>(json).ok()) else {
+            return false;
         };
-        println!("{} {name}: {detail}", if passed { "ok    " } else { "FAILED" });
-        self.passed &= passed;
-        self.checks.push(json!({ "name": name, "passed": passed, "detail": detail }));
+        let kinds = [("ok", Kind::Ok), ("failed", Kind::Failed), ("skipped", Kind::Skipped), ("note", Kind::Note)];
+        for (key, kind) in kinds {
+            if let Some(name) = said[key].as_str() {
+                self.note(kind, part, name, said["detail"].as_str().unwrap_or(""));
+                return kind != Kind::Note;
+            }
+        }
+        if let Some(entries) = said["machine"].as_object() {
+            self.machine.extend(entries.clone());
+        }
+        match (said["table"].as_str(), &said["row"]) {
+            (Some(table), Value::Object(row)) => self.row(table, row),
+            _ => return false,
+        }
+        true
     }
 
-    /// The race without fences. That it goes wrong shows that the check can tell; on a quick machine it may not.
-    pub(crate) fn control(&mut self, tally: Outcome<Tally>) {
-        self.control = match tally {
-            Ok(Tally { samples, wrong, .. }) => json!({ "samples": samples, "wrong": wrong }),
-            Err(error) => json!({ "error": error.to_string() }),
-        };
-        println!("       the same without fences, on purpose: {}", self.control);
+    /// Notes and says one thing.
+    pub(crate) fn note(&mut self, kind: Kind, part: &str, name: &str, detail: &str) {
+        println!("{:10} {part}: {name}: {}", kind.word(), cut(detail, 300));
+        let (part, name, detail) = (part.into(), name.into(), detail.into());
+        self.entries.push(Entry { kind, part, name, detail });
     }
 
-    /// Says what this machine does not allow.
-    pub(crate) fn not_checked(&mut self, why: &str) {
-        println!("-      not checked: {why}");
-        self.not_checked.push(why.into());
+    fn row(&mut self, table: &str, row: &Map<String, Value>) {
+        if self.trial {
+            self.trial_rows += 1;
+            return;
+        }
+        let place = self.tables.iter().position(|(name, _)| name == table).unwrap_or_else(|| {
+            self.tables.push((table.into(), Vec::new()));
+            self.tables.len() - 1
+        });
+        let rows = &mut self.tables[place].1;
+        let what = |row: &Map<String, Value>| row.values().next().cloned();
+        let new = Value::Object(row.clone());
+        match rows.iter_mut().find(|old| old.as_object().and_then(what) == what(row)) {
+            Some(old) => *old = new,
+            None => rows.push(new),
+        }
     }
 
-    pub(crate) fn measured(&mut self, measurements: Value) {
-        self.measurements = measurements;
+    pub(crate) fn part_ended(&mut self, part: &str, seconds: f64, how: &str) {
+        self.parts.push(json!({ "part": part, "seconds": (seconds * 10.0).round() / 10.0, "how": how }));
     }
 
-    pub(crate) fn not_measured(&mut self, why: &str) {
-        println!("       not measured: {why}");
-        self.not_measured = Some(why.into());
+    /// All parts have had their turn.
+    pub(crate) fn finish(&mut self) {
+        self.finished = true;
     }
 
-    pub(crate) fn passed(&self) -> bool {
-        self.passed
+    pub(crate) fn count(&self, kind: Kind) -> usize {
+        self.entries.iter().filter(|entry| entry.kind == kind).count()
     }
 
+    pub(crate) fn has_failed(&self, part: &str) -> bool {
+        self.entries.iter().any(|entry| entry.kind == Kind::Failed && entry.part == part)
+    }
+
+    /// 0, 1 or 4, as the help says.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match (self.count(Kind::Failed), self.count(Kind::Unfinished)) {
+            (0, 0) if self.finished => 0,
+            (0, _) => 4,
+            _ => 1,
+        }
+    }
+
+    /// Both files. Each appears whole.
     pub(crate) fn write(&self, out: &Path) -> Outcome {
-        let path = |ending| out.with_file_name(format!("{}.{ending}", out.file_name().unwrap_or_default().display()));
-        std::fs::write(path("json"), serde_json::to_string_pretty(&self.json())? + "\n")?;
-        std::fs::write(path("md"), self.markdown())?;
+        let json = serde_json::to_string_pretty(&self.json())? + "\n";
+        for (ending, text) in [("json", json), ("md", self.markdown(usize::MAX))] {
+            let (path, temporary) = (with_ending(out, ending), with_ending(out, &format!("{ending}.new")));
+            std::fs::write(&temporary, text)?;
+            std::fs::rename(&temporary, &path)?;
+        }
         Ok(())
     }
 
-    fn json(&self) -> Value {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    pub(crate) fn json(&self) -> Value {
+        let entry = |entry: &Entry| json!({ "part": entry.part, "name": entry.name, "detail": entry.detail });
+        let entries = |kind| self.entries.iter().filter(|entry| entry.kind == kind).map(entry).collect::<Vec<_>>();
         json!({
             "strait": env!("CARGO_PKG_VERSION"),
-            "unix_seconds": since.map(|since| since.as_secs()).unwrap_or(0),
-            "passed": self.passed,
+            "unix_seconds": SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or(0),
+            "verdict": self.verdict(),
+            "finished": self.finished,
+            "stand_in": self.trial,
             "machine": self.machine,
-            "checks": self.checks,
-            "not_checked": self.not_checked,
-            "race_without_fences": self.control,
-            "measurements": self.measurements,
-            "not_measured": self.not_measured,
+            "passed": entries(Kind::Ok),
+            "failed": entries(Kind::Failed),
+            "unfinished": entries(Kind::Unfinished),
+            "skipped": entries(Kind::Skipped),
+            "notes": entries(Kind::Note),
+            "measurements": self.tables.iter().cloned().map(|(name, rows)| (name, rows.into())).collect::<Map<_, _>>(),
+            "parts": self.parts,
         })
     }
 
-    pub(crate) fn markdown(&self) -> String {
-        let mut text = format!("# strait {} on {}\n\n", env!("CARGO_PKG_VERSION"), plain(&self.machine["gpu"]));
-        for (key, value) in self.machine.as_object().into_iter().flatten() {
-            let _ = writeln!(text, "- {}: {}", key.replace('_', " "), plain(value));
+    pub(crate) fn verdict(&self) -> String {
+        let counts = [Kind::Ok, Kind::Failed, Kind::Unfinished, Kind::Skipped].map(|kind| self.count(kind));
+        let [passed, failed, unfinished, skipped] = counts;
+        let end = if self.finished { "" } else { "; the run is not at its end" };
+        let seconds = self.start.elapsed().as_secs();
+        format!("{passed} passed, {failed} failed, {unfinished} unfinished, {skipped} skipped, in {seconds} s{end}")
+    }
+
+    /// For people; of about so many bytes at most, since details are cut as they must be.
+    pub(crate) fn markdown(&self, bytes_max: usize) -> String {
+        let lengths = [usize::MAX, 400, 200, 120, 80, 50];
+        let texts = lengths.iter().map(|&length| self.text(length));
+        let mut last = String::new();
+        for text in texts {
+            last = text;
+            if last.len() <= bytes_max {
+                break;
+            }
         }
-        text += "\n## Checks\n\n| check | result | detail |\n|---|---|---|\n";
-        for check in &self.checks {
-            let result = if check["passed"] == true { "passed" } else { "**FAILED**" };
-            let _ = writeln!(text, "| {} | {result} | {} |", plain(&check["name"]), plain(&check["detail"]));
+        cut(&last, bytes_max)
+    }
+
+    fn text(&self, detail_max: usize) -> String {
+        let gpu = self.machine.get("gpu").map(plain).unwrap_or("a machine that could not be asked".into());
+        let mut text = format!("# strait {} on {gpu}\n\n{}.\n", env!("CARGO_PKG_VERSION"), self.verdict());
+        if self.trial {
+            text += "\nA TRIAL over strait's stand-in for the driver: it says nothing about a GPU, and figures are not kept ";
+            let _ = writeln!(text, "({} were made).", self.trial_rows);
         }
-        for why in &self.not_checked {
-            let _ = writeln!(text, "\nNot checked: {why}");
+        // What matters first, for a text that is cut.
+        for kind in [Kind::Failed, Kind::Unfinished, Kind::Ok, Kind::Skipped, Kind::Note] {
+            let mut rows = self.entries.iter().filter(|entry| entry.kind == kind).peekable();
+            if rows.peek().is_some() {
+                let _ = writeln!(text, "\n## {}\n", kind.word());
+            }
+            for Entry { part, name, detail, .. } in rows {
+                let _ = writeln!(text, "- {part}: {name}: {}", cut(detail, detail_max));
+            }
         }
-        let _ = writeln!(text, "\nThe race without fences, to see that it can be lost: {}", self.control);
-        text += "\n## Measurements\n\n";
-        if let Some(why) = &self.not_measured {
-            return text + "None: " + why + ".\n";
+        for (name, rows) in &self.tables {
+            let _ = write!(text, "\n## {name}\n\n{}", table(rows));
         }
-        for (name, rows) in self.measurements.as_object().into_iter().flatten() {
-            let _ = writeln!(text, "{}\n", name.replace('_', " "));
-            text += &table(rows);
+        text += "\n## machine\n\n";
+        for (key, value) in &self.machine {
+            let _ = writeln!(text, "- {}: {}", key.replace('_', " "), cut(&plain(value), detail_max));
         }
         text
     }
 }
 
-/// A list of objects of the same keys as a table; anything else as it is.
-fn table(rows: &Value) -> String {
-    let Some(keys) = rows[0].as_object().map(|row| row.keys().cloned().collect::<Vec<_>>()) else {
-        return format!("{}\n\n", plain(rows));
-    };
+pub(crate) fn with_ending(out: &Path, ending: &str) -> PathBuf {
+    out.with_file_name(format!("{}.{ending}", out.file_name().unwrap_or_default().display()))
+}
+
+/// Objects as a table with a column for every key that one of them has; series of all rounds are for the JSON.
+fn table(rows: &[Value]) -> String {
+    let mut keys: Vec<&String> = Vec::new();
+    for key in rows.iter().filter_map(Value::as_object).flat_map(Map::keys) {
+        if !keys.contains(&key) && !key.starts_with("all_") {
+            keys.push(key);
+        }
+    }
     let heads: Vec<String> = keys.iter().map(|key| key.replace('_', " ")).collect();
     let mut text = format!("| {} |\n|{}\n", heads.join(" | "), "---|".repeat(keys.len()));
-    for row in rows.as_array().into_iter().flatten() {
-        let cells: Vec<String> = keys.iter().map(|key| plain(&row[key])).collect();
+    for row in rows {
+        let cells: Vec<String> = keys.iter().map(|key| plain(&row[key.as_str()])).collect();
         let _ = writeln!(text, "| {} |", cells.join(" | "));
     }
-    text + "\n"
+    text
 }
 
 fn plain(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
-        Value::Number(number) if number.is_f64() => format!("{:.3}", number.as_f64().unwrap_or(0.0)),
+        Value::String(text) => text.replace(['\n', '|'], " "),
+        Value::Number(number) if number.is_f64() => significant(number.as_f64().unwrap_or(0.0)),
         Value::Null => "-".into(),
         Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
     }
+}
+
+/// Three digits that count.
+fn significant(number: f64) -> String {
+    let digits = match number.abs() {
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        size if size >= 1.0 => 2,
+        size if size >= 0.1 => 3,
+        _ => 4,
+    };
+    format!("{number:.digits$}")
+}
+
+/// A text on one line where `max` bounds it, and at most about so many bytes.
+fn cut(text: &str, max: usize) -> String {
+    if max == usize::MAX || text.len() <= max {
+        return text.into();
+    }
+    let end = (0..=max.saturating_sub(3)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    format!("{}..", &text[..end])
 }

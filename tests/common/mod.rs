@@ -34,7 +34,8 @@ pub fn write_shard(directory: &Path, seed: u64, len: u64) -> PathBuf {
     path
 }
 
-/// A temporary directory on the file system of the build, which takes O_DIRECT where /tmp may not.
+/// A temporary directory in `STRAIT_TEST_DIR`, or else on the file system of the build, which takes O_DIRECT where /tmp may not.
 pub fn disk_directory() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+    let directory = std::env::var_os("STRAIT_TEST_DIR");
+    tempfile::tempdir_in(directory.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into())).unwrap()
 }

@@ -7,11 +7,6 @@
 mod check;
 #[path = "../common/mod.rs"]
 mod common;
-#[path = "../../examples/gpu_check/measure/mod.rs"]
-#[allow(dead_code, reason = "never measures here")]
-mod measure;
-#[path = "../../examples/gpu_check/options.rs"]
-mod options;
 #[path = "../stand_in/mod.rs"]
 mod stand_in;
 

@@ -9,11 +9,10 @@ use strait::{Device, Loader, RingChoice};
 use super::Bed;
 use crate::check::cuda::{Gpu, is_stand_in};
 use crate::check::exact;
+use crate::check::gather;
 use crate::check::race::{self, Load};
 use crate::check::reader::{Reader, Release};
-use crate::check::shards::Shards;
-use crate::measure;
-use crate::options::Options;
+use crate::check::shards::{Shards, Source};
 use crate::stand_in::take;
 
 #[test]
@@ -40,12 +39,14 @@ fn every_byte_of_every_shape_is_the_shards() {
 }
 
 #[test]
-fn nothing_is_measured_on_the_stand_in() {
-    let (_fake, _alone) = take();
-    let device = Device::cuda(0).unwrap();
-    let options = Options::from_args(["--gib", "1"].map(String::from).into_iter()).unwrap();
-    let refused = measure::all(&options, &device, &Gpu::of(&device).unwrap()).unwrap_err().to_string();
-    assert!(refused.contains("stand-in"), "{refused}");
+fn arrays_of_rows_at_odd_places() {
+    let (fake, _alone) = take();
+    let bed = Bed::new(&fake);
+    let source = Source::new(8 << 20);
+    fake.pace(3, 300, 0);
+    let found = gather::check(&Device::cuda(0).unwrap(), &source, bed.path()).unwrap();
+    assert!(found.contains("gathered by the kernel"), "{found}");
+    bed.nothing_is_left(&fake);
 }
 
 /// Two consumers' streams, much slower than the loader's.

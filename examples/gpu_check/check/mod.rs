@@ -5,10 +5,12 @@
 //!      |                                                     |
 //!      +--- exact.rs: many shapes, from one seed each        +--- reader.rs: batches on a consumer's own stream
 //!      +--- race.rs: memory is used again behind slow streams +
+//!      `--- gather.rs: arrays of rows at odd places
 //! ```
 
 pub(crate) mod cuda;
 pub(crate) mod exact;
+pub(crate) mod gather;
 pub(crate) mod race;
 pub(crate) mod reader;
 pub(crate) mod shards;

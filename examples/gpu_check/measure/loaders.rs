@@ -1,4 +1,4 @@
-//! Loaders from disk and from memory, to the host and to the device.
+//! Loaders from disk, memory and page cache, to the host and to the device.
 
 use std::time::Instant;
 
@@ -6,26 +6,34 @@ use serde_json::{Value, json};
 use strait::order::Shuffle;
 use strait::{Dataset, Device, Loader};
 
-use super::files::Files;
+use super::disk::{self, Way};
+use super::files::{self, Files};
 use super::median;
 use crate::check::Outcome;
 
 /// One way of reading one dataset.
 pub(super) struct Case<'a> {
-    name: String,
+    pub(super) name: String,
     files: &'a Files,
     device: Device,
     shuffle: Shuffle,
     /// Bytes of a sample.
     record: u64,
     batch: usize,
-    /// The case that says what the storage can do: the same, to the host. None for those themselves.
-    storage: Option<usize>,
+    /// How plain reads get the most of the same place.
+    ceiling: Way,
+    /// Bytes of a run, so that it takes well under a second.
+    bytes: f64,
+    /// Whether the page cache is emptied of the files before each run.
+    cold: bool,
+    runs: Vec<Run>,
 }
 
-/// What one epoch took.
-pub(super) struct Run {
+/// What one epoch took, and what plain reads and the bus gave in the same round.
+struct Run {
     gb_per_s: f64,
+    storage: f64,
+    bus: f64,
     cpu_seconds_per_gib: f64,
     build_ms: f64,
     first_batch_ms: f64,
@@ -33,26 +41,50 @@ pub(super) struct Run {
     way: String,
 }
 
+/// How long a run takes, about.
+const RUN_SECONDS: f64 = 0.6;
+
 impl<'a> Case<'a> {
-    /// Pairs: to the host without a copy, which is what the storage can do; then to the device.
-    pub(super) fn all(device: &Device, disk: &'a Files, memory: &'a Files) -> Vec<Case<'a>> {
-        let large = (Shuffle::Sequential, 1 << 20, 64);
-        let small = (Shuffle::Full, 128 << 10, 256);
-        let places =
-            [("disk, in order", disk, large), ("disk, shuffled", disk, small), ("tmpfs, in order", memory, large)];
-        let mut cases = Vec::new();
-        for (place, files, (shuffle, record, batch)) in places {
-            let storage = cases.len();
-            for (to, device, storage) in [("host", Device::host(), None), ("device", device.clone(), Some(storage))] {
-                let name = format!("{place}, {} KiB samples, to the {to}", record >> 10);
-                cases.push(Case { name, files, device, shuffle, record, batch, storage });
-            }
-        }
-        cases
+    /// From the disk: in order and shuffled, and in order to the host; the same files from the page cache.
+    pub(super) fn of_disk(device: &Device, files: &'a Files) -> Outcome<Vec<Case<'a>>> {
+        files::evict(&files.paths);
+        let (way, rate) = disk::best(&files.paths, true)?;
+        let small = Way { threads: way.threads.max(16), block: 128 << 10, shuffled: true, ..way };
+        let (cached, _) = disk::best(&files.paths[..1], false)?;
+        let case =
+            |name, device: &Device, order, ceiling, cold| Case::new(name, files, device, order, ceiling, rate, cold);
+        Ok(vec![
+            case("disk, in order", device, LARGE, way, true),
+            case("disk, shuffled", device, SMALL, small, true),
+            case("disk, in order, to the host", &Device::host(), LARGE, way, true),
+            case("disk, in order, cached", device, LARGE, cached, false),
+        ])
+    }
+
+    pub(super) fn of_tmpfs(device: &Device, files: &'a Files) -> Outcome<Vec<Case<'a>>> {
+        let (way, rate) = disk::best(&files.paths, false)?;
+        let small = Way { block: 128 << 10, shuffled: true, ..way };
+        let case = |name, order, ceiling| Case::new(name, files, device, order, ceiling, rate, false);
+        Ok(vec![case("tmpfs, in order", LARGE, way), case("tmpfs, shuffled", SMALL, small)])
+    }
+
+    fn new(
+        name: &str,
+        files: &'a Files,
+        device: &Device,
+        order: Order,
+        ceiling: Way,
+        rate: f64,
+        cold: bool,
+    ) -> Case<'a> {
+        let Order { shuffle, record, batch } = order;
+        let name = format!("{name}, {} KiB x {batch}", record >> 10);
+        let bytes = rate * 1e9 * RUN_SECONDS;
+        Case { name, files, device: device.clone(), shuffle, record, batch, ceiling, bytes, cold, runs: Vec::new() }
     }
 
     fn loader(&self) -> Outcome<Loader> {
-        let builder = Loader::builder(Dataset::records(&self.files.paths, self.record)?);
+        let builder = Loader::builder(Dataset::records(self.files.some(self.bytes), self.record)?);
         Ok(builder.device(self.device.clone()).batch_size(self.batch).shuffle(self.shuffle).seed(5).build()?)
     }
 
@@ -73,8 +105,21 @@ impl<'a> Case<'a> {
         Ok(())
     }
 
-    /// One epoch of a new loader, until the last byte is there.
-    pub(super) fn run(&self) -> Outcome<Run> {
+    fn prepare(&self) -> Outcome {
+        let paths = self.files.some(self.bytes);
+        match self.cold {
+            true => files::evict(paths),
+            // Into the page cache, if they were not there.
+            false => drop(disk::gb_per_s(paths, Way { shuffled: false, direct: false, ..self.ceiling })?),
+        }
+        Ok(())
+    }
+
+    /// Plain reads, then one epoch of a new loader, until the last byte is there.
+    pub(super) fn run(&mut self, bus: f64) -> Outcome {
+        self.prepare()?;
+        let storage = disk::gb_per_s(self.files.some(self.bytes), self.ceiling)?;
+        self.prepare()?;
         let start = Instant::now();
         let mut loader = self.loader()?;
         let (built, cpu) = (Instant::now(), cpu_seconds());
@@ -93,44 +138,57 @@ impl<'a> Case<'a> {
         last.iter().try_for_each(|batch| batch.wait())?;
         let (seconds, cpu) = (built.elapsed().as_secs_f64(), cpu_seconds() - cpu);
         drop(last);
-        if bytes != self.files.bytes {
-            return Err(format!("{}: {bytes} of {} bytes came", self.name, self.files.bytes).into());
+        let whole = self.files.some(self.bytes).len() as u64 * self.files.shard_bytes;
+        if bytes + self.batch as u64 * self.record <= whole {
+            return Err(format!("{}: {bytes} of {whole} bytes came", self.name).into());
         }
         let stats = loader.stats();
         let fallbacks: Vec<String> = stats.fallbacks.iter().map(|fallback| format!("; {}", fallback.instead)).collect();
-        Ok(Run {
+        self.runs.push(Run {
             gb_per_s: bytes as f64 / seconds / 1e9,
+            storage,
+            bus: if self.device.name() == "host" { f64::INFINITY } else { bus },
             cpu_seconds_per_gib: cpu / (bytes as f64 / (1u64 << 30) as f64),
             build_ms: (built - start).as_secs_f64() * 1e3,
             first_batch_ms: first.unwrap_or_default().as_secs_f64() * 1e3,
             pinned_bytes: stats.pinned_bytes_max,
             way: format!("{}, {}{}", stats.path, stats.ring, fallbacks.concat()),
+        });
+        Ok(())
+    }
+
+    /// Medians of all rounds so far, and of the shares within the rounds.
+    pub(super) fn row(&self) -> Value {
+        let all = |pick: &dyn Fn(&Run) -> f64| self.runs.iter().map(pick).collect::<Vec<_>>();
+        let of = |pick: &dyn Fn(&Run) -> f64| Some(median(&all(pick))).filter(|value| value.is_finite());
+        json!({
+            "what": self.name,
+            "GB_per_s": of(&|run| run.gb_per_s),
+            "plain_reads_GB_per_s": of(&|run| run.storage),
+            "share_of_min_reads_bus": of(&|run| run.gb_per_s / run.storage.min(run.bus)),
+            "share_of_bus": of(&|run| run.gb_per_s / run.bus).filter(|&share| share > 0.0),
+            "CPU_s_per_GiB": of(&|run| run.cpu_seconds_per_gib),
+            "build_ms": of(&|run| run.build_ms),
+            "first_batch_ms": of(&|run| run.first_batch_ms),
+            "pinned_MiB": self.runs.iter().map(|run| run.pinned_bytes >> 20).max(),
+            "rounds": self.runs.len(),
+            "way": self.runs.last().map(|run| run.way.clone()),
+            "all_GB_per_s": all(&|run| run.gb_per_s),
+            "all_plain_reads_GB_per_s": all(&|run| run.storage),
+            "all_plain_reads_way": self.ceiling.text(),
         })
     }
 }
 
-/// Medians, and the shares of what storage and bus could do in the same round.
-pub(super) fn rows(cases: &[Case<'_>], runs: &[Vec<Run>], bus: &[f64]) -> Vec<Value> {
-    let row = |(case, series): (&Case<'_>, &Vec<Run>)| {
-        let of = |pick: fn(&Run) -> f64| median(&series.iter().map(pick).collect::<Vec<_>>());
-        let share = case.storage.map(|storage| {
-            let rounds = series.iter().zip(&runs[storage]).zip(bus);
-            median(&rounds.map(|((run, storage), bus)| run.gb_per_s / storage.gb_per_s.min(*bus)).collect::<Vec<_>>())
-        });
-        json!({
-            "what": case.name,
-            "gb_per_s": of(|run| run.gb_per_s),
-            "share_of_min_storage_bus": share,
-            "cpu_seconds_per_GiB": of(|run| run.cpu_seconds_per_gib),
-            "build_ms": of(|run| run.build_ms),
-            "first_batch_ms": of(|run| run.first_batch_ms),
-            "pinned_MiB": series.iter().map(|run| run.pinned_bytes >> 20).max(),
-            "way": series.last().map(|run| run.way.clone()),
-            "all_gb_per_s": series.iter().map(|run| run.gb_per_s).collect::<Vec<_>>(),
-        })
-    };
-    cases.iter().zip(runs).map(row).collect()
+#[derive(Clone, Copy)]
+struct Order {
+    shuffle: Shuffle,
+    record: u64,
+    batch: usize,
 }
+
+const LARGE: Order = Order { shuffle: Shuffle::Sequential, record: 1 << 20, batch: 16 };
+const SMALL: Order = Order { shuffle: Shuffle::Full, record: 128 << 10, batch: 128 };
 
 /// User plus system time of all threads of this process so far.
 fn cpu_seconds() -> f64 {

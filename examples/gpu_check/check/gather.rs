@@ -1,0 +1,47 @@
+//! Arrays whose rows lie at odd places: what the gather kernel moves. Small enough to be watched by compute-sanitizer.
+
+use std::path::Path;
+
+use strait::order::Shuffle;
+use strait::sim::Rng;
+use strait::{DType, Device, Loader};
+
+use super::Outcome;
+use super::shards::{Shards, Source};
+
+/// Lengths around the words of 16 bytes and the rows of 16 KiB that the kernel works in.
+const RECORDS: [usize; 9] = [1, 3, 15, 17, 100, 4099, 16_383, 16_385, 40_001];
+
+/// Compares arrays of records of many lengths, in shuffled order, row by row.
+pub(crate) fn check(device: &Device, source: &Source, directory: &Path) -> Outcome<String> {
+    let (mut gathered, mut kept) = (0, Vec::new());
+    for (seed, record) in RECORDS.into_iter().enumerate() {
+        let directory = tempfile::tempdir_in(directory)?;
+        let mut rng = Rng::new(seed as u64);
+        let shards = Shards::records(source, directory.path(), &mut rng, record, 2 << 20)?;
+        let mut loader = Loader::builder(shards.dataset.clone())
+            .device(device.clone())
+            .batch_size(24)
+            .shuffle(Shuffle::Full)
+            .array("record", DType::U8, &[record as u64])
+            .build()?;
+        for batch in loader.epoch(0) {
+            let batch = batch?;
+            let array = batch.tensor("record").ok_or("records came as no array")?;
+            array.read_back(&mut kept)?;
+            let rows = batch.samples().iter().flat_map(|&sample| shards.field(sample, "record").unwrap_or(&[]));
+            if !rows.eq(&kept) {
+                return Err(format!("records of {record} bytes: an array has wrong bytes").into());
+            }
+        }
+        let stats = loader.stats();
+        gathered += stats.bytes_gathered;
+        if let Some(fallback) = stats.fallbacks.iter().find(|fallback| fallback.instead.contains("gather")) {
+            return Err(format!("the kernel does not run: {}", fallback.reason).into());
+        }
+    }
+    match gathered {
+        0 => Err("nothing was gathered: the check checks nothing".into()),
+        bytes => Ok(format!("{} lengths of records, {bytes} bytes gathered by the kernel", RECORDS.len())),
+    }
+}
