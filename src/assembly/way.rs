@@ -165,7 +165,11 @@ fn try_cufile<'a>(
     let deadline = wishes.deadline.min(TRIAL_MAX);
     let (device, shards) = (device.clone(), one_of_each_file_system(files));
     let (tell, answer) = mpsc::channel();
-    let body = move || drop(tell.send(trial(&device, &shards, compat, deadline)));
+    let body = move || {
+        let answer = trial(&device, &shards, compat, deadline);
+        drop(device); // whoever hears the answer may count on that
+        let _ = tell.send(answer);
+    };
     let refused = |reason: &str| Cufile::refusal(reason, "see cufile.log in the working directory, and `dmesg`");
     let thread = std::thread::Builder::new().name("strait-trial".into()).spawn(body);
     thread.map_err(|error| refused(&format!("cannot start a thread: {error}")))?;

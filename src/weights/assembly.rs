@@ -172,18 +172,20 @@ impl Parts {
         let counters = self.shared.counters.clone();
         let counters = &counters;
         let numa_node = placed(&self.devices).and_then(|device| stay_near(device, counters));
-        let device_ring = self.device_ring()?;
+        let mut device_ring = self.device_ring()?;
+        let slab_count = self.slab_count()?;
         let Config { ring, reads_in_flight: depth, align_bytes, .. } = self.config;
         // What cuFile does not read into device memory is read into slabs, by the best ring for that.
         let ring = if ring == RingChoice::Cufile { RingChoice::Auto } else { ring };
+        let alone = device_ring.take_if(|_| slab_count == 0);
         let open_files = self.config.open_files_max.min(self.files.len().max(1));
-        let (ring, opening) = match make_ring {
-            Some(make) => (make(depth)?, Opening::Ring { direct: false }),
-            None => choose_ring(ring, depth, open_files, align_bytes, counters)?,
+        let (ring, opening) = match (make_ring, alone) {
+            (Some(make), _) => (make(depth)?, Opening::Ring { direct: false }),
+            (None, Some(ring)) => (ring, Opening::Ring { direct: true }),
+            (None, None) => choose_ring(ring, depth, open_files, align_bytes, counters)?,
         };
         let name = device_ring.as_ref().map_or(ring.name(), |ring| ring.name());
         // Streams first, so that nothing is pinned when one cannot be had.
-        let slab_count = self.slab_count()?;
         let streams = self.devices.iter().filter(|_| slab_count > 0).map(|device| device.raw().stream());
         let streams = streams.collect::<Result<Vec<_>>>()?;
         let slabs = match slab_count {
