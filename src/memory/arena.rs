@@ -87,7 +87,9 @@ impl Arena {
         }
         let populated = populated.min(bytes);
         arena.populate(populated).map_err(|e| no_memory(errno(&e)))?;
-        if pages == Pages::Small && arena.huge_bytes().is_some_and(|huge| huge >= populated / 10 * 9) {
+        // The kernel walks all of the process's memory for an answer: not where it can only be no.
+        let may_be_huge = pages == Pages::Small && bytes >= HUGE;
+        if may_be_huge && arena.huge_bytes().is_some_and(|huge| huge >= populated / 10 * 9) {
             arena.pages = Pages::Transparent;
         }
         Ok(arena)
