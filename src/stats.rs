@@ -177,8 +177,9 @@ impl Counters {
         let mut known = self.fallbacks.lock().unwrap_or_else(|e| e.into_inner());
         let twin = |f: &Fallback| f.instead == fallback.instead && f.errno == fallback.errno;
         if known.len() < FALLBACKS_MAX && !known.iter().any(twin) {
+            known.push(fallback.clone());
+            drop(known); // whoever is told may ask for the stats
             tracing::warn!("{fallback}");
-            known.push(fallback);
         }
     }
 

@@ -32,7 +32,7 @@ int main(int argc, char **argv) {
     must(strait_save_new(device, &save, &error));
     must(strait_save_add_host(save, "weight", "f32", shape, 2, weight, sizeof weight, &error));
     must(strait_save_add_host(save, "bias", "f32", shape + 1, 1, bias, sizeof bias, &error));
-    must(strait_save_write(save, path, &error));
+    must(strait_save_write(save, path, NULL, &error));
     strait_save_free(save);
 
     strait_checkpoint *checkpoint;

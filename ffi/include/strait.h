@@ -30,6 +30,26 @@ typedef struct DLManagedTensor DLManagedTensor;
 typedef struct DLManagedTensorVersioned DLManagedTensorVersioned;
 
 /**
+ * A level of the log: something went wrong that no call could return.
+ */
+#define STRAIT_LOG_ERROR 1
+
+/**
+ * A level of the log: it works, but not as it was wanted or could.
+ */
+#define STRAIT_LOG_WARNING 2
+
+/**
+ * A level of the log: what was chosen.
+ */
+#define STRAIT_LOG_INFO 3
+
+/**
+ * A level of the log: for those who look for a fault.
+ */
+#define STRAIT_LOG_DEBUG 4
+
+/**
  * What is not known, or not the same for all; the length of a field that a sample does not have.
  */
 #define STRAIT_UNKNOWN UINT64_MAX
@@ -248,6 +268,11 @@ typedef struct strait_loader_builder strait_loader_builder;
 typedef struct strait_save strait_save;
 
 /**
+ * What was saved. Threads: any, at once.
+ */
+typedef struct strait_saved strait_saved;
+
+/**
  * A snapshot of a loader's numbers. Threads: any, at once.
  */
 typedef struct strait_stats strait_stats;
@@ -256,6 +281,12 @@ typedef struct strait_stats strait_stats;
  * A tensor in device memory. Threads: any, at once; `strait_tensor_release_on` and `strait_tensor_free` end it.
  */
 typedef struct strait_tensor strait_tensor;
+
+/**
+ * Is told something: `level` is one of `STRAIT_LOG_`.., `source` the part of strait that says it, `message` a line of UTF-8.
+ * Both texts last for the call.
+ */
+typedef void (*strait_log)(void *context, uint32_t level, const char *source, const char *message);
 
 /**
  * A run of bytes that `gather` moves: offsets from the start of one piece of device memory. Runs do not overlap.
@@ -384,6 +415,16 @@ typedef struct {
     const char *(*error_name)(void *device, int32_t code);
 } strait_device_vtable;
 
+/**
+ * Whether a tensor is wanted: `tensor` is its number in the checkpoint.
+ */
+typedef bool (*strait_filter)(void *context, size_t tensor);
+
+/**
+ * Takes memory back that strait was lent.
+ */
+typedef void (*strait_release)(void *owner);
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -437,6 +478,28 @@ bool strait_error_offset(const strait_error *error,
  */
 bool strait_error_sample(const strait_error *error,
                          uint64_t *sample);
+
+/* ---------- Log -------------------------------------------------------------------------------
+ *
+ * What strait has to say that is no error of a call: what it does in place of what was wanted, with the reason and what
+ * would change it (a warning, each once), samples that are left out, memory that is leaked rather than used wrongly. Nothing
+ * is said until a function is named to say it to.
+ */
+
+/**
+ * Has `log` called with `context` for everything that is said at `level` and graver levels in this process from now on,
+ * whoever's loader it is about, in place of the function before. `log` may be NULL: then nothing is said any more.
+ *
+ * It is called in the thread in which something happened: one that calls strait, or an engine's, which waits for it; in
+ * several at once. It must not throw, and should neither block nor call strait: what is said while it does is lost.
+ *
+ * This returns once no call of the function before is under way: what that needs may go then. From `log` itself it is
+ * `STRAIT_STATUS_WRONG_ORDER`. The child of a fork goes on with its parent's function.
+ */
+strait_status strait_log_to(uint32_t level,
+                            strait_log log,
+                            void *context,
+                            strait_error **error);
 
 /* ---------- Version ---------------------------------------------------------------------------
  *
@@ -633,6 +696,35 @@ strait_status strait_dataset_len(const strait_dataset *dataset,
                                  strait_error **error);
 
 /**
+ * How many samples the dataset number `part` of those that were joined has, by which `strait_batch_origin` counts; of one
+ * that was not, its own. `STRAIT_STATUS_OUT_OF_RANGE` behind the last.
+ */
+strait_status strait_dataset_part(const strait_dataset *dataset,
+                                  size_t part,
+                                  uint64_t *samples,
+                                  strait_error **error);
+
+/**
+ * The bytes of the largest sample, all fields together: what a batch may need per sample. Takes a pass over the index,
+ * unless sidecars say it.
+ */
+strait_status strait_dataset_largest_sample(const strait_dataset *dataset,
+                                            uint64_t *bytes,
+                                            strait_error **error);
+
+/**
+ * Which shards' indexes came from sidecars (`strait index`): of how many a sidecar is used, how many of these have
+ * checksums, and how many sidecars are stale or damaged, with the reason of the first of them (NULL if there is none). Each
+ * output may be NULL.
+ */
+strait_status strait_dataset_sidecars(const strait_dataset *dataset,
+                                      uint64_t *used,
+                                      uint64_t *checksums,
+                                      uint64_t *unusable,
+                                      const char **why,
+                                      strait_error **error);
+
+/**
  * The format's name: `"records"`, `"webdataset"`; `"mixed"` where datasets of different formats are joined.
  */
 strait_status strait_dataset_format(const strait_dataset *dataset,
@@ -675,6 +767,17 @@ strait_status strait_dataset_field(const strait_dataset *dataset,
                                    strait_error **error);
 
 /**
+ * How a field's bytes are to be read, where the format says so: `text`: UTF-8; `varints`: whole numbers as a
+ * `tf.train.Example` has them, one behind another, each 7 bits a byte, the lowest first, with the top bit set in all but its
+ * last byte, and negative ones as 64 bits. Each output may be NULL.
+ */
+strait_status strait_dataset_field_encoding(const strait_dataset *dataset,
+                                            size_t field,
+                                            bool *text,
+                                            bool *varints,
+                                            strait_error **error);
+
+/**
  * The shape of a field where every sample's is the same and the format says so, the first dimension outermost: `ndim`
  * lengths at `shape`. `STRAIT_STATUS_ABSENT` where there is none.
  */
@@ -686,7 +789,7 @@ strait_status strait_dataset_field_shape(const strait_dataset *dataset,
 
 /**
  * Where field number `field` of a sample lies: the number of the shard, and first byte and length in it.
- * `STRAIT_STATUS_ABSENT` if the sample lacks that field.
+ * `STRAIT_STATUS_ABSENT` if the sample lacks that field, `STRAIT_STATUS_FORMAT` if the shard's index turns out to be damaged.
  */
 strait_status strait_dataset_extent(const strait_dataset *dataset,
                                     uint64_t sample,
@@ -1060,6 +1163,13 @@ strait_status strait_loader_resume(strait_loader *loader,
                                    strait_error **error);
 
 /**
+ * The device that its batches live on, which was given or chosen; to be given back with `strait_device_free`.
+ */
+strait_status strait_loader_device(const strait_loader *loader,
+                                   strait_device **device,
+                                   strait_error **error);
+
+/**
  * A snapshot of what the loader has done so far, to be given back with `strait_stats_free`. May be called while another
  * thread waits for a batch.
  */
@@ -1125,6 +1235,17 @@ strait_status strait_batch_origin(const strait_batch *batch,
                                   size_t *dataset,
                                   uint64_t *id,
                                   strait_error **error);
+
+/**
+ * How far a dataset of a mixture is once every rank has used its batch of this step: its own epoch, and how many of its
+ * samples are consumed there. `dataset` counts as in `strait_dataset_concat`; `STRAIT_STATUS_OUT_OF_RANGE` behind the last,
+ * and where there is no mixture. Each output may be NULL.
+ */
+strait_status strait_batch_dataset(const strait_batch *batch,
+                                   size_t dataset,
+                                   uint64_t *epoch,
+                                   uint64_t *consumed,
+                                   strait_error **error);
 
 /**
  * The number of fields that the batch has.
@@ -1510,6 +1631,31 @@ strait_status strait_checkpoint_shape(const strait_checkpoint *checkpoint,
                                       strait_error **error);
 
 /**
+ * Where a tensor's bytes lie: the number of the file, and the first byte in it. Each output may be NULL.
+ */
+strait_status strait_checkpoint_extent(const strait_checkpoint *checkpoint,
+                                       size_t tensor,
+                                       size_t *file,
+                                       uint64_t *offset,
+                                       strait_error **error);
+
+/**
+ * The number of files.
+ */
+strait_status strait_checkpoint_files(const strait_checkpoint *checkpoint,
+                                      size_t *files,
+                                      strait_error **error);
+
+/**
+ * A file's path, and its size in bytes. Each output may be NULL.
+ */
+strait_status strait_checkpoint_file(const strait_checkpoint *checkpoint,
+                                     size_t file,
+                                     const char **path,
+                                     uint64_t *bytes,
+                                     strait_error **error);
+
+/**
  * An entry of what the files' writers had to say (`__metadata__`), by its number from 0, file by file;
  * `STRAIT_STATUS_OUT_OF_RANGE` behind the last.
  */
@@ -1562,8 +1708,19 @@ strait_status strait_load_builder_matching(strait_load_builder *builder,
                                            strait_error **error);
 
 /**
+ * Of the tensors that names and patterns choose, only those that `wanted` wants. It is called with `context` and each one's
+ * number, by the threads that call `strait_load_builder_start` and `strait_load_builder_block_size`, before these return. It
+ * may call functions of the checkpoint, and none of this builder.
+ */
+strait_status strait_load_builder_filter(strait_load_builder *builder,
+                                         strait_filter wanted,
+                                         void *context,
+                                         strait_error **error);
+
+/**
  * Of the tensor of that name, device number `device` (in the order in which they were added) gets only elements `from` to
  * `to`, without that, of dimension `dim`: what tensor parallelism wants. Bytes that no device wants are not read.
+ * `STRAIT_STATUS_NOT_FOUND` if there is no such tensor.
  */
 strait_status strait_load_builder_slice(strait_load_builder *builder,
                                         const char *name,
@@ -1572,6 +1729,57 @@ strait_status strait_load_builder_slice(strait_load_builder *builder,
                                         uint64_t from,
                                         uint64_t to,
                                         strait_error **error);
+
+/**
+ * Device number `device` gets nothing of the tensor of that name: what pipeline parallelism wants.
+ * `STRAIT_STATUS_NOT_FOUND` if there is no such tensor.
+ */
+strait_status strait_load_builder_skip(strait_load_builder *builder,
+                                       const char *name,
+                                       size_t device,
+                                       strait_error **error);
+
+/**
+ * Puts what device number `device` gets of the tensor of that name into memory of the caller's: `bytes` bytes from
+ * `device_ptr` on, a multiple of the elements' size, in that device's memory. Too few are an error of starting.
+ * `STRAIT_STATUS_NOT_FOUND` if there is no such tensor. Bytes go through slabs then, on the host too.
+ *
+ * Nobody else reads or writes the memory until the tensor is handed over. Once this has succeeded, `release` is called
+ * with `owner`, once, when strait uses the memory no more: the builder, the load and the tensor in it are gone, and all
+ * writes have ended. It is called in whatever thread that happens, and must not throw; after a failed load it says when
+ * the memory may be used again. `release` may be NULL: then the memory is there for ever.
+ */
+strait_status strait_load_builder_place(strait_load_builder *builder,
+                                        const char *name,
+                                        size_t device,
+                                        uint64_t device_ptr,
+                                        uint64_t bytes,
+                                        strait_release release,
+                                        void *owner,
+                                        strait_error **error);
+
+/**
+ * Puts all tensors of device number `device` that have no place of their own into one block of the caller's, in place of
+ * memory that is allocated: `strait_load_builder_block_size` says how long it has to be. On the host it starts at a multiple
+ * of 4096. `release`, which may be NULL, and `owner` are as for `strait_load_builder_place`; of several blocks for one device
+ * the first is used.
+ */
+strait_status strait_load_builder_block(strait_load_builder *builder,
+                                        size_t device,
+                                        uint64_t device_ptr,
+                                        uint64_t bytes,
+                                        strait_release release,
+                                        void *owner,
+                                        strait_error **error);
+
+/**
+ * How many bytes `strait_load_builder_block` needs on device number `device`, with the options as they are now: those of
+ * the tensors, and on the host what is left of the blocks of the file at both ends of each stretch that is read.
+ */
+strait_status strait_load_builder_block_size(strait_load_builder *builder,
+                                             size_t device,
+                                             uint64_t *bytes,
+                                             strait_error **error);
 
 /**
  * Checks the bytes of every tensor against a manifest file before it is handed over: strait's own, `sha256sum`'s, and
@@ -1616,6 +1824,13 @@ strait_status strait_load_builder_block_bytes(strait_load_builder *builder,
 strait_status strait_load_builder_gap_bytes(strait_load_builder *builder,
                                             uint64_t gap_bytes,
                                             strait_error **error);
+
+/**
+ * Alignment of direct reads in bytes: a power of two, at least 4096. Default 4096.
+ */
+strait_status strait_load_builder_align_bytes(strait_load_builder *builder,
+                                              uint64_t align_bytes,
+                                              strait_error **error);
 
 /**
  * Reads in flight at most. Default 128.
@@ -1846,6 +2061,27 @@ strait_status strait_save_shard_bytes_max(strait_save *save,
                                           strait_error **error);
 
 /**
+ * Sums up what is written, on the way, for `strait_saved_manifest`: `algorithm` is `"crc32c"`, `"xxh3-64"` or `"sha256"`; `per`
+ * is `"file"`, `"tensor"` or `"both"`. Default: nothing.
+ */
+strait_status strait_save_digests(strait_save *save,
+                                  const char *algorithm,
+                                  const char *per,
+                                  strait_error **error);
+
+/**
+ * The length of one write, and of one slab, in bytes: a multiple of 4096. Default 4 MiB.
+ */
+strait_status strait_save_block_bytes(strait_save *save, size_t block_bytes, strait_error **error);
+
+/**
+ * Writes in flight at most. Default 8.
+ */
+strait_status strait_save_writes_in_flight(strait_save *save,
+                                           size_t writes_in_flight,
+                                           strait_error **error);
+
+/**
  * Slabs at most, in bytes. Default 256 MiB.
  */
 strait_status strait_save_pinned_bytes_max(strait_save *save,
@@ -1874,11 +2110,74 @@ strait_status strait_save_after(strait_save *save,
 
 /**
  * Writes the tensors to `path`, in place of what is there. On an error nothing has changed under that name. A save may be
- * written several times.
+ * written several times. What was written is told by `saved`, which is given back with `strait_saved_free`; it may be NULL.
  */
 strait_status strait_save_write(strait_save *save,
                                 const char *path,
+                                strait_saved **saved,
                                 strait_error **error);
+
+/* ---------- Saved checkpoints -----------------------------------------------------------------
+ *
+ * What a save has written, and how. It does not change. Texts live as long as its handle.
+ */
+
+/**
+ * Gives it back; the files stay. NULL is fine; one that is not live is `STRAIT_STATUS_BAD_HANDLE`.
+ */
+strait_status strait_saved_free(strait_saved *saved);
+
+/**
+ * The number of files, and of the bytes of all of them, headers included. Each output may be NULL.
+ */
+strait_status strait_saved_files(const strait_saved *saved,
+                                 size_t *files,
+                                 uint64_t *bytes,
+                                 strait_error **error);
+
+/**
+ * A file's path, by its number from 0.
+ */
+strait_status strait_saved_file(const strait_saved *saved,
+                                size_t file,
+                                const char **path,
+                                strait_error **error);
+
+/**
+ * The path of the index (`model.safetensors.index.json`); `STRAIT_STATUS_ABSENT` where there is one file.
+ */
+strait_status strait_saved_index(const strait_saved *saved,
+                                 const char **path,
+                                 strait_error **error);
+
+/**
+ * The digests that `strait_save_digests` asked for, as a manifest that `strait_load_builder_verify` reads once it is in a
+ * file: `len` bytes of JSON and a NUL. Names in it are relative to the files' directory. `STRAIT_STATUS_ABSENT` where none
+ * were asked for. `len` may be NULL.
+ */
+strait_status strait_saved_manifest(const strait_saved *saved,
+                                    const char **json,
+                                    size_t *len,
+                                    strait_error **error);
+
+/**
+ * Which way the bytes took: the storage backend (`"uring"`, `"pread"`), whether the writes bypassed the page cache, and how
+ * many bytes of host memory were pinned. Each output may be NULL.
+ */
+strait_status strait_saved_way(const strait_saved *saved,
+                               const char **ring,
+                               bool *direct,
+                               uint64_t *pinned_bytes,
+                               strait_error **error);
+
+/**
+ * Something that was wanted and could not be had, by its number from 0: what was done instead, why, and what would change
+ * it. `STRAIT_STATUS_OUT_OF_RANGE` behind the last.
+ */
+strait_status strait_saved_fallback(const strait_saved *saved,
+                                    size_t fallback,
+                                    const char **value,
+                                    strait_error **error);
 
 #ifdef __cplusplus
 }  // extern "C"

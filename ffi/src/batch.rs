@@ -15,8 +15,8 @@ use crate::call::{call, free, index, out, text};
 use crate::cursor::{Taken, strait_cursor};
 use crate::dataset::FieldTexts;
 use crate::error::{Failure, strait_error};
-use crate::handle::{Kind, live, null, register, take};
-use crate::held::Held;
+use crate::handle::{Kind, live, null, register};
+use crate::held::{self, Held, Holds};
 use crate::status::strait_status;
 
 /// A batch of samples on a device. Threads: any, at once; `strait_batch_release_on` and `strait_batch_free` end it.
@@ -33,6 +33,14 @@ impl Kind for Kept {
     type Handle = strait_batch;
     const NAME: &'static str = "batch";
     const NUMBER: u8 = 9;
+}
+
+impl Holds for Kept {
+    type Lent = Batch;
+
+    fn held(&self) -> &Arc<Held<Batch>> {
+        &self.held
+    }
 }
 
 impl Kept {
@@ -137,6 +145,30 @@ pub extern "C" fn strait_batch_origin(
             return Err(Failure::new(strait_status::WrongOrder, message));
         }
         (*dataset, *id) = kept.held.get().origin(sample);
+        Ok(())
+    })
+}
+
+/// How far a dataset of a mixture is once every rank has used its batch of this step: its own epoch, and how many of its
+/// samples are consumed there. `dataset` counts as in `strait_dataset_concat`; `STRAIT_STATUS_OUT_OF_RANGE` behind the last,
+/// and where there is no mixture. Each output may be NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_batch_dataset(
+    batch: *const strait_batch,
+    dataset: usize,
+    epoch: Option<&mut u64>,
+    consumed: Option<&mut u64>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let datasets = live::<Kept>(batch, "batch")?.held.get().datasets();
+        let own = datasets[index(dataset as u64, datasets.len(), "dataset")?];
+        if let Some(epoch) = epoch {
+            *epoch = own.epoch;
+        }
+        if let Some(consumed) = consumed {
+            *consumed = own.consumed;
+        }
         Ok(())
     })
 }
@@ -288,7 +320,7 @@ pub extern "C" fn strait_batch_wait(
     batch: *const strait_batch,
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
-    call(error, || Ok(live::<Kept>(batch, "batch")?.held.get().wait()?))
+    held::wait::<Kept>(batch, error)
 }
 
 /// Makes `stream` wait until the bytes are there, without blocking the host. `stream` is a live stream of the loader's
@@ -299,12 +331,8 @@ pub unsafe extern "C" fn strait_batch_wait_on(
     stream: i64,
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
-    call(error, || {
-        let kept = live::<Kept>(batch, "batch")?;
-        let raw = kept.held.stream(stream)?;
-        // SAFETY: a live stream of the batch's device, as the header says of this argument.
-        Ok(unsafe { kept.held.get().wait_on(raw) }?)
-    })
+    // SAFETY: a live stream of the batch's device, as the header says of this argument.
+    unsafe { held::wait_on::<Kept>(batch, stream, error) }
 }
 
 /// Gives the batch back, once `stream` has done what is on it now, without blocking the host; tensors of it must have been
@@ -316,12 +344,8 @@ pub unsafe extern "C" fn strait_batch_release_on(
     stream: i64,
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
-    call(error, || {
-        let held = live::<Kept>(batch, "batch")?.held.clone();
-        held.behind(stream)?;
-        drop(take::<Kept>(batch, "batch")?);
-        Ok(Held::let_go(held)?)
-    })
+    // SAFETY: a live stream of the batch's device, as the header says of this argument.
+    unsafe { held::release_on::<Kept>(batch, stream, error) }
 }
 
 /// The bytes of one sample's field, where the host can address them: `len` bytes at `data`, as long as the batch's handle

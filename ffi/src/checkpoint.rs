@@ -22,6 +22,7 @@ pub(crate) struct Listed {
     names: Vec<CString>,
     dtypes: Vec<CString>,
     metadata: Vec<(CString, CString)>,
+    paths: Vec<CString>,
 }
 
 impl Kind for Listed {
@@ -36,7 +37,8 @@ impl Listed {
         let dtypes = checkpoint.tensors().iter().map(|tensor| c_string(tensor.dtype.name())).collect();
         let entries = checkpoint.files().iter().flat_map(|file| &file.metadata);
         let metadata = entries.map(|(key, value)| (c_string(key.as_str()), c_string(value.as_str()))).collect();
-        Listed { checkpoint, names, dtypes, metadata }
+        let paths = checkpoint.files().iter().map(|file| c_string(file.path.as_os_str().as_bytes())).collect();
+        Listed { checkpoint, names, dtypes, metadata, paths }
     }
 }
 
@@ -118,11 +120,7 @@ pub unsafe extern "C" fn strait_checkpoint_find(
         let listed = live::<Listed>(checkpoint, "checkpoint")?;
         // SAFETY: a C string, as the header's conventions say.
         let name = unsafe { text(name, "name") }?;
-        let unknown = || Failure::new(strait_status::NotFound, format!("name: there is no tensor {name:?}"));
-        let found = listed.checkpoint.tensor(name).ok_or_else(unknown)?;
-        // The tensor is an element of that very array.
-        let first = listed.checkpoint.tensors().as_ptr();
-        *tensor = (std::ptr::from_ref(found).addr() - first.addr()) / size_of_val(found);
+        *tensor = number_of(&listed.checkpoint, name).ok_or_else(|| no_tensor(name))?;
         Ok(())
     })
 }
@@ -172,6 +170,64 @@ pub extern "C" fn strait_checkpoint_shape(
     })
 }
 
+/// Where a tensor's bytes lie: the number of the file, and the first byte in it. Each output may be NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_checkpoint_extent(
+    checkpoint: *const strait_checkpoint,
+    tensor: usize,
+    file: Option<&mut usize>,
+    offset: Option<&mut u64>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let listed = live::<Listed>(checkpoint, "checkpoint")?;
+        let own = &listed.checkpoint.tensors()[index(tensor as u64, listed.names.len(), "tensor")?];
+        if let Some(file) = file {
+            *file = own.shard as usize;
+        }
+        if let Some(offset) = offset {
+            *offset = own.offset;
+        }
+        Ok(())
+    })
+}
+
+/// The number of files.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_checkpoint_files(
+    checkpoint: *const strait_checkpoint,
+    files: Option<&mut usize>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let files = out(files, "files")?;
+        *files = live::<Listed>(checkpoint, "checkpoint")?.paths.len();
+        Ok(())
+    })
+}
+
+/// A file's path, and its size in bytes. Each output may be NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_checkpoint_file(
+    checkpoint: *const strait_checkpoint,
+    file: usize,
+    path: Option<&mut *const c_char>,
+    bytes: Option<&mut u64>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let listed = live::<Listed>(checkpoint, "checkpoint")?;
+        let file = index(file as u64, listed.paths.len(), "file")?;
+        if let Some(path) = path {
+            *path = listed.paths[file].as_ptr();
+        }
+        if let Some(bytes) = bytes {
+            *bytes = listed.checkpoint.files()[file].bytes;
+        }
+        Ok(())
+    })
+}
+
 /// An entry of what the files' writers had to say (`__metadata__`), by its number from 0, file by file;
 /// `STRAIT_STATUS_OUT_OF_RANGE` behind the last.
 #[unsafe(no_mangle)]
@@ -189,4 +245,16 @@ pub extern "C" fn strait_checkpoint_metadata(
         (*key, *value) = (own.0.as_ptr(), own.1.as_ptr());
         Ok(())
     })
+}
+
+/// The number of the tensor of that name.
+pub(crate) fn number_of(checkpoint: &Checkpoint, name: &str) -> Option<usize> {
+    let found = checkpoint.tensor(name)?;
+    // The tensor is an element of that very array.
+    let first = checkpoint.tensors().as_ptr();
+    Some((std::ptr::from_ref(found).addr() - first.addr()) / size_of_val(found))
+}
+
+pub(crate) fn no_tensor(name: &str) -> Failure {
+    Failure::new(strait_status::NotFound, format!("name: there is no tensor {name:?}"))
 }

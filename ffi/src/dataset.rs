@@ -41,6 +41,8 @@ impl Kind for Builder {
 pub(crate) struct Opened {
     pub(crate) dataset: Dataset,
     format: CString,
+    /// Why a sidecar is not used.
+    why: Option<CString>,
     fields: FieldTexts,
     paths: OnceLock<Vec<CString>>,
 }
@@ -54,7 +56,8 @@ impl Kind for Opened {
 impl Opened {
     fn new(dataset: Dataset) -> Opened {
         let (format, fields) = (c_string(dataset.format()), FieldTexts::new(dataset.fields()));
-        Opened { dataset, format, fields, paths: OnceLock::new() }
+        let why = dataset.index_state().why.as_deref().map(c_string);
+        Opened { dataset, format, why, fields, paths: OnceLock::new() }
     }
 
     fn path(&self, shard: usize) -> *const c_char {
@@ -276,6 +279,73 @@ pub extern "C" fn strait_dataset_len(
     })
 }
 
+/// How many samples the dataset number `part` of those that were joined has, by which `strait_batch_origin` counts; of one
+/// that was not, its own. `STRAIT_STATUS_OUT_OF_RANGE` behind the last.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_part(
+    dataset: *const strait_dataset,
+    part: usize,
+    samples: Option<&mut u64>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let samples = out(samples, "samples")?;
+        let opened = live::<Opened>(dataset, "dataset")?;
+        let parts = opened.dataset.parts();
+        *samples = parts[index(part as u64, parts.len(), "part")?];
+        Ok(())
+    })
+}
+
+/// The bytes of the largest sample, all fields together: what a batch may need per sample. Takes a pass over the index,
+/// unless sidecars say it.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_largest_sample(
+    dataset: *const strait_dataset,
+    bytes: Option<&mut u64>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let bytes = out(bytes, "bytes")?;
+        let opened = live::<Opened>(dataset, "dataset")?;
+        let largest = opened.dataset.largest_sample();
+        opened.dataset.check()?;
+        *bytes = largest;
+        Ok(())
+    })
+}
+
+/// Which shards' indexes came from sidecars (`strait index`): of how many a sidecar is used, how many of these have
+/// checksums, and how many sidecars are stale or damaged, with the reason of the first of them (NULL if there is none). Each
+/// output may be NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_sidecars(
+    dataset: *const strait_dataset,
+    used: Option<&mut u64>,
+    checksums: Option<&mut u64>,
+    unusable: Option<&mut u64>,
+    why: Option<&mut *const c_char>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let opened = live::<Opened>(dataset, "dataset")?;
+        let state = opened.dataset.index_state();
+        if let Some(used) = used {
+            *used = state.sidecars;
+        }
+        if let Some(checksums) = checksums {
+            *checksums = state.checksums;
+        }
+        if let Some(unusable) = unusable {
+            *unusable = state.unusable;
+        }
+        if let Some(why) = why {
+            *why = opened.why.as_ref().map_or(ptr::null(), |why| why.as_ptr());
+        }
+        Ok(())
+    })
+}
+
 /// The format's name: `"records"`, `"webdataset"`; `"mixed"` where datasets of different formats are joined.
 #[unsafe(no_mangle)]
 pub extern "C" fn strait_dataset_format(
@@ -372,6 +442,30 @@ pub extern "C" fn strait_dataset_field(
     })
 }
 
+/// How a field's bytes are to be read, where the format says so: `text`: UTF-8; `varints`: whole numbers as a
+/// `tf.train.Example` has them, one behind another, each 7 bits a byte, the lowest first, with the top bit set in all but its
+/// last byte, and negative ones as 64 bits. Each output may be NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_dataset_field_encoding(
+    dataset: *const strait_dataset,
+    field: usize,
+    text: Option<&mut bool>,
+    varints: Option<&mut bool>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let opened = live::<Opened>(dataset, "dataset")?;
+        let own = &opened.dataset.fields()[index(field as u64, opened.dataset.fields().len(), "field")?];
+        if let Some(text) = text {
+            *text = own.text;
+        }
+        if let Some(varints) = varints {
+            *varints = own.varints;
+        }
+        Ok(())
+    })
+}
+
 /// The shape of a field where every sample's is the same and the format says so, the first dimension outermost: `ndim`
 /// lengths at `shape`. `STRAIT_STATUS_ABSENT` where there is none.
 #[unsafe(no_mangle)]
@@ -393,7 +487,7 @@ pub extern "C" fn strait_dataset_field_shape(
 }
 
 /// Where field number `field` of a sample lies: the number of the shard, and first byte and length in it.
-/// `STRAIT_STATUS_ABSENT` if the sample lacks that field.
+/// `STRAIT_STATUS_ABSENT` if the sample lacks that field, `STRAIT_STATUS_FORMAT` if the shard's index turns out to be damaged.
 #[unsafe(no_mangle)]
 pub extern "C" fn strait_dataset_extent(
     dataset: *const strait_dataset,
@@ -409,7 +503,10 @@ pub extern "C" fn strait_dataset_extent(
         let opened = live::<Opened>(dataset, "dataset")?;
         let field = index(field as u64, opened.dataset.fields().len(), "field")?;
         let sample = index(sample, opened.dataset.len() as usize, "sample")? as u64;
-        let Some(extent) = opened.dataset.extent(sample, field) else { return Ok(strait_status::Absent) };
+        let Some(extent) = opened.dataset.extent(sample, field) else {
+            opened.dataset.check()?; // a damaged index knows of nothing
+            return Ok(strait_status::Absent);
+        };
         (*shard, *offset, *len) = (extent.shard as usize, extent.offset, extent.len);
         Ok(strait_status::Ok)
     })

@@ -87,17 +87,23 @@ pub(crate) fn forks() -> u8 {
 extern "C" fn forked() {
     PARENTS.store(TABLE.swap(ptr::null_mut(), Ordering::Relaxed), Ordering::Relaxed);
     FORKS.fetch_add(1, Ordering::Relaxed);
+    crate::log::forked();
+}
+
+/// From now on forks are noticed.
+pub(crate) fn watch_forks() {
+    static WATCH_FORKS: Once = Once::new();
+    WATCH_FORKS.call_once(|| {
+        // SAFETY: the handler only stores to atomics, which is allowed between fork and exec; the library stays loaded
+        // (build.rs).
+        unsafe { libc::pthread_atfork(None, None, Some(forked)) };
+    });
 }
 
 fn table() -> &'static RwLock<Table> {
-    static WATCH_FORKS: Once = Once::new();
     let there = TABLE.load(Ordering::Acquire);
     let there = if there.is_null() {
-        WATCH_FORKS.call_once(|| {
-            // SAFETY: the handler only stores to atomics, which is allowed between fork and exec; the library stays
-            // loaded (build.rs).
-            unsafe { libc::pthread_atfork(None, None, Some(forked)) };
-        });
+        watch_forks();
         let new = Box::into_raw(Box::default());
         match TABLE.compare_exchange(ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => new,

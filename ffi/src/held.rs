@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use strait::device::RawStream;
 use strait::{Batch, Device, Error, weights};
 
-use crate::call::lock;
+use crate::call::{call, lock};
 use crate::dlpack::DLDevice;
-use crate::error::Failure;
-use crate::handle::forks;
+use crate::error::{Failure, strait_error};
+use crate::handle::{Kind, forks, live, take};
 use crate::status::strait_status;
 
 /// The legacy default stream of CUDA.
@@ -155,6 +155,51 @@ impl<T: Lent> Held<T> {
         raw.free_fence(fence);
         ordered
     }
+}
+
+/// A handle that stands for what is held.
+pub(crate) trait Holds: Kind {
+    type Lent: Lent;
+
+    fn held(&self) -> &Arc<Held<Self::Lent>>;
+}
+
+/// Waits, on the host, until its bytes are there.
+pub(crate) fn wait<K: Holds>(handle: *const K::Handle, error: Option<&mut *mut strait_error>) -> strait_status {
+    call(error, || Ok(live::<K>(handle, K::NAME)?.held().get().wait()?))
+}
+
+/// Makes a stream wait for them.
+///
+/// # Safety
+/// `stream` is a live stream of its device.
+pub(crate) unsafe fn wait_on<K: Holds>(
+    handle: *const K::Handle,
+    stream: i64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let held = live::<K>(handle, K::NAME)?.held().clone();
+        // SAFETY: the caller's promise is the same.
+        Ok(unsafe { held.get().wait_on(held.stream(stream)?) }?)
+    })
+}
+
+/// Gives a handle back, and what it holds behind what is on a stream.
+///
+/// # Safety
+/// `stream` is a live stream of its device, until the last DLPack tensor of it is gone.
+pub(crate) unsafe fn release_on<K: Holds>(
+    handle: *mut K::Handle,
+    stream: i64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let held = live::<K>(handle, K::NAME)?.held().clone();
+        held.behind(stream)?;
+        drop(take::<K>(handle, K::NAME)?);
+        Ok(Held::let_go(held)?)
+    })
 }
 
 impl<T: Lent> Drop for Held<T> {

@@ -17,6 +17,7 @@
 
 // The sections of the header, in its order. Calls:
 mod error;
+mod log;
 mod status;
 mod version;
 // devices,
@@ -39,6 +40,7 @@ mod checkpoint;
 mod load;
 mod loaded;
 mod save;
+mod saved;
 
 // What they rest on.
 mod call;
@@ -57,9 +59,11 @@ pub use error::*;
 pub use load::*;
 pub use loaded::*;
 pub use loader::*;
+pub use log::*;
 pub use pinned::*;
 pub use plugin::*;
 pub use save::*;
+pub use saved::*;
 pub use stats::*;
 pub use status::*;
 pub use tensor::*;

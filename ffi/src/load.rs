@@ -3,22 +3,23 @@
 //! A load reads each byte once, in file order, and hands tensors over as they finish; they lie dense and aligned in memory of
 //! their device. Options first, then `strait_load_builder_start`, then `strait_load_next` until `STRAIT_STATUS_END`.
 
+use std::any::Any;
 use std::collections::HashMap;
-use std::ffi::{OsStr, c_char};
+use std::ffi::{OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use strait::Device;
-use strait::weights::{Builder, Load, Manifest, Part};
+use strait::weights::{Builder, Checkpoint, Load, Manifest, Part, Place, TensorInfo};
 
 use crate::builder::{PATHS, RINGS, one_of, spent};
-use crate::call::{c_str, call, free, lock, out, text};
-use crate::checkpoint::{Listed, strait_checkpoint};
+use crate::call::{c_str, call, free, index, lock, out, text};
+use crate::checkpoint::{Listed, no_tensor, number_of, strait_checkpoint};
 use crate::device::{Named, strait_device};
 use crate::dlpack::DLDevice;
 use crate::error::{Failure, strait_error};
-use crate::handle::{Kind, live, register};
+use crate::handle::{Kind, forks, live, null, register};
 use crate::held::Held;
 use crate::loaded::{Loaded, strait_tensor};
 use crate::stats::{Snapshot, strait_stats};
@@ -30,12 +31,25 @@ pub struct strait_load_builder(());
 /// A load under way. Threads: any; calls with one load take turns.
 pub struct strait_load(());
 
+/// Whether a tensor is wanted: `tensor` is its number in the checkpoint.
+pub type strait_filter = Option<unsafe extern "C" fn(context: *mut c_void, tensor: usize) -> bool>;
+
+/// Takes memory back that strait was lent.
+pub type strait_release = Option<unsafe extern "C" fn(owner: *mut c_void)>;
+
 pub(crate) struct Loading {
     /// `None` once a load was started, or could not be.
     builder: Option<Builder>,
+    checkpoint: Checkpoint,
     devices: Vec<(Device, DLDevice)>,
-    /// Dimension and range, by tensor and place of the device.
-    slices: HashMap<(String, usize), (usize, u64, u64)>,
+    chosen: Arc<Mutex<Chosen>>,
+}
+
+/// What was said of a tensor and the place of a device.
+#[derive(Default)]
+struct Chosen {
+    parts: HashMap<(Arc<str>, usize), Part>,
+    places: HashMap<(Arc<str>, usize), Place>,
 }
 
 impl Kind for Mutex<Loading> {
@@ -65,8 +79,17 @@ pub extern "C" fn strait_load_builder_new(
 ) -> strait_status {
     call(error, || {
         let builder = out(builder, "builder")?;
-        let options = live::<Listed>(checkpoint, "checkpoint")?.checkpoint.load();
-        let loading = Loading { builder: Some(options), devices: Vec::new(), slices: HashMap::new() };
+        let checkpoint = live::<Listed>(checkpoint, "checkpoint")?.checkpoint.clone();
+        let chosen = Arc::<Mutex<Chosen>>::default();
+        let (parts, places) = (chosen.clone(), chosen.clone());
+        let key = |tensor: &TensorInfo, device| (tensor.name.clone(), device);
+        let part = move |tensor: &TensorInfo, device| {
+            lock(&parts).parts.get(&key(tensor, device)).copied().unwrap_or(Part::Whole)
+        };
+        let place = move |tensor: &TensorInfo, device, _| lock(&places).places.get(&key(tensor, device)).cloned();
+        // SAFETY: who names a place promises what this needs (the header says so), until its owner is dropped.
+        let options = unsafe { checkpoint.load().part(part).place(place) };
+        let loading = Loading { builder: Some(options), checkpoint, devices: Vec::new(), chosen };
         *builder = register(Mutex::new(loading))?;
         Ok(())
     })
@@ -89,7 +112,11 @@ pub extern "C" fn strait_load_builder_device(
     call(error, || {
         let named = live::<Named>(device, "device")?;
         let loading = live::<Mutex<Loading>>(builder, "builder")?;
-        lock(&loading).devices.push((named.device.clone(), named.dl));
+        let mut loading = lock(&loading);
+        let options = loading.builder.take().ok_or_else(spent)?;
+        loading.devices.push((named.device.clone(), named.dl));
+        let devices = loading.devices.iter().map(|(device, _)| device.clone()).collect();
+        loading.builder = Some(options.devices(devices));
         Ok(())
     })
 }
@@ -117,8 +144,35 @@ pub unsafe extern "C" fn strait_load_builder_matching(
     set(builder, error, || unsafe { text(pattern, "pattern") }, Builder::matching)
 }
 
+/// Of the tensors that names and patterns choose, only those that `wanted` wants. It is called with `context` and each one's
+/// number, by the threads that call `strait_load_builder_start` and `strait_load_builder_block_size`, before these return. It
+/// may call functions of the checkpoint, and none of this builder.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_load_builder_filter(
+    builder: *mut strait_load_builder,
+    wanted: strait_filter,
+    context: *mut c_void,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let loading = live::<Mutex<Loading>>(builder, "builder")?;
+        let wanted = wanted.ok_or_else(|| null("wanted"))?;
+        let mut loading = lock(&loading);
+        let options = loading.builder.take().ok_or_else(spent)?;
+        let (checkpoint, context) = (loading.checkpoint.clone(), Context(context));
+        let filter = move |tensor: &TensorInfo| {
+            let Context(context) = &context;
+            // SAFETY: the header says how it is called; it and its context are there until the calls that ask it return.
+            number_of(&checkpoint, &tensor.name).is_some_and(|number| unsafe { wanted(*context, number) })
+        };
+        loading.builder = Some(options.filter(filter));
+        Ok(())
+    })
+}
+
 /// Of the tensor of that name, device number `device` (in the order in which they were added) gets only elements `from` to
 /// `to`, without that, of dimension `dim`: what tensor parallelism wants. Bytes that no device wants are not read.
+/// `STRAIT_STATUS_NOT_FOUND` if there is no such tensor.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strait_load_builder_slice(
     builder: *mut strait_load_builder,
@@ -129,11 +183,95 @@ pub unsafe extern "C" fn strait_load_builder_slice(
     to: u64,
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
+    // SAFETY: a C string, as the header's conventions say.
+    let name = || unsafe { text(name, "name") };
+    choose(builder, name, device, error, |chosen, key| {
+        chosen.parts.insert(key, Part::Slice { dim, from, to });
+    })
+}
+
+/// Device number `device` gets nothing of the tensor of that name: what pipeline parallelism wants.
+/// `STRAIT_STATUS_NOT_FOUND` if there is no such tensor.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_load_builder_skip(
+    builder: *mut strait_load_builder,
+    name: *const c_char,
+    device: usize,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    // SAFETY: a C string, as the header's conventions say.
+    let name = || unsafe { text(name, "name") };
+    choose(builder, name, device, error, |chosen, key| {
+        chosen.parts.insert(key, Part::Skip);
+    })
+}
+
+/// Puts what device number `device` gets of the tensor of that name into memory of the caller's: `bytes` bytes from
+/// `device_ptr` on, a multiple of the elements' size, in that device's memory. Too few are an error of starting.
+/// `STRAIT_STATUS_NOT_FOUND` if there is no such tensor. Bytes go through slabs then, on the host too.
+///
+/// Nobody else reads or writes the memory until the tensor is handed over. Once this has succeeded, `release` is called
+/// with `owner`, once, when strait uses the memory no more: the builder, the load and the tensor in it are gone, and all
+/// writes have ended. It is called in whatever thread that happens, and must not throw; after a failed load it says when
+/// the memory may be used again. `release` may be NULL: then the memory is there for ever.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_load_builder_place(
+    builder: *mut strait_load_builder,
+    name: *const c_char,
+    device: usize,
+    device_ptr: u64,
+    bytes: u64,
+    release: strait_release,
+    owner: *mut c_void,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    // SAFETY: a C string, as the header's conventions say.
+    let name = || unsafe { text(name, "name") };
+    let mut before = None; // let go outside of all locks
+    choose(builder, name, device, error, |chosen, key| {
+        before = chosen.places.insert(key, Place { ptr: device_ptr, bytes, owner: lent(release, owner) });
+    })
+}
+
+/// Puts all tensors of device number `device` that have no place of their own into one block of the caller's, in place of
+/// memory that is allocated: `strait_load_builder_block_size` says how long it has to be. On the host it starts at a multiple
+/// of 4096. `release`, which may be NULL, and `owner` are as for `strait_load_builder_place`; of several blocks for one device
+/// the first is used.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_load_builder_block(
+    builder: *mut strait_load_builder,
+    device: usize,
+    device_ptr: u64,
+    bytes: u64,
+    release: strait_release,
+    owner: *mut c_void,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
     call(error, || {
         let loading = live::<Mutex<Loading>>(builder, "builder")?;
-        // SAFETY: a C string, as the header's conventions say.
-        let name = unsafe { text(name, "name") }?;
-        lock(&loading).slices.insert((name.to_owned(), device), (dim, from, to));
+        let mut loading = lock(&loading);
+        let options = loading.builder.take().ok_or_else(spent)?;
+        let block = Place { ptr: device_ptr, bytes, owner: lent(release, owner) };
+        // SAFETY: the caller's promise, as the header says of this memory, until its owner is dropped.
+        loading.builder = Some(unsafe { options.block(device, block) });
+        Ok(())
+    })
+}
+
+/// How many bytes `strait_load_builder_block` needs on device number `device`, with the options as they are now: those of
+/// the tensors, and on the host what is left of the blocks of the file at both ends of each stretch that is read.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_load_builder_block_size(
+    builder: *mut strait_load_builder,
+    device: usize,
+    bytes: Option<&mut u64>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    call(error, || {
+        let bytes = out(bytes, "bytes")?;
+        let loading = live::<Mutex<Loading>>(builder, "builder")?;
+        let sizes = lock(&loading).builder.as_ref().ok_or_else(spent)?.block_sizes()?;
+        *bytes = sizes[index(device as u64, sizes.len(), "device")?];
         Ok(())
     })
 }
@@ -207,6 +345,16 @@ pub extern "C" fn strait_load_builder_gap_bytes(
     set(builder, error, || Ok(gap_bytes), Builder::gap_bytes)
 }
 
+/// Alignment of direct reads in bytes: a power of two, at least 4096. Default 4096.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_load_builder_align_bytes(
+    builder: *mut strait_load_builder,
+    align_bytes: u64,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(builder, error, || Ok(align_bytes), Builder::align_bytes)
+}
+
 /// Reads in flight at most. Default 128.
 #[unsafe(no_mangle)]
 pub extern "C" fn strait_load_builder_reads_in_flight(
@@ -259,20 +407,18 @@ pub extern "C" fn strait_load_builder_start(
         let load = out(load, "load")?;
         let loading = live::<Mutex<Loading>>(builder, "builder")?;
         let mut loading = lock(&loading);
-        let mut options = loading.builder.take().ok_or_else(spent)?;
+        let options = loading.builder.take().ok_or_else(spent)?;
         if loading.devices.is_empty() {
             let auto = Named::new(Device::auto());
             loading.devices.push((auto.device, auto.dl));
         }
-        let slices = std::mem::take(&mut loading.slices);
-        if !slices.is_empty() {
-            options = options.part(move |tensor, device| match slices.get(&(tensor.name.to_string(), device)) {
-                Some(&(dim, from, to)) => Part::Slice { dim, from, to },
-                None => Part::Whole,
-            });
-        }
         let (devices, dl): (Vec<Device>, _) = loading.devices.drain(..).unzip();
-        *load = register(Mutex::new(Underway { load: options.devices(devices).start()?, dl }))?;
+        let started = options.devices(devices).start();
+        // The load has its own shares of what it was lent.
+        let chosen = std::mem::take(&mut *lock(&loading.chosen));
+        drop(loading);
+        drop(chosen);
+        *load = register(Mutex::new(Underway { load: started?, dl }))?;
         Ok(())
     })
 }
@@ -356,4 +502,54 @@ fn set<T>(
         loading.builder = Some(apply(options, value));
         Ok(())
     })
+}
+
+/// Says something of a tensor and the place of a device.
+fn choose<'a>(
+    builder: *mut strait_load_builder,
+    name: impl FnOnce() -> Result<&'a str, Failure>,
+    device: usize,
+    error: Option<&mut *mut strait_error>,
+    apply: impl FnOnce(&mut Chosen, (Arc<str>, usize)),
+) -> strait_status {
+    call(error, || {
+        let loading = live::<Mutex<Loading>>(builder, "builder")?;
+        let name = name()?;
+        let loading = lock(&loading);
+        loading.builder.as_ref().ok_or_else(spent)?;
+        let tensor = loading.checkpoint.tensor(name).ok_or_else(|| no_tensor(name))?;
+        apply(&mut lock(&loading.chosen), (tensor.name.clone(), device));
+        Ok(())
+    })
+}
+
+/// What a filter is called with.
+struct Context(*mut c_void);
+
+// SAFETY: passed on to the caller's function, in the threads that the header names.
+unsafe impl Send for Context {}
+
+/// Memory of the caller's, and how it is given back.
+struct Owner {
+    owner: *mut c_void,
+    release: strait_release,
+    forks: u8,
+}
+
+// SAFETY: passed on to the caller's function, which the header says is called in any thread.
+unsafe impl Send for Owner {}
+// SAFETY: as above; nothing is shared but the number.
+unsafe impl Sync for Owner {}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        if let Some(release) = self.release.filter(|_| self.forks == forks()) {
+            // SAFETY: the header says how it is called: once, with its owner, and nothing writes to the memory any more.
+            unsafe { release(self.owner) };
+        }
+    }
+}
+
+fn lent(release: strait_release, owner: *mut c_void) -> Arc<dyn Any + Send + Sync> {
+    Arc::new(Owner { owner, release, forks: forks() })
 }

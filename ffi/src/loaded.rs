@@ -12,8 +12,8 @@ use strait::weights::Tensor;
 use crate::call::{call, free, out};
 use crate::dlpack::{DLManagedTensor, DLManagedTensorVersioned};
 use crate::error::{Failure, c_string, strait_error};
-use crate::handle::{Kind, live, null, take};
-use crate::held::Held;
+use crate::handle::{Kind, live, null};
+use crate::held::{self, Held, Holds};
 use crate::status::strait_status;
 use crate::tensor::{Managed, Place, STRAIT_TENSOR_BYTES, dl_of, lend};
 
@@ -30,6 +30,14 @@ impl Kind for Loaded {
     type Handle = strait_tensor;
     const NAME: &'static str = "tensor";
     const NUMBER: u8 = 13;
+}
+
+impl Holds for Loaded {
+    type Lent = Tensor;
+
+    fn held(&self) -> &Arc<Held<Tensor>> {
+        &self.held
+    }
 }
 
 impl Loaded {
@@ -115,7 +123,7 @@ pub extern "C" fn strait_tensor_wait(
     tensor: *const strait_tensor,
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
-    call(error, || Ok(live::<Loaded>(tensor, "tensor")?.held.get().wait()?))
+    held::wait::<Loaded>(tensor, error)
 }
 
 /// Makes `stream` wait until its bytes are there, without blocking the host. `stream` is a live stream of its device, as a
@@ -126,12 +134,8 @@ pub unsafe extern "C" fn strait_tensor_wait_on(
     stream: i64,
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
-    call(error, || {
-        let loaded = live::<Loaded>(tensor, "tensor")?;
-        let raw = loaded.held.stream(stream)?;
-        // SAFETY: a live stream of the tensor's device, as the header says of this argument.
-        Ok(unsafe { loaded.held.get().wait_on(raw) }?)
-    })
+    // SAFETY: a live stream of the tensor's device, as the header says of this argument.
+    unsafe { held::wait_on::<Loaded>(tensor, stream, error) }
 }
 
 /// Gives the tensor back once `stream` has done what is on it now: its memory is freed behind that.
@@ -141,12 +145,8 @@ pub unsafe extern "C" fn strait_tensor_release_on(
     stream: i64,
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
-    call(error, || {
-        let held = live::<Loaded>(tensor, "tensor")?.held.clone();
-        held.behind(stream)?;
-        drop(take::<Loaded>(tensor, "tensor")?);
-        Ok(Held::let_go(held)?)
-    })
+    // SAFETY: a live stream of the tensor's device, as the header says of this argument.
+    unsafe { held::release_on::<Loaded>(tensor, stream, error) }
 }
 
 /// Its bytes, where the host can address them, as long as the tensor's handle lives; waits until they are there.

@@ -14,7 +14,7 @@ use crate::batch::{Kept, strait_batch};
 use crate::call::{call, free, lock, out};
 use crate::cursor::{Taken, strait_cursor};
 use crate::dataset::{FieldTexts, STRAIT_UNKNOWN};
-use crate::device::Named;
+use crate::device::{Named, give, strait_device};
 use crate::dlpack::DLDevice;
 use crate::error::{Failure, strait_error};
 use crate::handle::{Kind, live, register};
@@ -168,6 +168,20 @@ pub extern "C" fn strait_loader_resume(
         lock(&running.loader).resume(&taken.cursor, if_changed)?;
         running.begun.store(false, Ordering::Relaxed);
         Ok(())
+    })
+}
+
+/// The device that its batches live on, which was given or chosen; to be given back with `strait_device_free`.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_loader_device(
+    loader: *const strait_loader,
+    device: Option<&mut *mut strait_device>,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    give(device, error, || {
+        let running = live::<Running>(loader, "loader")?;
+        let device = lock(&running.loader).device().clone();
+        Ok(Named::new(device).called(running.dl))
     })
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use strait::DType;
 use strait::device::RawStream;
-use strait::weights::{Save, SaveTensor, Tensor};
+use strait::weights::{Algorithm, Per, Save, SaveTensor, Tensor};
 
 use crate::builder::{RINGS, one_of};
 use crate::call::{array, c_str, call, free, lock, out, text};
@@ -19,6 +19,7 @@ use crate::error::{Failure, strait_error};
 use crate::handle::{Kind, live, register};
 use crate::held::Held;
 use crate::loaded::{Loaded, strait_tensor};
+use crate::saved::{Written, strait_saved};
 use crate::stats::unknown;
 use crate::status::strait_status;
 
@@ -158,6 +159,45 @@ pub extern "C" fn strait_save_shard_bytes_max(
     set(save, error, || Ok(shard_bytes_max), Save::shard_bytes_max)
 }
 
+/// Sums up what is written, on the way, for `strait_saved_manifest`: `algorithm` is `"crc32c"`, `"xxh3-64"` or `"sha256"`; `per`
+/// is `"file"`, `"tensor"` or `"both"`. Default: nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_save_digests(
+    save: *mut strait_save,
+    algorithm: *const c_char,
+    per: *const c_char,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    let value = || {
+        // SAFETY: C strings, as the header's conventions say.
+        let (algorithm, per) = unsafe { (text(algorithm, "algorithm")?, text(per, "per")?) };
+        let names = || Algorithm::all().map(Algorithm::name);
+        let algorithm = Algorithm::from_name(algorithm).ok_or_else(|| unknown(algorithm, names()))?;
+        Ok((algorithm, one_of("per", per, &[("file", Per::File), ("tensor", Per::Tensor), ("both", Per::Both)])?))
+    };
+    set(save, error, value, |save, (algorithm, per)| save.digests(algorithm, per))
+}
+
+/// The length of one write, and of one slab, in bytes: a multiple of 4096. Default 4 MiB.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_save_block_bytes(
+    save: *mut strait_save,
+    block_bytes: usize,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(save, error, || Ok(block_bytes), Save::block_bytes)
+}
+
+/// Writes in flight at most. Default 8.
+#[unsafe(no_mangle)]
+pub extern "C" fn strait_save_writes_in_flight(
+    save: *mut strait_save,
+    writes_in_flight: usize,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    set(save, error, || Ok(writes_in_flight), Save::writes_in_flight)
+}
+
 /// Slabs at most, in bytes. Default 256 MiB.
 #[unsafe(no_mangle)]
 pub extern "C" fn strait_save_pinned_bytes_max(
@@ -203,11 +243,12 @@ pub unsafe extern "C" fn strait_save_after(
 }
 
 /// Writes the tensors to `path`, in place of what is there. On an error nothing has changed under that name. A save may be
-/// written several times.
+/// written several times. What was written is told by `saved`, which is given back with `strait_saved_free`; it may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strait_save_write(
     save: *mut strait_save,
     path: *const c_char,
+    saved: Option<&mut *mut strait_saved>,
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
     call(error, || {
@@ -229,7 +270,10 @@ pub unsafe extern "C" fn strait_save_write(
                 Source::Loaded(held) => SaveTensor::loaded(held.get())?,
             })
         });
-        save.save(path, &tensors.collect::<Result<Vec<_>, Failure>>()?)?;
+        let written = save.save(path, &tensors.collect::<Result<Vec<_>, Failure>>()?)?;
+        if let Some(saved) = saved {
+            *saved = register(Written::from(written))?;
+        }
         Ok(())
     })
 }

@@ -7,7 +7,7 @@
 static float weight[ROWS][COLUMNS];
 static uint16_t bias[COLUMNS]; /* as bf16: only bytes here */
 
-static void save(const char *path) {
+static void save(const char *path, strait_saved **saved) {
     strait_device *host;
     strait_save *save;
     OK(strait_device_host(&host, &error));
@@ -19,9 +19,16 @@ static void save(const char *path) {
     OK(strait_save_add_host(save, "layer.weight", "f32", shape, 2, weight, sizeof weight, &error));
     OK(strait_save_add_host(save, "layer.bias", "bf16", shape + 1, 1, bias, sizeof bias, &error));
     OK(strait_save_add_device(save, "layer.copy", "f32", shape, 2, (uint64_t)(uintptr_t)weight, &error));
+    if (saved) {
+        OK(strait_save_digests(save, "xxh3-64", "both", &error));
+        OK(strait_save_block_bytes(save, 64 << 10, &error));
+        OK(strait_save_writes_in_flight(save, 2, &error));
+        FAILS(STRAIT_STATUS_NOT_FOUND, "crc32c", strait_save_digests(save, "md5", "both", &error));
+        FAILS(STRAIT_STATUS_CONFIG, "tensor", strait_save_digests(save, "crc32c", "bit", &error));
+    }
     FAILS(STRAIT_STATUS_NOT_FOUND, "bf16", strait_save_add_host(save, "x", "float", shape, 2, weight, 4, &error));
-    OK(strait_save_write(save, path, &error));
-    FAILS(STRAIT_STATUS_OPEN, "/no/such", strait_save_write(save, "/no/such/directory/x.safetensors", &error));
+    OK(strait_save_write(save, path, saved, &error));
+    FAILS(STRAIT_STATUS_OPEN, "/no/such", strait_save_write(save, "/no/such/directory/x.safetensors", NULL, &error));
     OK(strait_save_free(save));
 }
 
@@ -54,6 +61,180 @@ static strait_tensor *next_tensor(strait_load *load) {
     return tensor;
 }
 
+/* Memory of this program's, and how often it was given back. */
+typedef struct {
+    unsigned char *base;
+    unsigned released;
+} piece;
+
+static void release(void *owner) {
+    ((piece *)owner)->released++;
+}
+
+static piece piece_of(size_t bytes) {
+    piece own = {aligned_alloc(4096, (bytes + 4095) / 4096 * 4096), 0};
+    CHECK(own.base);
+    memset(own.base, 0xA5, bytes);
+    return own;
+}
+
+static bool not_the_copy(void *context, size_t tensor) {
+    const char *name;
+    CHECK(strait_checkpoint_tensor(context, tensor, &name, NULL, NULL, NULL) == STRAIT_STATUS_OK);
+    return strcmp(name, "layer.copy") != 0;
+}
+
+static strait_load_builder *builder_of(const strait_checkpoint *checkpoint, unsigned devices) {
+    strait_load_builder *builder;
+    strait_device *host;
+    OK(strait_load_builder_new(checkpoint, &builder, &error));
+    OK(strait_device_host(&host, &error));
+    while (devices--) {
+        OK(strait_load_builder_device(builder, host, &error));
+    }
+    OK(strait_device_free(host));
+    OK(strait_load_builder_ring(builder, slow() ? "pread" : "auto", &error));
+    return builder;
+}
+
+/* Tensors in memory that the caller passes in: each in a place of its own, the others in one block. */
+static void into_own_memory(const strait_checkpoint *checkpoint) {
+    strait_load_builder *builder = builder_of(checkpoint, 1);
+    piece own = piece_of(sizeof weight), other = piece_of(sizeof weight);
+    uint64_t size, without;
+    OK(strait_load_builder_block_size(builder, 0, &size, &error));
+    CHECK(size >= 2 * sizeof weight + sizeof bias);
+    OK(strait_load_builder_filter(builder, not_the_copy, (void *)checkpoint, &error));
+    OK(strait_load_builder_place(builder, "layer.weight", 0, (uintptr_t)other.base, sizeof weight, release, &other, &error));
+    CHECK(other.released == 0);
+    /* In place of the one before, which is given back. */
+    OK(strait_load_builder_place(builder, "layer.weight", 0, (uintptr_t)own.base, sizeof weight, release, &own, &error));
+    CHECK(other.released == 1 && own.released == 0);
+    FAILS(STRAIT_STATUS_NOT_FOUND, "no tensor",
+          strait_load_builder_place(builder, "x", 0, (uintptr_t)other.base, sizeof weight, release, &other, &error));
+    FAILS(STRAIT_STATUS_NOT_FOUND, "no tensor", strait_load_builder_slice(builder, "x", 0, 0, 0, 1, &error));
+    FAILS(STRAIT_STATUS_NOT_FOUND, "no tensor", strait_load_builder_skip(builder, "x", 0, &error));
+    CHECK(other.released == 1);
+    OK(strait_load_builder_block_size(builder, 0, &without, &error));
+    CHECK(without >= sizeof bias && without < sizeof weight);
+    FAILS(STRAIT_STATUS_OUT_OF_RANGE, "device", strait_load_builder_block_size(builder, 1, &size, &error));
+    piece block = piece_of(without);
+    OK(strait_load_builder_block(builder, 0, (uintptr_t)block.base, without, release, &block, &error));
+    strait_load *load;
+    OK(strait_load_builder_start(builder, &load, &error));
+    OK(strait_load_builder_free(builder));
+    strait_tensor *tensors[2] = {next_tensor(load), next_tensor(load)};
+    CHECK(!next_tensor(load));
+    OK(strait_load_free(load));
+    CHECK(own.released == 0 && block.released == 0); /* the tensors have it */
+    for (int i = 0; i < 2; i++) {
+        const char *name;
+        uint64_t at, bytes;
+        OK(strait_tensor_name(tensors[i], &name, NULL, NULL, &error));
+        OK(strait_tensor_device_ptr(tensors[i], &at, &bytes, &error));
+        OK(strait_tensor_wait(tensors[i], &error));
+        if (!strcmp(name, "layer.weight")) {
+            CHECK(at == (uintptr_t)own.base && !memcmp(own.base, weight, sizeof weight));
+        } else {
+            CHECK(!strcmp(name, "layer.bias") && at >= (uintptr_t)block.base && at + bytes <= (uintptr_t)block.base + without);
+            CHECK(!memcmp((const void *)(uintptr_t)at, bias, sizeof bias));
+        }
+        OK(strait_tensor_free(tensors[i]));
+    }
+    CHECK(own.released == 1 && block.released == 1);
+
+    /* Too little, and a builder that starts nothing: given back as well. */
+    own.released = 0;
+    builder = builder_of(checkpoint, 1);
+    OK(strait_load_builder_place(builder, "layer.weight", 0, (uintptr_t)own.base, 8, release, &own, &error));
+    FAILS(STRAIT_STATUS_CONFIG, "layer.weight", strait_load_builder_start(builder, &load, &error));
+    CHECK(own.released == 1);
+    OK(strait_load_builder_free(builder));
+    builder = builder_of(checkpoint, 1);
+    OK(strait_load_builder_place(builder, "layer.weight", 0, (uintptr_t)own.base, sizeof weight, release, &own, &error));
+    OK(strait_load_builder_free(builder));
+    CHECK(own.released == 2);
+    free(own.base);
+    free(other.base);
+    free(block.base);
+}
+
+/* Each of two devices gets what the other does not. */
+static void shared_out(const strait_checkpoint *checkpoint) {
+    strait_load_builder *builder = builder_of(checkpoint, 2);
+    OK(strait_load_builder_skip(builder, "layer.weight", 0, &error));
+    OK(strait_load_builder_skip(builder, "layer.bias", 1, &error));
+    OK(strait_load_builder_skip(builder, "layer.copy", 0, &error));
+    OK(strait_load_builder_skip(builder, "layer.copy", 1, &error));
+    strait_load *load;
+    OK(strait_load_builder_start(builder, &load, &error));
+    OK(strait_load_builder_free(builder));
+    for (unsigned i = 0; i < 2; i++) {
+        const char *name;
+        size_t device;
+        strait_tensor *tensor = next_tensor(load);
+        OK(strait_tensor_name(tensor, &name, NULL, &device, &error));
+        CHECK(!strcmp(name, device ? "layer.weight" : "layer.bias"));
+        OK(strait_tensor_free(tensor));
+    }
+    CHECK(!next_tensor(load));
+    OK(strait_load_free(load));
+}
+
+/* What a save says of itself, and a load that is checked against it. */
+static void with_digests(const char *directory, const char *path) {
+    strait_saved *saved;
+    save(path, &saved);
+    size_t files, len;
+    uint64_t bytes, pinned_bytes;
+    const char *name, *json, *ring;
+    bool direct;
+    OK(strait_saved_files(saved, &files, &bytes, &error));
+    OK(strait_saved_file(saved, 0, &name, &error));
+    CHECK(files == 1 && bytes > 2 * sizeof weight + sizeof bias && !strcmp(name, path));
+    FAILS(STRAIT_STATUS_OUT_OF_RANGE, "file", strait_saved_file(saved, 1, &name, &error));
+    CHECK(strait_saved_index(saved, &name, &error) == STRAIT_STATUS_ABSENT && !error);
+    OK(strait_saved_way(saved, &ring, &direct, &pinned_bytes, &error));
+    CHECK((!strcmp(ring, "uring") || !strcmp(ring, "pread")) && pinned_bytes > 0);
+    OK(strait_saved_manifest(saved, &json, &len, &error));
+    CHECK(len == strlen(json) && strstr(json, "layer.bias") && strstr(json, "xxh3-64:"));
+    char manifest[4200];
+    snprintf(manifest, sizeof manifest, "%s/manifest.json", directory);
+    FILE *file = fopen(manifest, "wb");
+    CHECK(file && fwrite(json, 1, len, file) == len && !fclose(file));
+    OK(strait_saved_free(saved));
+
+    strait_checkpoint *checkpoint;
+    size_t tensor, number;
+    uint64_t offset;
+    OK(strait_checkpoint_open(path, &checkpoint, &error));
+    OK(strait_checkpoint_find(checkpoint, "layer.weight", &tensor, &error));
+    OK(strait_checkpoint_files(checkpoint, &files, &error));
+    OK(strait_checkpoint_extent(checkpoint, tensor, &number, &offset, &error));
+    OK(strait_checkpoint_file(checkpoint, number, &name, &bytes, &error));
+    CHECK(files == 1 && number == 0 && !strcmp(name, path) && offset + sizeof weight <= bytes);
+    for (unsigned damaged = 0; damaged < 2; damaged++) {
+        if (damaged) {
+            file = fopen(path, "r+b");
+            CHECK(file && !fseek(file, (long)offset + 100, SEEK_SET) && fputc(0x77, file) != EOF && !fclose(file));
+        }
+        strait_load_builder *builder = builder_of(checkpoint, 1);
+        strait_load *load;
+        OK(strait_load_builder_name(builder, "layer.weight", &error));
+        OK(strait_load_builder_verify(builder, manifest, &error));
+        OK(strait_load_builder_start(builder, &load, &error));
+        OK(strait_load_builder_free(builder));
+        strait_tensor *one;
+        if (damaged) {
+            FAILS(STRAIT_STATUS_CORRUPT, "layer.weight", strait_load_next(load, -1, &one, &error));
+        } else {
+            OK(strait_tensor_free(next_tensor(load)));
+        }
+        OK(strait_load_free(load));
+    }
+    OK(strait_checkpoint_free(checkpoint));
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     for (int row = 0; row < ROWS; row++) {
@@ -64,7 +245,7 @@ int main(int argc, char **argv) {
     }
     char path[4096];
     snprintf(path, sizeof path, "%s/checkpoint.safetensors", argv[1]);
-    save(path);
+    save(path, NULL);
 
     strait_checkpoint *checkpoint;
     size_t tensors, number, ndim, len;
@@ -137,7 +318,10 @@ int main(int argc, char **argv) {
     /* Freed in the middle. */
     load = start(checkpoint, "*", false);
     OK(strait_load_free(load));
+    into_own_memory(checkpoint);
+    shared_out(checkpoint);
     OK(strait_checkpoint_free(checkpoint));
+    with_digests(argv[1], path);
 
     FILE *file = fopen(path, "r+b");
     CHECK(file && fputs("\xff\xff\xff\xff\xff\xff", file) >= 0 && !fclose(file));

@@ -102,6 +102,10 @@ static inline void check_bytes(const unsigned char *bytes, size_t len, uint64_t 
     }
 }
 
+/* Ends a child of a fork by becoming another program: to a leak check at its exit, what its parent's threads hold is lost.
+ * For those who include unistd.h. */
+#define LEAVE(well) (execl("/bin/sh", "sh", "-c", (well) ? "exit 0" : "exit 1", (char *)NULL), _exit(1))
+
 /* All handles were given back. */
 static inline int finish(void) {
     CHECK(!error);

@@ -18,12 +18,26 @@ static strait_load_builder *live_strait_load_builder, *freed_strait_load_builder
 static strait_load *live_strait_load, *freed_strait_load;
 static strait_tensor *live_strait_tensor, *freed_strait_tensor;
 static strait_save *live_strait_save, *freed_strait_save;
+static strait_saved *live_strait_saved, *freed_strait_saved;
 
 static strait_device_vtable table;
 static unsigned char memory[8192];
 static const void *array[1];
 static uint64_t output[8];
 static unsigned calls;
+
+static inline void fixture_strait_log(void *context, uint32_t level, const char *source, const char *message) {
+    (void)context, (void)level, (void)source, (void)message;
+}
+
+static inline bool fixture_strait_filter(void *context, size_t tensor) {
+    (void)context, (void)tensor;
+    return true;
+}
+
+static inline void fixture_strait_release(void *owner) {
+    (void)owner;
+}
 
 /* A status of that name; where it is an error, it names the argument. */
 #define expect(name, argument, call)                                                               \
@@ -88,8 +102,13 @@ static inline void fixture(int argc, char **argv) {
     OK(strait_save_ring(freed_strait_save, slow() ? "pread" : "auto", &error));
     OK(strait_save_add_host(freed_strait_save, "a", "u8", shape, 1, memory, sizeof memory, &error));
     OK(strait_save_add_host(freed_strait_save, "b", "u8", shape, 1, memory, sizeof memory, &error));
-    OK(strait_save_write(freed_strait_save, path, &error));
+    OK(strait_save_write(freed_strait_save, path, &live_strait_saved, &error));
+    OK(strait_save_write(freed_strait_save, path, &freed_strait_saved, &error));
+    OK(strait_saved_free(freed_strait_saved));
     OK(strait_save_free(freed_strait_save));
+    /* Writes nothing, whoever asks: no checkpoint has two of a name. */
+    OK(strait_save_add_host(live_strait_save, "a", "u8", shape, 1, memory, sizeof memory, &error));
+    OK(strait_save_add_host(live_strait_save, "a", "u8", shape, 1, memory, sizeof memory, &error));
     OK(strait_checkpoint_open(path, &live_strait_checkpoint, &error));
     OK(strait_checkpoint_open(path, &freed_strait_checkpoint, &error));
     OK(strait_checkpoint_free(freed_strait_checkpoint));
@@ -128,6 +147,8 @@ static inline int fixture_end(unsigned functions) {
     OK(strait_load_builder_free(live_strait_load_builder));
     OK(strait_checkpoint_free(live_strait_checkpoint));
     OK(strait_save_free(live_strait_save));
+    OK(strait_saved_free(live_strait_saved));
+    OK(strait_log_to(0, NULL, NULL, &error));
     OK(strait_device_free(live_strait_device));
     OK(strait_dataset_free(live_strait_dataset));
     CHECK(strait_handles_live() == 0);

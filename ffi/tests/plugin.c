@@ -8,6 +8,14 @@
 
 static sample_device *own;
 
+static int32_t (*own_wait_on)(void *device, void *stream, uint64_t mark, void *consumer);
+static unsigned waits;
+
+static int32_t counted_wait_on(void *device, void *stream, uint64_t mark, void *consumer) {
+    waits++;
+    return own_wait_on(device, stream, mark, consumer);
+}
+
 enum way { RELEASE, TENSOR, TWO_STREAMS, TWO_STREAMS_SLOW_LAST };
 
 /* A stream that takes its time: whatever else comes, the batch that it reads is not filled again before. */
@@ -100,6 +108,8 @@ static void pinned_host(const strait_dataset *dataset) {
 static strait_loader *on_device(const strait_dataset *dataset) {
     strait_device_vtable table;
     own = sample_device_new(&table);
+    own_wait_on = table.wait_on;
+    table.wait_on = counted_wait_on;
     strait_device *device;
     int32_t type, id;
     const char *name;
@@ -148,7 +158,9 @@ int main(int argc, char **argv) {
             uint64_t first = samples[0], fourth = samples[3];
             if (epoch == 0) {
                 /* The host is not blocked: the stream waits, reads, and the batch comes back behind it. */
+                unsigned before = waits;
                 OK(strait_batch_wait_on(batch, on, &error));
+                CHECK(waits == before + 1);
                 for (size_t i = 0; i < count; i++) {
                     sample_consumer_read(stream, base + offsets[i], bytes[i], BYTES);
                 }

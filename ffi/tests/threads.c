@@ -117,7 +117,7 @@ static void forked(void) {
         snprintf(path, sizeof path, "%s/fork.bin", directory);
         remove(path);
         rmdir(directory);
-        _exit(strait_handles_live() == 0 ? 0 : 1);
+        LEAVE(strait_handles_live() == 0);
     }
     int status;
     CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);

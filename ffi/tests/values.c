@@ -175,6 +175,56 @@ static void the_rest(const strait_dataset *dataset) {
     OK(strait_loader_free(loader));
 }
 
+/* Two datasets by weight: where samples come from, and how far each dataset is. */
+static void mixed(const strait_dataset *dataset, const char *directory) {
+    strait_dataset *second = shard(directory, "second.bin", RECORDS, BYTES), *both;
+    const strait_dataset *parts[] = {dataset, second};
+    OK(strait_dataset_concat(parts, 2, &both, &error));
+    OK(strait_dataset_free(second));
+    uint64_t samples, bytes, epoch, consumed, used, unusable;
+    const char *why;
+    bool text, varints;
+    OK(strait_dataset_part(both, 1, &samples, &error));
+    OK(strait_dataset_largest_sample(both, &bytes, &error));
+    CHECK(samples == RECORDS && bytes == BYTES);
+    FAILS(STRAIT_STATUS_OUT_OF_RANGE, "part", strait_dataset_part(both, 2, &samples, &error));
+    OK(strait_dataset_sidecars(both, &used, NULL, &unusable, &why, &error));
+    CHECK(used == 0 && unusable == 0 && !why);
+    OK(strait_dataset_field_encoding(both, 0, &text, &varints, &error));
+    CHECK(!text && !varints);
+    strait_loader_builder *builder = options(both, 12);
+    uint32_t weights[] = {1, 3};
+    OK(strait_loader_builder_mixture(builder, weights, 2, 0, &error));
+    OK(strait_dataset_free(both));
+    strait_loader *loader = build(builder);
+    strait_device *device;
+    const char *name;
+    OK(strait_loader_device(loader, &device, &error));
+    OK(strait_device_name(device, &name, &error));
+    CHECK(!strcmp(name, "host"));
+    OK(strait_device_free(device));
+    OK(strait_loader_begin(loader, 0, &error));
+    uint64_t taken[2] = {0};
+    for (int step = 0; step < 3; step++) {
+        strait_batch *batch = next(loader);
+        for (size_t i = 0; i < 12; i++) {
+            size_t origin;
+            uint64_t id;
+            OK(strait_batch_origin(batch, i, &origin, &id, &error));
+            CHECK(origin < 2 && id == taken[origin]);
+            taken[origin]++;
+        }
+        for (size_t own = 0; own < 2; own++) {
+            OK(strait_batch_dataset(batch, own, &epoch, &consumed, &error));
+            CHECK(epoch == 0 && consumed == taken[own]);
+        }
+        FAILS(STRAIT_STATUS_OUT_OF_RANGE, "dataset", strait_batch_dataset(batch, 2, &epoch, &consumed, &error));
+        OK(strait_batch_free(batch));
+    }
+    CHECK(taken[0] == 9 && taken[1] == 27);
+    OK(strait_loader_free(loader));
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     strait_dataset *dataset = shard(argv[1], "values.bin", RECORDS, BYTES);
@@ -195,6 +245,7 @@ int main(int argc, char **argv) {
     whole_epochs(dataset);
     resumed(dataset);
     the_rest(dataset);
+    mixed(dataset, argv[1]);
     OK(strait_dataset_free(dataset));
     return finish();
 }

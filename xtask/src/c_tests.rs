@@ -9,8 +9,6 @@ use crate::{Result, install, misuse, root, run};
 
 const STRICT: [&str; 5] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g"];
 const SANITIZED: [&str; 3] = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"];
-/// Programs that valgrind takes too long for, and what they would say there was said under the sanitizers.
-const NOT_UNDER_VALGRIND: [&str; 1] = ["threads"];
 
 /// How a program is built and run.
 #[derive(Clone, Copy, PartialEq)]
@@ -68,9 +66,6 @@ pub(crate) fn all(quick: bool) -> Result {
 impl Bed {
     fn one(&self, compiler: &str, source: &Path, check: Check) -> Result {
         let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if check == Check::Valgrind && NOT_UNDER_VALGRIND.contains(&name.as_str()) {
-            return Ok(());
-        }
         let program = self.out.join(&name);
         run(&mut self.compile(compiler, source, check, &program))?;
         // What hangs is a failure, not a CI that never ends.

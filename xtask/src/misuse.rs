@@ -20,7 +20,7 @@ struct Parameter {
 }
 
 /// What a handle of each kind is called in the fixture (`ffi/tests/fixture.h`).
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
     "strait_error",
     "strait_device",
     "strait_dataset_builder",
@@ -35,13 +35,21 @@ const KINDS: [&str; 14] = [
     "strait_load",
     "strait_tensor",
     "strait_save",
+    "strait_saved",
 ];
+
+/// The types of functions that C gives, each with one of that type in the fixture.
+const FUNCTIONS: [&str; 3] = ["strait_log", "strait_filter", "strait_release"];
 
 impl Parameter {
     /// The kind of handle that it is, if it is one.
     fn handle(&self) -> Option<&str> {
         let kind = self.kind.strip_suffix(" *")?.trim_start_matches("const ");
         (kind.starts_with("strait_") && !kind.contains('*') && !kind.ends_with("_vtable")).then_some(kind)
+    }
+
+    fn is_function(&self) -> bool {
+        FUNCTIONS.contains(&self.kind.as_str())
     }
 
     fn is_error(&self) -> bool {
@@ -66,6 +74,7 @@ impl Parameter {
             ("const char *", _) => "\"x\"".into(),
             ("void *", _) => "memory".into(),
             ("const strait_device_vtable *", _) => "&table".into(),
+            (kind, _) if self.is_function() => format!("fixture_{kind}"),
             (kind, _) if self.handle().is_some() => format!("live_{}", kind_name(kind)),
             (kind, _) if kind.contains("*const *") => format!("({kind}) array"),
             (kind, _) if self.is_input_pointer() => format!("({kind}) memory"),
@@ -133,10 +142,11 @@ fn misuse(function: &Function, body: &mut String) -> Result {
                 (true, false) => writeln!(body, "    expect(NULL_ARGUMENT, \"{name}\", {});", call(i, "NULL"))?,
                 (false, _) => writeln!(body, "    (void)!!{};", call(i, "NULL"))?,
             }
-        } else if parameter.kind.ends_with('*') && !parameter.is_error() && has_status {
-            // `device` of a plug-in is the vendor's own and may be NULL; some outputs may be NULL, and say so.
-            let free = parameter.kind == "void *" && name == "device";
-            let optional = parameter.is_output() && function.comment.contains("may be NULL");
+        } else if (parameter.kind.ends_with('*') || parameter.is_function()) && !parameter.is_error() && has_status {
+            // What is passed on to the caller's own functions may be NULL; some outputs and functions may be, and say so.
+            let free = parameter.kind == "void *" && ["device", "context", "owner"].contains(&name.as_str());
+            let own = parameter.is_output() || parameter.is_function();
+            let optional = own && function.comment.contains("may be NULL");
             match free || optional {
                 true => writeln!(body, "    any({});", call(i, "NULL"))?,
                 false => writeln!(body, "    expect(NULL_ARGUMENT, \"{name}\", {});", call(i, "NULL"))?,
