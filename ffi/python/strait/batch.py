@@ -108,6 +108,22 @@ class Batch(_abi.Owned):
         """The dataset that a sample comes from, by its place in `Dataset.concat`, and its id there."""
         return _abi.strait_batch_origin(self._handle, sample)
 
+    @property
+    def origins(self) -> list[tuple[int, int]]:
+        """The same of all samples."""
+        return [self.origin(sample) for sample in range(len(self))]
+
+    @property
+    def datasets(self) -> list[tuple[int, int]]:
+        """How far each dataset of a mixture is once every rank has used its batch of this step: (epoch, samples consumed
+        there). Empty where there is no mixture."""
+        found: list[tuple[int, int]] = []
+        while True:
+            try:
+                found.append(_abi.strait_batch_dataset(self._handle, len(found)))
+            except _abi.errors.RangeError:
+                return found
+
     def window(self, window: int) -> Window:
         """The pieces of a window of tokens."""
         pieces, tokens, offsets, lengths = _abi.strait_batch_window(self._handle, window)
@@ -222,8 +238,30 @@ class Ragged(Sequence):
         """All of them."""
         return [self.integer(sample) for sample in range(len(self))]
 
+    def numbers(self, sample: int) -> list[int] | None:
+        """All whole numbers of a sample, where the field is of those of a `tf.train.Example` (`Field.varints`)."""
+        data = self.bytes(sample)
+        return None if data is None else varints(data)
+
     def __repr__(self) -> str:
         return f"<strait.Ragged {self._name}: {len(self)} samples>"
+
+
+def varints(data: bytes) -> list[int]:
+    """Signed 64-bit numbers, each 7 bits a byte, the lowest first, with the top bit set in all but its last byte."""
+    numbers, value, shift = [], 0, 0
+    for byte in data:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            value &= _abi.UNKNOWN
+            numbers.append(value - 2**64 if value >= 2**63 else value)
+            value, shift = 0, 0
+        elif shift == 70:
+            raise ValueError("the bytes are no varints: one is longer than 10 bytes")
+    if shift:
+        raise ValueError("the bytes are no varints: the last one has no end")
+    return numbers
 
 
 def cursor_json(handle: int) -> str:

@@ -20,12 +20,15 @@ class Shard(NamedTuple):
 
 
 class Field(NamedTuple):
-    """A named part of samples. `dtype` (`"u16"`), `shape` and `fixed_bytes` are None where they are not known, or differ."""
+    """A named part of samples. `dtype` (`"u16"`), `shape` and `fixed_bytes` are None where they are not known, or differ.
+    `text`: the format says that it is UTF-8. `varints`: whole numbers of a `tf.train.Example`, see `Ragged.numbers`."""
 
     name: str
     dtype: str | None
     shape: tuple[int, ...] | None
     fixed_bytes: int | None
+    text: bool = False
+    varints: bool = False
 
 
 class Extent(NamedTuple):
@@ -34,6 +37,16 @@ class Extent(NamedTuple):
     shard: int
     offset: int
     bytes: int
+
+
+class Sidecars(NamedTuple):
+    """Which shards' indexes came from sidecars (`strait index`): how many are used, how many of these have checksums, how many
+    are stale or damaged, and why the first of them is not used."""
+
+    used: int
+    checksums: int
+    unusable: int
+    why: str | None
 
 
 class Dataset(_abi.Owned):
@@ -116,7 +129,29 @@ class Dataset(_abi.Owned):
             None if dtype is None else dtype.decode(),
             None if shape is _abi.ABSENT else _abi.u64s(*shape),
             None if fixed == _abi.UNKNOWN else fixed,
+            *_abi.strait_dataset_field_encoding(self._handle, number),
         )
+
+    @property
+    def parts(self) -> list[int]:
+        """The number of samples of each dataset that was joined, by which `Batch.origin` counts; else its own."""
+        parts: list[int] = []
+        while True:
+            try:
+                parts.append(_abi.strait_dataset_part(self._handle, len(parts)))
+            except _abi.errors.RangeError:
+                return parts
+
+    @property
+    def sidecars(self) -> Sidecars:
+        """Which shards' indexes came from sidecars."""
+        *counts, why = _abi.strait_dataset_sidecars(self._handle)
+        return Sidecars(*counts, None if why is None else _abi.text(why))
+
+    @property
+    def largest_sample(self) -> int:
+        """The bytes of the largest sample, all fields together. Takes a pass over the index, unless sidecars say it."""
+        return _abi.strait_dataset_largest_sample(self._handle)
 
     def extent(self, sample: int, field: str) -> Extent | None:
         """Where a field of a sample lies; None if the sample lacks it."""

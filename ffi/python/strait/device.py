@@ -26,6 +26,12 @@ class Device(_abi.Owned):
             raise ValueError(f'{device!r} is no device: "host", "cpu", "cuda", "cuda:1", an ordinal, or "auto"')
         self._own(handle, _abi.strait_device_free)
 
+    @classmethod
+    def _of(cls, handle: int) -> Device:
+        self = cls.__new__(cls)
+        self._own(handle, _abi.strait_device_free)
+        return self
+
     @property
     def name(self) -> str:
         """A name for people: `"cuda:0 (NVIDIA H200)"`."""

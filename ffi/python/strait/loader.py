@@ -74,6 +74,11 @@ class Loader(_abi.Owned):
         """The epoch that is iterated, or else will be."""
         return self._epoch
 
+    @property
+    def device(self) -> Device:
+        """Where its batches live: the device that was given, or was chosen."""
+        return Device._of(_abi.strait_loader_device(self._handle))
+
     def set_epoch(self, epoch: int) -> None:
         """The epoch that the next iteration delivers. After `load_state_dict`, the epoch of that state goes on where it
         stood, and another one starts from its start."""

@@ -5,9 +5,10 @@ import os
 import pytest
 
 PROGRAM = """
-import ctypes, sys
+import ctypes, logging, sys
 driver = ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
 import strait
+logging.getLogger("strait").setLevel(logging.ERROR)
 from strait.tensor import capsules
 
 loader = strait.Loader(sys.argv[2], batch_size=100, device="cuda:0")

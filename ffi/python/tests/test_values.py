@@ -1,5 +1,8 @@
 """What comes out of batches is what lies in the shards."""
 
+import os
+import struct
+
 import numpy as np
 import pytest
 
@@ -102,8 +105,38 @@ def test_dataset(pictures, rows):
     both = strait.Dataset.concat([dataset, strait.Dataset(rows[0])])
     assert len(both) == 1060 and both.format == "mixed"
     mixed = strait.Loader(both, batch_size=10, device="host", mixture=[1, 1])
+    assert mixed.device.name == "host" and both.parts == [60, 1000] and dataset.parts == [60]
     batch = next(iter(mixed))
-    assert {batch.origin(place)[0] for place in range(10)} == {0, 1}
+    assert [origin for origin, _ in batch.origins] == [0, 1] * 5 or [origin for origin, _ in batch.origins] == [1, 0] * 5
+    assert batch.origins == [batch.origin(place) for place in range(10)] and batch.datasets == [(0, 5), (0, 5)]
+    assert dataset.sidecars == (0, 0, 0, None) and dataset.largest_sample >= max(len(s["jpg"]) for s in pictures[1])
+    assert next(iter(strait.Loader(rows[0], device="host"))).datasets == []
+
+
+def test_an_index_that_is_damaged_is_no_absent_sample(tmp_path):
+    """Megatron's index is looked up, not read: what is wrong in it shows with the document that it is about."""
+    documents = [np.arange(count, dtype=np.uint16) for count in (5, 6, 7)]
+    (tmp_path / "d.bin").write_bytes(b"".join(document.tobytes() for document in documents))
+    pointers = [0, 2**40, 22]
+    (tmp_path / "d.idx").write_bytes(
+        b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, 3, 4) + struct.pack("<3i", 5, 6, 7) + struct.pack("<3q", *pointers)
+        + struct.pack("<4q", 0, 1, 2, 3)
+    )
+    dataset = strait.Dataset(tmp_path / "d.idx")
+    [field] = dataset.fields
+    assert dataset.extent(0, field).bytes == 10
+    with pytest.raises(strait.errors.FormatError, match="damaged|index"):
+        dataset.extent(1, field)
+
+
+def test_varints():
+    from strait.batch import varints
+
+    assert varints(b"") == [] and varints(b"\x05\xac\x02") == [5, 300]
+    assert varints(b"\xff" * 9 + b"\x01") == [-1] and varints(b"\xfe" + b"\xff" * 8 + b"\x01\x00") == [-2, 0]
+    for wrong in (b"\x80", b"\xff" * 10 + b"\x01"):
+        with pytest.raises(ValueError, match="varints"):
+            varints(wrong)
 
 
 def test_device_protocol(rows):
@@ -146,9 +179,24 @@ def test_every_function_of_the_header_is_declared():
     assert missing == [] and len(_abi.FUNCTIONS) > 170
 
 
-def test_doctor():
-    found = strait.doctor(device="host")
+def test_doctor(tmp_path, pictures):
+    found = strait.doctor(tmp_path, device="host")
     assert found["ring"] in ("uring", "pread") and found["device"] == "host" and found["version"] == strait.__version__
+    assert os.path.dirname(found["read"]) == str(tmp_path) and not os.path.exists(found["read"])
+    # A file is read as it is, however long.
+    assert strait.doctor(pictures[0], device="host")["read"] == str(pictures[0])
+    (tmp_path / "prime").write_bytes(b"x" * 65_537)
+    assert strait.doctor(tmp_path / "prime", device="host")["ring"] == found["ring"]
+    with pytest.raises(FileNotFoundError):
+        strait.doctor(tmp_path / "none")
+
+
+def test_doctor_where_nothing_can_be_written(pictures, monkeypatch):
+    def refused(**_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refused)
+    assert strait.doctor(pictures[0].parent, device="host")["read"] == str(pictures[0])
 
 
 def test_torch(rows, pictures):

@@ -81,6 +81,29 @@ def test_safe_open_is_a_drop_in(model):
         ours.keys()
 
 
+def test_single_tensors_in_order_are_few_loads(tmp_path, monkeypatch):
+    arrays = {f"t{number:03}": np.full(100, number, np.float32) for number in range(100)}
+    strait.save_file(arrays, tmp_path / "many.safetensors")
+    loads, load = [], strait.Checkpoint.load
+    monkeypatch.setattr(strait.Checkpoint, "load", lambda self, *a, **k: loads.append(k["names"]) or load(self, *a, **k))
+    with strait.safe_open(tmp_path / "many.safetensors", framework="np") as opened:
+        taken = 0
+        for name in opened.keys():
+            before = len(loads)
+            array = opened.get_tensor(name)
+            assert np.array_equal(array, arrays[name])
+            # No more ahead than was taken.
+            assert len(loads) == before or len(loads[-1]) <= max(1, taken + 1)
+            taken += 1
+        assert len(loads) < 10 and sorted(sum(loads, [])) == sorted(arrays)
+        loads.clear()
+        for name in sorted(arrays, reverse=True):
+            assert np.array_equal(opened.get_tensor(name), arrays[name])
+        assert loads == [[name] for name in sorted(arrays, reverse=True)]
+        array[:] = 0  # each is its own
+        assert np.array_equal(opened.get_tensor("t099"), arrays["t099"])
+
+
 def test_errors(model, tmp_path):
     with pytest.raises(FileNotFoundError):
         strait.safe_open(tmp_path / "none.safetensors", framework="np")
