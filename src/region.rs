@@ -63,6 +63,15 @@ impl DeviceMemory {
         self.raw().pages
     }
 
+    /// Children of a fork have a copy of it from now on, if it is the host's.
+    ///
+    /// # Safety
+    /// No read and no copy writes to it any more.
+    pub(crate) unsafe fn inherit(&self) {
+        // SAFETY: allocated by this device, and freed only by drop; the caller's promise is the same.
+        unsafe { self.device.raw().inherit(self.raw()) };
+    }
+
     /// The memory may be freed only once everything that is on `consumer` now has ended.
     ///
     /// # Safety

@@ -40,6 +40,14 @@ unsafe impl RawDevice for HostDevice {
         drop(unsafe { Arena::from_raw(base, memory.bytes) });
     }
 
+    unsafe fn inherit(&self, memory: &RawMemory) {
+        let Some(base) = memory.host else { return };
+        // SAFETY: `allocate` took both values out of an arena, and nothing writes to it: the caller's promise.
+        if let Err(error) = unsafe { Arena::inherit(base, memory.bytes) } {
+            tracing::warn!(%error, bytes = memory.bytes, "children of a fork will not have this memory");
+        }
+    }
+
     unsafe fn pin(&self, _base: NonNull<u8>, _bytes: usize) -> Result<()> {
         Ok(())
     }

@@ -116,6 +116,13 @@ pub unsafe trait RawDevice: Send + Sync {
     /// `memory` came from `allocate` or `reserve` of this device; no copy or ring still writes to it and no consumer uses it.
     unsafe fn free(&self, memory: RawMemory);
 
+    /// Lets children of a `fork` have a copy of `memory` as it is when they are forked, if the device kept it from them for
+    /// as long as storage could write to it. By default it changes nothing.
+    ///
+    /// # Safety
+    /// `memory` came from `allocate` or `reserve` of this device, and was not freed; no ring or copy writes to it any more.
+    unsafe fn inherit(&self, _memory: &RawMemory) {}
+
     /// Pins host memory so that streams copy from it and to it asynchronously.
     ///
     /// # Safety

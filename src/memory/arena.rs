@@ -40,7 +40,7 @@ impl fmt::Display for Pages {
     }
 }
 
-/// Anonymous memory, zeroed, excluded from children of `fork`. Unmapped when dropped.
+/// Anonymous memory, zeroed, excluded from children of `fork` until [`Arena::inherit`]. Unmapped when dropped.
 ///
 /// Whoever lets hardware write into an arena keeps it alive until every such write has completed.
 #[derive(Debug)]
@@ -123,6 +123,19 @@ impl Arena {
     /// The pair came from [`Arena::into_raw`], and this is its only owner.
     pub unsafe fn from_raw(base: NonNull<u8>, bytes: usize) -> Arena {
         Arena { base, bytes, pages: Pages::Small }
+    }
+
+    /// Children of `fork` have a copy of the memory from now on.
+    ///
+    /// # Safety
+    /// The pair is that of an arena's mapping, which exists. No hardware writes to it: what lands after a fork may
+    /// come to the child in place of the parent (`man 2 open`: O_DIRECT and fork).
+    pub unsafe fn inherit(base: NonNull<u8>, bytes: usize) -> io::Result<()> {
+        // SAFETY: a mapping's own range, which exists: the caller's promise. No byte of it changes.
+        match unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_DOFORK) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// About the first `bytes`, which are no more than there are.

@@ -335,6 +335,13 @@ impl<L: Memory> ReadQueue<L> {
         true
     }
 
+    /// Waits until no read is in flight; false if that did not happen by the deadline: then their memory is never given back.
+    pub fn drained(mut self) -> bool {
+        let ended = self.drain(self.deadline);
+        self.deadline = Duration::ZERO; // dropped now, without waiting again
+        ended
+    }
+
     fn poll(&mut self, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> Result<()> {
         if let [ring] = &mut self.rings[..] {
             return ring.poll(want, timeout, out);

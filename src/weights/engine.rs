@@ -106,6 +106,10 @@ impl Engine {
     /// Turns until everything is handed over, or fails, or nobody wants it any more.
     pub(super) fn run(mut self) {
         while self.turn() && !self.shared.stop.load(Ordering::Relaxed) {}
+        if !self.has_handed_over_all() && self.queue.drained() {
+            // SAFETY: every read has ended; copies write to memory that a child may have are those of a host, and end at once.
+            unsafe { inherit(&self.owners) };
+        }
     }
 
     /// One turn; false once there is nothing more to do.
@@ -273,6 +277,19 @@ impl Engine {
             return Ok(());
         }
         copying.map_or(Ok(()), |copies| copies.queue.wait_oldest(SLICE).map(drop))
+    }
+}
+
+/// Children of a fork have a copy of what was loaded into memory of the load's own.
+///
+/// # Safety
+/// No read and no copy writes to it any more.
+unsafe fn inherit(owners: &[Owner]) {
+    for owner in owners {
+        if let Owner::Load(memory) = owner {
+            // SAFETY: the caller's promise is the same.
+            unsafe { memory.inherit() };
+        }
     }
 }
 

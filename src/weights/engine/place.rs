@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::{Engine, give_back};
+use super::{Engine, give_back, inherit};
 use crate::device::{DevicePtr, RawCopy, RawRows, Seq};
 use crate::error::Result;
 use crate::memory::Slab;
@@ -104,7 +104,17 @@ impl Engine {
     /// There is room in the queue for every target.
     fn hand_over(&mut self, target: u32) {
         self.shared.counters.tensors.add(1);
+        if self.has_handed_over_all() {
+            // Before the consumer has the last tensor and forks.
+            // SAFETY: every byte of every target has landed, and all that is read is for targets; copies into memory that a
+            // child may have are those of a host, and end at once.
+            unsafe { inherit(&self.owners) };
+        }
         let _ = self.output.try_send(Output::Ready(target, self.state.left[target as usize].1));
+    }
+
+    pub(super) fn has_handed_over_all(&self) -> bool {
+        self.shared.counters.tensors.get() == self.plan.targets.len() as u64
     }
 
     /// Of tensors without bytes there is nothing to wait for.
