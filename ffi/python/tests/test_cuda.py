@@ -11,6 +11,16 @@ import strait
 logging.getLogger("strait").setLevel(logging.ERROR)
 from strait.tensor import capsules
 
+def _bytes(tensor):
+    # Of the host.
+    return (ctypes.c_uint8 * tensor.nbytes).from_address(tensor._pointer())
+
+def on_device(tensor):
+    # A copy from the device.
+    target = ctypes.create_string_buffer(tensor.nbytes)
+    strait._abi.strait_tensor_read_back(tensor._arguments[0], target, tensor.nbytes)
+    return target.raw
+
 loader = strait.Loader(sys.argv[2], batch_size=100, device="cuda:0")
 assert loader.stats()["device"].startswith("cuda:0"), loader.stats()
 want = open(sys.argv[2], "rb").read()[-1000 * 48:]
@@ -43,9 +53,30 @@ for batch in loader:
 assert capsules.waiting == []
 del batch, ragged, tensor
 loader.close()
-for tensor in strait.load_file(sys.argv[3], device="cuda").values():
-    assert tensor.__dlpack_device__() == (2, 0)
-del tensor
+tensors = strait.load_file(sys.argv[3], device="cuda")
+assert all(tensor.__dlpack_device__() == (2, 0) for tensor in tensors.values())
+# From the device to a file, with an array of the host among them; and into memory of the device that is there.
+class Foreign:
+    def __init__(self, tensor):
+        self.__dlpack__, self.__dlpack_device__ = tensor.__dlpack__, tensor.__dlpack_device__
+path, host = sys.argv[3] + ".copy", strait.load_file(sys.argv[3])
+strait.save_file({name: host[name] if name == "half" else tensor for name, tensor in tensors.items()}, path)
+back = strait.load_file(path)
+assert {name: bytes(_bytes(tensor)) for name, tensor in host.items()} == {name: bytes(_bytes(back[name])) for name in host}
+cube = tensors["cube"]
+assert on_device(cube) == bytes(_bytes(host["cube"]))
+blank = bytearray(open(path, "rb").read())
+at = strait.Checkpoint(path).extent("cube")
+blank[at[1]:at[1] + at[2]] = bytes(at[2])
+open(path, "wb").write(blank)
+half = Foreign(host["half"])
+wait, waits = strait._abi.strait_tensor_wait, []
+strait._abi.strait_tensor_wait = lambda handle: (waits.append(handle), wait(handle))
+strait.load_into(path, {"cube": Foreign(cube), "half": half})
+assert len(waits) == 2, "a device got what it did not ask for"
+assert on_device(cube) == bytes(at[2]) and strait.weights._lent == {}
+del tensors, host, back, cube, half
+capsules.sweep()
 assert strait._abi.strait_handles_live() <= 2
 text = ctypes.create_string_buffer(4096)
 driver.fakecuda_misuse.restype, driver.fakecuda_misuse.argtypes = ctypes.c_size_t, [ctypes.c_char_p, ctypes.c_size_t]
