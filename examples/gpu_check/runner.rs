@@ -169,6 +169,8 @@ impl Runner {
 #[derive(Default)]
 struct Heard {
     last: Vec<String>,
+    /// Where a panic was, and its message: backtraces push it out of the last lines.
+    panic: Vec<String>,
     errors: Vec<String>,
     skipped: Option<String>,
     found: Vec<String>,
@@ -178,6 +180,9 @@ impl Heard {
     fn line(&mut self, line: &str) {
         if line.trim().is_empty() {
             return;
+        }
+        if self.panic.len() == 1 || (self.panic.is_empty() && line.contains("panicked at ")) {
+            self.panic.push(line.trim().into());
         }
         if line.contains("ERROR SUMMARY") {
             self.found.push(line.into());
@@ -195,7 +200,7 @@ impl Heard {
     }
 
     fn tail(&self) -> String {
-        self.last(6)
+        if self.panic.is_empty() { self.last(6) } else { self.panic.join(" / ") }
     }
 
     fn last(&self, lines: usize) -> String {

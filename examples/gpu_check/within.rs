@@ -11,7 +11,7 @@ use crate::check::exact::{self, Bed, Checked};
 use crate::check::race::{self, Load, Tally};
 use crate::check::reader::{Reader, Release};
 use crate::check::shards::Source;
-use crate::check::{Outcome, gather};
+use crate::check::{Outcome, gather, weights};
 use crate::options::Options;
 use crate::runner::NOTHING_HERE;
 use crate::{lines, machine, measure};
@@ -69,6 +69,8 @@ impl Ground<'_> {
         for (place, directory) in self.places() {
             let name = format!("{} shapes of loaders, every byte compared, from {place}", self.options.seeds);
             lines::check(&name, all_seeds(&self.bed(directory, None), self.options.seeds));
+            let loaded = weights::check(&self.device, &self.source, directory, RingChoice::Auto);
+            lines::check(&format!("a checkpoint, every byte compared, from {place}"), loaded);
         }
     }
 
@@ -81,6 +83,8 @@ impl Ground<'_> {
             _ => {
                 let seeds = self.options.seeds.div_ceil(4);
                 lines::check(&format!("{seeds} shapes of loaders by cuFile"), all_seeds(&bed, seeds));
+                let loaded = weights::check(&self.device, &self.source, &self.options.dir, RingChoice::Cufile);
+                lines::check("a checkpoint by cuFile", loaded);
             }
         }
     }

@@ -13,6 +13,7 @@ use crate::check::gather;
 use crate::check::race::{self, Load};
 use crate::check::reader::{Reader, Release};
 use crate::check::shards::{Shards, Source};
+use crate::check::weights;
 use crate::stand_in::take;
 
 #[test]
@@ -46,6 +47,16 @@ fn arrays_of_rows_at_odd_places() {
     fake.pace(3, 300, 0);
     let found = gather::check(&Device::cuda(0).unwrap(), &source, bed.path()).unwrap();
     assert!(found.contains("gathered by the kernel"), "{found}");
+    bed.nothing_is_left(&fake);
+}
+
+#[test]
+fn tensors_of_a_checkpoint() {
+    let (fake, _alone) = take();
+    let bed = Bed::new(&fake);
+    fake.pace(4, 300, 0);
+    let source = Source::new(16 << 20);
+    weights::check(&Device::cuda(0).unwrap(), &source, bed.path(), RingChoice::Auto).unwrap();
     bed.nothing_is_left(&fake);
 }
 

@@ -5,7 +5,8 @@
 //!      |                                                     |
 //!      +--- exact.rs: many shapes, from one seed each        +--- reader.rs: batches on a consumer's own stream
 //!      +--- race.rs: memory is used again behind slow streams +
-//!      `--- gather.rs: arrays of rows at odd places
+//!      +--- gather.rs: arrays of rows at odd places
+//!      `--- weights.rs: tensors of a checkpoint
 //! ```
 
 pub(crate) mod cuda;
@@ -14,6 +15,7 @@ pub(crate) mod gather;
 pub(crate) mod race;
 pub(crate) mod reader;
 pub(crate) mod shards;
+pub(crate) mod weights;
 
 /// A check's answer: why it failed, for people.
 pub(crate) type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;

@@ -20,6 +20,10 @@ impl Source {
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
+
+    pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        &self.0[range]
+    }
 }
 
 /// A dataset on disk, and the bytes of its every field.

@@ -9,6 +9,19 @@ import numpy
 CYCLES = 20_000_000  # of a GPU's clock: about 10 ms
 
 
+class Unfenced:
+    """An array that is waited for and given back on no stream, whatever the consumer says: what a program must not do."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __dlpack__(self, *, max_version=None, **_):
+        return self.tensor.__dlpack__(stream=-1, max_version=max_version)
+
+    def __dlpack_device__(self):
+        return self.tensor.__dlpack_device__()
+
+
 class Torch:
     """PyTorch, on side streams and the default one; on a CPU without streams."""
 
@@ -24,8 +37,7 @@ class Torch:
     def take(self, tensor, key, fenced=True):
         stream = self.streams[self.turn % len(self.streams)]
         self.turn += 1
-        # A capsule made for no stream is waited for and given back on none.
-        source = tensor if fenced else tensor.__dlpack__(stream=-1)
+        source = tensor if fenced else Unfenced(tensor)
         if stream is None:
             self.pending.append((self.torch.from_dlpack(source).clone(), key))
             return
@@ -63,9 +75,8 @@ class Cupy:
     def take(self, tensor, key, fenced=True):
         stream = self.streams[self.turn % len(self.streams)]
         self.turn += 1
-        source = tensor if fenced else tensor.__dlpack__(stream=-1)
         with stream:
-            array = self.cupy.from_dlpack(source) if fenced else self.cupy.fromDlpack(source)
+            array = self.cupy.from_dlpack(tensor if fenced else Unfenced(tensor))
             if self.spin:
                 self.spin((1,), (1,), (numpy.int64(CYCLES),))
             else:
