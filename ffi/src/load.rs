@@ -210,7 +210,8 @@ pub unsafe extern "C" fn strait_load_builder_skip(
 /// `device_ptr` on, a multiple of the elements' size, in that device's memory. Too few are an error of starting.
 /// `STRAIT_STATUS_NOT_FOUND` if there is no such tensor. Bytes go through slabs then, on the host too.
 ///
-/// Nobody else reads or writes the memory until the tensor is handed over. Once this has succeeded, `release` is called
+/// Nobody else reads or writes the memory until the tensor is handed over, nor does anything that was put on a stream before:
+/// that has ended when the load starts. Once this has succeeded, `release` is called
 /// with `owner`, once, when strait uses the memory no more: the builder, the load and the tensor in it are gone, and all
 /// writes have ended. It is called in whatever thread that happens, and must not throw; after a failed load it says when
 /// the memory may be used again. `release` may be NULL: then the memory is there for ever.
@@ -234,7 +235,7 @@ pub unsafe extern "C" fn strait_load_builder_place(
 }
 
 /// Puts all tensors of device number `device` that have no place of their own into one block of the caller's, in place of
-/// memory that is allocated: `strait_load_builder_block_size` says how long it has to be. On the host it starts at a multiple
+/// memory that is allocated: `strait_load_builder_block_size` says how long it has to be. It starts at a multiple
 /// of 4096. `release`, which may be NULL, and `owner` are as for `strait_load_builder_place`; of several blocks for one device
 /// the first is used.
 #[unsafe(no_mangle)]
@@ -259,7 +260,9 @@ pub unsafe extern "C" fn strait_load_builder_block(
 }
 
 /// How many bytes `strait_load_builder_block` needs on device number `device`, with the options as they are now: those of
-/// the tensors, and on the host what is left of the blocks of the file at both ends of each stretch that is read.
+/// the tensors, and where they are read straight to their place (on the host; by cuFile, which is tried for the answer) what is
+/// left of the blocks of the file at both ends of each stretch that is read. A block in a CUDA device's memory that has room
+/// for the tensors alone is filled through slabs, unless cuFile was asked for.
 #[unsafe(no_mangle)]
 pub extern "C" fn strait_load_builder_block_size(
     builder: *mut strait_load_builder,

@@ -212,7 +212,7 @@ impl Builder {
     /// The bytes that [`block`](Self::block) needs on each device: those of the tensors, and where they are read straight to
     /// their place (on the host device; by cuFile, which is tried for the answer) what is left of the blocks of the file at both
     /// ends of each stretch that is read: less than two blocks of `align_bytes` each. A block on a CUDA device that has room for
-    /// the tensors alone is filled through slabs.
+    /// the tensors alone is filled through slabs, unless cuFile was asked for.
     pub fn block_sizes(&self) -> Result<Vec<u64>> {
         assembly::block_sizes(self)
     }
