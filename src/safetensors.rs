@@ -395,6 +395,22 @@ mod tests {
         }
     }
 
+    /// Names are compared with all before, in the order in which the header has them, which is not that of the bytes.
+    /// Mutant that this catches: a name that is compared with the one before it.
+    #[test]
+    fn a_name_is_there_once_however_far_apart() {
+        for last in ["a", "b", "c"] {
+            let header = format!(
+                r#"{{"a":{{"dtype":"U8","shape":[1],"data_offsets":[2,3]}},
+                "b":{{"dtype":"U8","shape":[1],"data_offsets":[0,1]}},"__metadata__":{{}},
+                "c":{{"dtype":"U8","shape":[1],"data_offsets":[1,2]}},
+                "{last}":{{"dtype":"U8","shape":[1],"data_offsets":[3,4]}}}}"#
+            );
+            let text = problem(&header, 4);
+            assert!(text.contains(&format!("`{last}` is there twice")), "{text}");
+        }
+    }
+
     #[test]
     fn errors_are_short_whatever_the_file_says() {
         let long = "x".repeat(1 << 20);

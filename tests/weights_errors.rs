@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use strait::device::SimDevice;
 use strait::sim::{Clock, Rng};
 use strait::storage::{Completion, Pread, RawRead, Registered, Ring};
-use strait::weights::{Algorithm, Checkpoint, Digest, FileDigests, Manifest, Part, TensorDigest};
+use strait::weights::{Algorithm, Checkpoint, Digest, FileDigests, Hash, Manifest, Part, Per, TensorDigest};
 use strait::{DType, Device, Error, PathChoice};
 
 /// Two shards, their index, and what is in them.
@@ -109,8 +109,13 @@ fn what_is_no_checkpoint() {
     let mut rng = Rng::new(3);
     let made = [any_tensor(&mut rng, "t".into(), 100)];
     write(path, "a.safetensors", &made, 0);
-    write(path, "b.safetensors", &made, 0);
-    assert!(refused(path).contains("tensor `t` is in"), "{}", refused(path));
+    write(path, "b.safetensors", &[any_tensor(&mut rng, "u".into(), 100)], 0);
+    write(path, "c.safetensors", &made, 0);
+    let text = refused(path);
+    assert!(
+        text.contains("c.safetensors") && text.contains("tensor `t` is in") && text.contains("a.safetensors"),
+        "{text}"
+    );
     let huge = path.join("huge");
     let file = std::fs::File::create(&huge).unwrap();
     file.write_at(&100_000_001u64.to_le_bytes(), 0).unwrap();
@@ -293,6 +298,8 @@ fn digests(checkpoint: &Checkpoint, algorithm: Algorithm, of_files: bool) -> Man
         let own = checkpoint.tensors().iter().filter(|info| info.shard as usize == shard);
         let tensors = own.map(|info| TensorDigest {
             name: info.name.to_string(),
+            dtype: Some(info.dtype),
+            shape: Some(info.shape.clone()),
             offset: info.offset,
             bytes: info.bytes,
             digest: Digest::of(algorithm, &bytes[info.offset as usize..][..info.bytes as usize]),
@@ -392,6 +399,58 @@ fn a_manifest_that_does_not_fit_is_refused() {
     let mut files = good;
     files[0].bytes = files[0].bytes.map(|bytes| bytes + 1);
     assert!(refused(files).contains("the manifest says"));
+}
+
+/// A header that was changed after the digests were made: the bytes are the same, and mean something else. Manifests without
+/// types and shapes let it pass. Mutants that this catches: the type not compared; the shape; either of tensors without bytes.
+#[test]
+fn what_the_header_says_of_a_tensor_is_compared_too() {
+    let directory = disk_directory();
+    let path = directory.path().join("m.safetensors");
+    let mut rng = Rng::new(12);
+    let entry = |name: &str, dtype, shape: &[u64]| Made::new(&mut rng.clone(), name, dtype, shape);
+    let made = [entry("none", DType::F32, &[0, 4]), entry("w", DType::F32, &[6, 2]), entry("b", DType::F32, &[1])];
+    rng.next_u64();
+    std::fs::write(&path, checkpoints::encode(&made, 0)).unwrap();
+    let known = Hash::new().manifest(std::slice::from_ref(&path), Algorithm::Sha256, Per::Tensor).unwrap();
+    let mut older = known.files().to_vec();
+    older[0].tensors.iter_mut().for_each(|tensor| (tensor.dtype, tensor.shape) = (None, None));
+    let older = Manifest::new(older).unwrap();
+    let load = |names: &[&str], manifest: &Manifest| {
+        let builder = Checkpoint::open(&path).unwrap().load().device(Device::host());
+        builder.names(names.iter().copied()).verify(manifest.clone()).load_all()
+    };
+    let all = ["none", "w", "b"];
+    assert_eq!(load(&all, &known).unwrap().len(), 3);
+    assert_eq!(Hash::new().check(&[(&path, &known.files()[0])]).unwrap().len(), 0);
+    for (which, dtype, shape, want) in [
+        (1, DType::I32, &[6, 2][..], "tensor `w` is i32 by the file's header, and f32 by the manifest"),
+        (1, DType::F32, &[2, 6], "tensor `w` is [2, 6] by the file's header, and [6, 2] by the manifest"),
+        (0, DType::I32, &[0, 4], "tensor `none` is i32"),
+        (0, DType::F32, &[4, 0], "tensor `none` is [4, 0]"),
+    ] {
+        let mut other = made.clone();
+        (other[which].dtype, other[which].shape) = (dtype, shape.to_vec());
+        std::fs::write(&path, checkpoints::encode(&other, 0)).unwrap();
+        let name: &str = &made[which].name;
+        for names in [&all[..], &[name]] {
+            let error = load(names, &known).unwrap_err();
+            assert!(matches!(error, Error::Corrupt { .. }) && error.to_string().contains(want), "{error}");
+        }
+        assert_eq!(load(&["b"], &known).unwrap().len(), 1, "of a tensor that is not wanted nothing is compared");
+        assert_eq!(load(&all, &older).unwrap().len(), 3, "nothing is known of it");
+        let differing = Hash::new().check(&[(&path, &known.files()[0])]).unwrap();
+        assert!(matches!(&differing[..], [one] if one.to_string().contains(want)), "{differing:?}");
+        assert_eq!(Hash::new().check(&[(&path, &older.files()[0])]).unwrap().len(), 0);
+    }
+    let mut renamed = made.clone();
+    renamed[1].name = "v".into();
+    std::fs::write(&path, checkpoints::encode(&renamed, 0)).unwrap();
+    let differing = Hash::new().check(&[(&path, &known.files()[0])]).unwrap();
+    assert!(
+        matches!(&differing[..], [one] if one.to_string().contains("`w` is not in the file's header")),
+        "{differing:?}"
+    );
 }
 
 /// A shard of which only tensors without bytes are wanted is not read; that it is another file now is found all the same.

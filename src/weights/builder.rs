@@ -162,11 +162,11 @@ impl Builder {
     /// Every tensor needs a digest, of its own or of its file.
     ///
     /// A tensor with a digest of its own is handed over after its own check, and read whole even if only a part is wanted.
-    /// Where all that is wanted of a file has digests of its own, the file's digest is not compared: then nothing covers its
-    /// header, and names, types and shapes are what it says. Else a file with a digest is read whole, header and all, and
-    /// its tensors are handed over after its last byte. Of tensors without bytes
-    /// there is nothing to check: they are handed over at once, and a file of which nothing else is wanted is not read; only
-    /// its size is compared.
+    /// Where all that is wanted of a file has digests of its own, the file's digest is not compared. Of its header those
+    /// tensors' names and places are compared, and their types and shapes, where the manifest has them. Else a file with a
+    /// digest is read whole, header and all, and its tensors are handed over after its last byte. Of tensors without bytes
+    /// there is nothing else to check: they are handed over at once, and a file of which nothing else is wanted is not read;
+    /// only its size and what its header said are compared.
     ///
     /// The CPU has to see what it checks: cuFile, which goes past the host, is not used then.
     pub fn verify(mut self, manifest: Manifest) -> Builder {

@@ -184,8 +184,8 @@ mod tests {
         let path = write(directory.path(), "m.safetensors", &made, 0);
         let checkpoint = Checkpoint::open(&path).unwrap();
         let info = &checkpoint.tensors()[0];
-        let tensor =
-            TensorDigest { name: info.name.to_string(), offset: info.offset, bytes: info.bytes, digest: panics() };
+        let (name, offset, bytes) = (info.name.to_string(), info.offset, info.bytes);
+        let tensor = TensorDigest { name, dtype: None, shape: None, offset, bytes, digest: panics() };
         let file = FileDigests { name: None, bytes: None, digest: None, tensors: vec![tensor] };
         let manifest = Manifest::new(vec![file]).unwrap();
         for way in [PathChoice::Auto, PathChoice::Staged] {

@@ -295,6 +295,8 @@ fn manifest(rng: &mut Rng, checkpoint: &Checkpoint, paths: &[PathBuf], by_file: 
         let own = checkpoint.tensors().iter().filter(|info| info.shard as usize == shard);
         let tensor = |info: &TensorInfo| TensorDigest {
             name: info.name.to_string(),
+            dtype: Some(info.dtype),
+            shape: Some(info.shape.clone()),
             offset: info.offset,
             bytes: info.bytes,
             digest: Digest::of(algorithm, &bytes[info.offset as usize..][..info.bytes as usize]),

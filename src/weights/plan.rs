@@ -99,7 +99,7 @@ impl Plan {
                 plan.add(builder, devices, place, &mut empty)?;
             }
             if let Some(manifest) = builder.manifest.as_ref().filter(|_| !own.is_empty()) {
-                plan.add_checks(checkpoint, manifest, shard, first)?;
+                plan.add_checks(checkpoint, manifest, shard, own, first)?;
             }
             plan.shards.push(first..plan.items.len());
         }

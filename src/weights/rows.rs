@@ -208,4 +208,19 @@ mod tests {
             assert!(text.contains(want) && text.contains("`w`"), "{text}");
         }
     }
+
+    /// A header may give a tensor as many dimensions as fit it. Mutants that this catches: the shape, or the name, whole.
+    #[test]
+    fn errors_are_short_whatever_the_header_says() {
+        let tensor = TensorInfo {
+            name: "n".repeat(1 << 20).into(),
+            dtype: DType::U8,
+            shape: vec![1; 1 << 20],
+            shard: 0,
+            offset: 0,
+            bytes: 1,
+        };
+        let text = rows_of(&tensor, Part::Slice { dim: 1 << 20, from: 0, to: 1 }).unwrap_err().to_string();
+        assert!(text.contains("(1048576 dimensions)") && text.len() < 2000, "{} bytes", text.len());
+    }
 }

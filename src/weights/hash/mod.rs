@@ -10,6 +10,7 @@
 mod read;
 mod stretch;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -133,14 +134,21 @@ impl Hash {
             digest: (per != Per::Tensor).then(&mut next),
             tensors: tensors
                 .into_iter()
-                .map(|t| TensorDigest { offset: t.begin, bytes: t.bytes(), name: t.name, digest: next() })
+                .map(|t| TensorDigest {
+                    dtype: Some(t.dtype),
+                    offset: t.begin,
+                    bytes: t.bytes(),
+                    name: t.name,
+                    shape: Some(t.shape),
+                    digest: next(),
+                })
                 .collect(),
         });
         Manifest::new(files.collect()).map_err(|problem| Error::config("paths", problem))
     }
 
-    /// Compares files with what is known of them. What differs comes back as [`Error::Corrupt`], in the order given; other
-    /// errors end it.
+    /// Compares files with what is known of them, and their headers, where types or shapes of tensors are. What differs
+    /// comes back as [`Error::Corrupt`], headers first, each in the order given; other errors end it.
     pub fn check(&self, known: &[(&Path, &FileDigests)]) -> Result<Vec<Error>> {
         let mut files = Vec::new();
         let (mut sums, mut expected) = (Vec::new(), Vec::new());
@@ -161,6 +169,10 @@ impl Hash {
             };
             if let Some(digest) = known.digest {
                 want(0, bytes, "the file".into(), digest);
+            }
+            if known.tensors.iter().any(|tensor| tensor.dtype.is_some() || tensor.shape.is_some()) {
+                let problems = differing_headers(path, known)?.into_iter();
+                differing.extend(problems.map(|(offset, len, problem)| corrupt(offset, len, problem)));
             }
             for tensor in &known.tensors {
                 want(tensor.offset, tensor.offset + tensor.bytes, format!("tensor `{}`", tensor.name), tensor.digest);
@@ -207,6 +219,21 @@ impl Hash {
         }
         Ok(digests.into_iter().map(|digest| digest.expect("every sum is part of a stretch")).collect())
     }
+}
+
+/// What of a file's header is not as it is known to be: offset, bytes, and what is wrong.
+fn differing_headers(path: &Path, known: &FileDigests) -> Result<Vec<(u64, u64, String)>> {
+    let header = match safetensors::read(path) {
+        Ok(header) => header,
+        Err(Error::Format { offset, problem, .. }) => return Ok(vec![(offset, 0, problem)]),
+        Err(error) => return Err(error),
+    };
+    let tensors: HashMap<&str, _> = header.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+    let differs = |known: &TensorDigest| match tensors.get(known.name.as_str()) {
+        Some(t) => known.differs(t.dtype, &t.shape, t.begin, t.bytes()),
+        None => Some(format!("tensor `{}` is not in the file's header", known.name)),
+    };
+    Ok(known.tensors.iter().filter_map(|t| Some((t.offset, t.bytes, differs(t)?))).collect())
 }
 
 /// The same, which stops the others if it fails.

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{FileDigests, Problem, TensorDigest, sha256};
+use crate::dtype::DType;
+use crate::safetensors::{dtype_name, short};
 use crate::weights::{Algorithm, Digest};
 
 const FORMAT: &str = "strait-manifest";
@@ -28,6 +30,8 @@ struct WrittenFile {
 #[derive(Serialize, Deserialize)]
 struct WrittenTensor {
     name: String,
+    dtype: Option<String>,
+    shape: Option<Vec<u64>>,
     offset: u64,
     bytes: u64,
     digest: String,
@@ -72,8 +76,12 @@ fn own(value: Value) -> Result<Vec<FileDigests>, Problem> {
         digest.ok_or_else(|| bad(format!("`{text}` is no digest: algorithm, colon, hexadecimal digits")))
     };
     let files = written.files.into_iter().map(|file| {
-        let tensors = file.tensors.into_iter().map(|WrittenTensor { name, offset, bytes, digest: text }| {
-            Ok(TensorDigest { name, offset, bytes, digest: digest(&text)? })
+        let tensors = file.tensors.into_iter().map(|tensor| {
+            let WrittenTensor { name, dtype, shape, offset, bytes, digest: text } = tensor;
+            let dtype = dtype.map(|text| {
+                dtype_of(&text).ok_or_else(|| bad(format!("`{}`: no dtype `{}`", short(&name), short(&text))))
+            });
+            Ok(TensorDigest { dtype: dtype.transpose()?, shape, offset, bytes, digest: digest(&text)?, name })
         });
         Ok(FileDigests {
             tensors: tensors.collect::<Result<_, Problem>>()?,
@@ -83,6 +91,10 @@ fn own(value: Value) -> Result<Vec<FileDigests>, Problem> {
         })
     });
     files.collect()
+}
+
+fn dtype_of(name: &str) -> Option<DType> {
+    DType::from_name(name).filter(|dtype| dtype_name(*dtype).as_deref() == Some(name))
 }
 
 /// One file of a listing; nothing if git keeps it itself, under a digest of its own kind.
@@ -112,7 +124,7 @@ pub(super) fn write(files: &[FileDigests]) -> String {
         fields.extend(file.digest.map(|digest| format!("\"digest\": \"{}\"", text_of(&digest))));
         out.push_str(&fields.join(", "));
         for (number, tensor) in file.tensors.iter().enumerate() {
-            let TensorDigest { name, offset, bytes, digest } = tensor;
+            let TensorDigest { name, dtype, shape, offset, bytes, digest } = tensor;
             out.push_str(match number {
                 0 if fields.is_empty() => "\"tensors\": [\n    ",
                 0 => ", \"tensors\": [\n    ",
@@ -120,8 +132,10 @@ pub(super) fn write(files: &[FileDigests]) -> String {
             });
             let name = Value::from(name.as_str());
             let digest = text_of(digest);
+            let dtype = dtype.and_then(dtype_name).map_or(String::new(), |dtype| format!(" \"dtype\": \"{dtype}\","));
+            let shape = shape.as_ref().map_or(String::new(), |shape| format!(" \"shape\": {shape:?},"));
             out.push_str(&format!(
-                "{{\"name\": {name}, \"offset\": {offset}, \"bytes\": {bytes}, \"digest\": \"{digest}\"}}"
+                "{{\"name\": {name},{dtype}{shape} \"offset\": {offset}, \"bytes\": {bytes}, \"digest\": \"{digest}\"}}"
             ));
         }
         out.push_str(if file.tensors.is_empty() { "}" } else { "]}" });

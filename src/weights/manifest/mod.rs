@@ -1,12 +1,13 @@
 //! What the bytes of a checkpoint must be: a manifest of digests, in strait's own form or in one that others write.
 //!
 //! Strait's own form is JSON, written by `strait hash` and by saving. Offsets count from the start of the file; a digest
-//! is `algorithm:hex`; `digest` and `tensors` may each be left out.
+//! is `algorithm:hex`; types have their names in safetensors; `digest` and `tensors` of a file, `dtype` and `shape` of a
+//! tensor may each be left out.
 //!
 //! ```json
 //! {"format": "strait-manifest", "version": 1, "files": [
 //!   {"name": "model.safetensors", "bytes": 4112, "digest": "xxh3-64:2d06800538d394c2", "tensors": [
-//!     {"name": "w", "offset": 4096, "bytes": 16, "digest": "xxh3-64:a9b2d84a5cf4b1c5"}]}]}
+//!     {"name": "w", "dtype": "F32", "shape": [2, 2], "offset": 4096, "bytes": 16, "digest": "xxh3-64:a9b2d84a5cf4b1c5"}]}]}
 //! ```
 //!
 //! Read as well: the lines of `sha256sum` (text, binary, `--tag`, escaped names), a git-lfs pointer, and the listings of
@@ -20,7 +21,9 @@ use std::io::Read;
 use std::path::{Component, Path};
 
 use super::{Algorithm, Digest};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::safetensors::{short, short_shape};
 
 /// Digests of files, of their tensors, or both.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -46,6 +49,10 @@ pub struct FileDigests {
 pub struct TensorDigest {
     /// Its name in the file.
     pub name: String,
+    /// The type of its elements, if the manifest has it.
+    pub dtype: Option<DType>,
+    /// The length of each dimension, if the manifest has them.
+    pub shape: Option<Vec<u64>>,
     /// Its first byte, from the start of the file.
     pub offset: u64,
     /// How many bytes it has.
@@ -64,11 +71,42 @@ impl FileDigests {
     }
 }
 
+impl TensorDigest {
+    /// What is known of a tensor, and what a header says of it: where they differ, if they do.
+    pub(super) fn differs(&self, dtype: DType, shape: &[u64], offset: u64, bytes: u64) -> Option<String> {
+        let (header, own) = if (self.offset, self.bytes) != (offset, bytes) {
+            (format!("{bytes} bytes at byte {offset}"), format!("{} bytes at byte {}", self.bytes, self.offset))
+        } else if let Some(own) = self.dtype.filter(|own| *own != dtype) {
+            (dtype.to_string(), own.to_string())
+        } else {
+            let own = self.shape.as_deref().filter(|own| *own != shape)?;
+            (short_shape(shape), short_shape(own))
+        };
+        let name = short(&self.name);
+        Some(format!("tensor `{name}` is {header} by the file's header, and {own} by the manifest"))
+    }
+}
+
 impl Manifest {
     /// Reads a manifest of any form; the form is known from its first bytes.
+    ///
+    /// # Errors
+    /// [`Error::Open`] where it cannot be opened, or is a directory; [`Error::Format`] where it is none, is longer than
+    /// 256 MiB, or is no regular file: a pipe could keep one waiting for ever.
     pub fn open(path: impl AsRef<Path>) -> Result<Manifest> {
         let path = path.as_ref();
         let failed = |e: std::io::Error| Error::open(path, &e);
+        let meta = std::fs::metadata(path).map_err(failed)?;
+        if meta.is_dir() {
+            return Err(Error::Open { path: path.into(), errno: libc::EISDIR });
+        }
+        if !meta.is_file() {
+            return Err(Error::format(
+                path,
+                0,
+                "a pipe, socket or device, and a manifest is a file: store it in one first",
+            ));
+        }
         let mut text = Vec::new();
         File::open(path).map_err(failed)?.take(BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
         if text.len() as u64 > BYTES_MAX {

@@ -70,6 +70,8 @@ fn what_is_no_manifest_is_refused_with_its_place() {
             0,
             "`crc32c:12`",
         ),
+        (with_tensor(9, 1).replace("\"offset\"", "\"dtype\":\"f32\",\"offset\""), 0, "no dtype `f32`"),
+        (with_tensor(9, 1).replace("\"offset\"", "\"shape\":[-1],\"offset\""), 0, "invalid value"),
         (with_tensor(u64::MAX, 1), 0, "behind the end"),
         (with_tensor(9, 2), 0, "behind the end"),
     ];
@@ -81,9 +83,41 @@ fn what_is_no_manifest_is_refused_with_its_place() {
     assert!(parse(&with_tensor(8, 2)).is_ok());
 }
 
+/// Mutant that this catches: names compared as they come, each with the next.
+#[test]
+fn a_name_is_there_once_however_far_apart() {
+    let digest = Digest::of(Algorithm::Crc32c, &[]);
+    let tensor =
+        |name: &&str| TensorDigest { name: name.to_string(), dtype: None, shape: None, offset: 0, bytes: 0, digest };
+    let file = |name: &str, tensors: &[&str]| FileDigests {
+        name: Some(name.into()),
+        tensors: tensors.iter().map(tensor).collect(),
+        ..FileDigests::default()
+    };
+    let twins = Manifest::new(vec![file("f", &["b", "a", "c", "b"])]).unwrap_err();
+    assert!(twins.contains("tensor `b` is named twice"), "{twins}");
+    let twins = Manifest::new(vec![file("g", &[]), file("f", &[]), file("g", &["a"])]).unwrap_err();
+    assert!(twins.contains("g is named twice"), "{twins}");
+}
+
 fn with_tensor(offset: u64, bytes: u64) -> String {
     let tensor = format!(r#"{{"name":"t","offset":{offset},"bytes":{bytes},"digest":"crc32c:00000000"}}"#);
     format!(r#"{{"format":"strait-manifest","version":1,"files":[{{"bytes":10,"tensors":[{tensor}]}}]}}"#)
+}
+
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = Manifest::open(directory.path()).unwrap_err();
+    assert!(matches!(error, Error::Open { errno: libc::EISDIR, .. }), "{error}");
+    let pipe = directory.path().join("pipe");
+    let name = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
+    // SAFETY: a C string that outlives the call.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let (done, wait) = crossbeam::channel::bounded(1);
+    std::thread::spawn(move || done.send(Manifest::open(pipe).unwrap_err().to_string()));
+    let text = wait.recv_timeout(std::time::Duration::from_secs(20)).expect("it waits for a writer");
+    assert!(text.contains("a manifest is a file"), "{text}");
 }
 
 #[test]
@@ -105,8 +139,18 @@ fn file() -> impl Strategy<Value = FileDigests> {
             Digest::new(algorithm, &sum[..algorithm.bytes()]).unwrap()
         })
     };
-    let tensor = ("\\PC*", 0..1u64 << 40, 0..1u64 << 40, digest());
-    let tensor = tensor.prop_map(|(name, offset, bytes, digest)| TensorDigest { name, offset, bytes, digest });
+    let stored = DType::all().filter(|dtype| *dtype != DType::C128).collect::<Vec<_>>();
+    let dtype = proptest::option::of(proptest::sample::select(stored));
+    let shape = proptest::option::of(proptest::collection::vec(any::<u64>(), 0..4));
+    let tensor = ("\\PC*", dtype, shape, 0..1u64 << 40, 0..1u64 << 40, digest());
+    let tensor = tensor.prop_map(|(name, dtype, shape, offset, bytes, digest)| TensorDigest {
+        name,
+        dtype,
+        shape,
+        offset,
+        bytes,
+        digest,
+    });
     let parts = (any::<String>(), proptest::option::of(digest()), proptest::collection::vec(tensor, 0..4));
     parts.prop_map(|(name, digest, tensors)| FileDigests { name: Some(name), bytes: Some(1 << 41), digest, tensors })
 }

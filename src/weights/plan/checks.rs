@@ -1,19 +1,19 @@
 //! What has to be read, and to be right, before tensors are handed over.
 
-use std::path::Path;
-
 use super::{Check, Item, Plan};
 use crate::error::{Error, Result};
 use crate::weights::rows::Rows;
-use crate::weights::{Checkpoint, Digest, FileDigests, Manifest, TensorInfo};
+use crate::weights::{Checkpoint, Manifest, TensorDigest, TensorInfo};
 
 impl Plan {
-    /// What has to be read, whole, so that a shard's tensors can be checked.
+    /// What has to be read, whole, so that a shard's tensors can be checked: those at the places `own` are wanted, and items
+    /// from `first` on are theirs. Of all of them the header has to say what the manifest says.
     pub(super) fn add_checks(
         &mut self,
         checkpoint: &Checkpoint,
         manifest: &Manifest,
         shard: usize,
+        own: &[usize],
         first: usize,
     ) -> Result<()> {
         let file = &checkpoint.files()[shard];
@@ -22,6 +22,13 @@ impl Plan {
             let problem = format!("the file has {} bytes, and the manifest says {bytes}", file.bytes);
             return Err(Error::Corrupt { path: file.path.clone(), offset: 0, bytes: file.bytes, problem });
         }
+        let entry = |place: usize| known.and_then(|known| known.tensor(&checkpoint.tensors()[place].name));
+        for &place in own {
+            let TensorInfo { dtype, shape, offset, bytes, .. } = &checkpoint.tensors()[place];
+            if let Some(problem) = entry(place).and_then(|entry| entry.differs(*dtype, shape, *offset, *bytes)) {
+                return Err(Error::Corrupt { path: file.path.clone(), offset: *offset, bytes: *bytes, problem });
+            }
+        }
         if self.items.len() == first {
             return Ok(()); // nothing of it is read, so there is nothing to sum up
         }
@@ -29,8 +36,8 @@ impl Plan {
         for item in &mut self.items[first..] {
             let place = item.place.expect("no fillers yet");
             let tensor = &checkpoint.tensors()[place];
-            match digest_of(known, tensor, &file.path)? {
-                Some(digest) => {
+            match entry(place) {
+                Some(&TensorDigest { digest, .. }) => {
                     let (offset, bytes) = (tensor.offset, tensor.bytes);
                     item.check = Some(self.checks.len());
                     let targets = item.targets.clone();
@@ -74,17 +81,4 @@ impl Plan {
             self.items.push(filler(end, file_bytes, target));
         }
     }
-}
-
-/// The digest of a tensor, if the manifest has one and means the same bytes.
-fn digest_of(known: Option<&FileDigests>, tensor: &TensorInfo, path: &Path) -> Result<Option<Digest>> {
-    let Some(entry) = known.and_then(|known| known.tensor(&tensor.name)) else { return Ok(None) };
-    if (entry.offset, entry.bytes) == (tensor.offset, tensor.bytes) {
-        return Ok(Some(entry.digest));
-    }
-    let problem = format!(
-        "tensor `{}` is here by the file's header; the manifest has {} bytes of it at byte {}",
-        tensor.name, entry.bytes, entry.offset
-    );
-    Err(Error::Corrupt { path: path.into(), offset: tensor.offset, bytes: tensor.bytes, problem })
 }

@@ -59,6 +59,8 @@ impl Sums {
         let tensors =
             self.tensors.iter().flatten().zip(&layout.tensors).map(|(digest, (offset, tensor))| TensorDigest {
                 name: tensor.name.into(),
+                dtype: Some(tensor.dtype),
+                shape: Some(tensor.shape.to_vec()),
                 offset: *offset,
                 bytes: tensor.bytes,
                 digest: digest.unwrap_or(empty),

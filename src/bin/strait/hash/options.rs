@@ -18,11 +18,12 @@ Examples:
   strait hash --check model.safetensors.pointer model.safetensors
 
 The manifest is JSON: {\"format\": \"strait-manifest\", \"version\": 1, \"files\": [{\"name\", \"bytes\", \"digest\", \"tensors\": \
-[{\"name\", \"offset\", \"bytes\", \"digest\"}]}]}. Names are relative to the manifest's directory where they can be; offsets \
-count from the start of the file; a digest is algorithm:hexadecimal.
+[{\"name\", \"dtype\", \"shape\", \"offset\", \"bytes\", \"digest\"}]}]}. Names are relative to the manifest's directory \
+where they can be; offsets count from the start of the file; a digest is algorithm:hexadecimal. It is a regular file, no pipe.
 
 crc32c and xxh3-64 find damage, and keep up with any disk. sha256 also finds what somebody has changed on purpose, if the \
-manifest comes from elsewhere; take it per file then, since digests of tensors do not cover the header.
+manifest comes from elsewhere. Per tensor, the header's names, types, shapes and places are compared too, and its \
+__metadata__ is not; per file, every byte is.
 
 Files are read directly (O_DIRECT) where the file system can: hashing does not push other files out of memory.
 
