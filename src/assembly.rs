@@ -12,7 +12,7 @@ use crate::config::{Config, PathChoice, RingChoice, Verify};
 use crate::dataset::Dataset;
 use crate::device::{Device, Seq};
 use crate::documents::Pieces;
-use crate::engine::{Bad, Engine, Gate, Message, Output, Shared, Stage, State, Verifier, Worker};
+use crate::engine::{Bad, Engine, Gate, Message, Output, Shared, Stage, State, Verifier};
 use crate::error::{Error, Result};
 use crate::order::{BadSamplePolicy, Progress, Standing};
 use crate::plan::Plan;
@@ -25,6 +25,7 @@ use crate::stats::{Counters, Fallback, Setup};
 use crate::storage::{
     Cufile, Opening, Options, Pread, Prober, REGISTER_FORBIDDEN, ReadQueue, Registered, Ring, ShardFile, Uring,
 };
+use crate::workers::Workers;
 
 use way::{Way, Wishes, stay_near};
 
@@ -118,12 +119,7 @@ impl Parts {
         )?;
         let slab_bytes = self.sizes.limits.block_bytes as usize;
         let gathers = self.sizes.batches_max;
-        // Into the host's memory nobody else gathers.
         let verifies = self.config.verify == Verify::Checksums;
-        let worker = match verifies || self.way == Way::Host && !self.selection.dense.is_empty() {
-            true => Some(Worker::new(self.sizes.slabs.max(self.sizes.batches_max), self.clock.is_simulated())?),
-            false => None,
-        };
         let verifier = verifies.then(|| Verifier::new(self.config.samples_max() * self.selection.len()));
         let mut stage = match self.way.is_direct() {
             true => None,
@@ -150,6 +146,17 @@ impl Parts {
         let name = ring.name();
         let mut queue = self.queue(ring, opening);
         self.register(&mut queue, &stage, &regions, name);
+        // Into the host's memory nobody else gathers.
+        let works = verifies || self.way == Way::Host && !self.selection.dense.is_empty();
+        let worker = match self.clock.is_simulated() {
+            true => works.then(|| Workers::simulated(())),
+            false => {
+                let waker = queue.waker()?;
+                let _ = self.shared.waker.set(waker.clone());
+                let jobs = self.sizes.slabs.max(self.sizes.batches_max);
+                works.then(|| Workers::start(vec![()], Some(jobs), &waker)).transpose()?
+            }
+        };
         self.shared.counters.setup.lock().unwrap_or_else(|e| e.into_inner()).numa_node = numa_node;
         let batches = self.batches(&regions);
         Ok(Engine {

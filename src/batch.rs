@@ -255,6 +255,9 @@ impl Drop for Batch {
             // Without an engine the body is dropped here, and with the last one the device memory. With an engine that
             // does not look at its messages, its region stays leased: never refilled, never freed under anybody.
             let _ = self.back.send_timeout(Message::Release(body), self.shared.deadline);
+            if self.shared.starved.load(Ordering::SeqCst) {
+                self.shared.wake(); // else it has others to fill
+            }
         }
     }
 }

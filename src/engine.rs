@@ -6,7 +6,8 @@
 //! ```
 //!
 //! It waits in one place: on the ring if reads are in flight, else on the worker, else on the oldest copy, else for a
-//! message. What holds it back is the lack of a slab, of a region, or of a free batch. Nothing is allocated once it runs.
+//! message. The worker ends the first two of those waits, and so does a message that it cannot go on without. What holds it
+//! back is the lack of a slab, of a region, or of a free batch. Nothing is allocated once it runs.
 
 mod bad;
 mod gate;
@@ -19,7 +20,7 @@ mod verify;
 mod work;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -36,14 +37,15 @@ use crate::sim::Clock;
 use crate::sizes::Sizes;
 use crate::source::Source;
 use crate::stats::Counters;
-use crate::storage::{Damage, LandingId, ReadQueue};
+use crate::storage::{Damage, LandingId, ReadQueue, Waker};
+use crate::workers::Workers;
 
 pub(crate) use bad::Bad;
 pub(crate) use gate::Gate;
 use ranges::range;
 pub(crate) use stage::{Hold, Pinned, Stage};
 pub(crate) use verify::Verifier;
-pub(crate) use work::Worker;
+pub(crate) use work::Job;
 
 /// What the consumer tells the engine.
 #[allow(clippy::large_enum_variant, reason = "the queue is allocated once; a box would be allocated in every epoch")]
@@ -84,6 +86,8 @@ pub(crate) struct Shared {
     pub(crate) held: AtomicUsize,
     /// The engine waits for a batch to come back: without one it cannot go on.
     pub(crate) starved: AtomicBool,
+    /// Ends the engine's wait for reads, if it waits for real.
+    pub(crate) waker: OnceLock<Arc<Waker>>,
     /// Why the engine is gone, if it is.
     pub(crate) stopped: OnceLock<String>,
 }
@@ -113,7 +117,7 @@ const SHORT_READ: u32 = 64 << 10;
 pub(crate) struct Engine {
     pub(crate) queue: ReadQueue<Hold>,
     /// Where there may be something for it to do.
-    pub(crate) worker: Option<Worker>,
+    pub(crate) worker: Option<Workers<Job>>,
     /// Where checksums are compared.
     pub(crate) verifier: Option<Verifier>,
     pub(crate) stage: Option<Stage>,
@@ -381,17 +385,19 @@ impl Engine {
     // ---- wait -------------------------------------------------------------------------------------------------------
 
     fn wait(&mut self) -> Result<()> {
+        // Who sent a batch before it could see that the engine starves has not woken it.
+        if self.shared.starved.load(Ordering::SeqCst) && !self.messages.is_empty() {
+            return Ok(());
+        }
         let in_flight = self.queue.in_flight();
-        if in_flight > 0 {
+        let working = self.worker.as_ref().is_some_and(|worker| worker.out() > 0);
+        if in_flight > 0 || working && !self.queue.has_ended() {
             let short = self.state.filling.back().is_some_and(Filling::reads_are_short);
             let want = if short { (in_flight / 4).clamp(1, 16) } else { 1 };
             return self.queue.wait(want, SLICE);
         }
         if self.queue.has_ended() {
             return Ok(());
-        }
-        if let Some(worker) = self.worker.as_mut().filter(|worker| worker.out() > 0) {
-            return worker.wait(SLICE);
         }
         if let Some(gate) = self.gate.as_mut().filter(|gate| !gate.is_empty()) {
             return gate.wait(SLICE);

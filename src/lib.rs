@@ -34,6 +34,7 @@ pub mod storage;
 pub mod weights;
 #[cfg(test)]
 mod windows_sim;
+mod workers;
 
 pub use batch::{Batch, FieldView, Tensor, WindowView};
 pub use builder::Builder;

@@ -230,7 +230,9 @@ impl Loader {
     fn start(&self) -> Result<()> {
         let source = self.supply.source(self.standing.progress, self.standing.packer)?;
         let message = Message::Epoch { generation: self.generation, source, standing: self.standing.clone() };
-        self.messages.send_timeout(message, self.shared.deadline).map_err(|_| self.stopped())
+        let sent = self.messages.send_timeout(message, self.shared.deadline).map_err(|_| self.stopped());
+        self.shared.wake();
+        sent
     }
 
     fn give_back(&self, output: Output) {
@@ -264,6 +266,7 @@ impl Loader {
 impl Drop for Loader {
     fn drop(&mut self) {
         let _ = self.messages.send_timeout(Message::Stop, self.shared.deadline);
+        self.shared.wake();
         // The engine drains reads, then copies, each within a deadline of its own, and is over.
         let bound = 3 * self.shared.deadline + Duration::from_secs(1);
         if self.over.recv_timeout(bound) == Err(RecvTimeoutError::Timeout) {
@@ -376,7 +379,15 @@ impl Shared {
             deadline,
             held: AtomicUsize::new(0),
             starved: AtomicBool::new(false),
+            waker: OnceLock::new(),
             stopped: OnceLock::new(),
+        }
+    }
+
+    /// Ends the engine's wait for reads.
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake();
         }
     }
 

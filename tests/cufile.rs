@@ -216,6 +216,27 @@ fn what_may_still_land_is_never_reported_nor_let_go() {
     std::mem::forget(bed); // they land in it
 }
 
+/// Mutant that this catches: a ring that does not look at the descriptor.
+#[test]
+fn a_wait_ends_when_somebody_wakes_it() {
+    let (fake, _alone) = take();
+    let bed = Bed::new();
+    fake.set("late_us_max", i64::MAX / 2);
+    let mut ring = ring(8).unwrap();
+    let (wakes, mut wake) = std::io::pipe().unwrap();
+    ring.wake_by(wakes.as_raw_fd());
+    submit(&mut ring, bed.read(0, 4096));
+    let later = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(30));
+        std::io::Write::write_all(&mut wake, b"x").unwrap();
+    });
+    let (start, mut out) = (Instant::now(), Vec::new());
+    ring.poll(1, 3 * DEADLINE, &mut out).unwrap();
+    assert!(out.is_empty() && start.elapsed() < DEADLINE, "it sleeps on");
+    later.join().unwrap();
+    std::mem::forget(bed); // the read lands in it, some day
+}
+
 #[test]
 fn a_drop_in_flight_leaves_all_to_the_library() {
     let (fake, _alone) = take();

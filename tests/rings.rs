@@ -6,6 +6,7 @@ mod cufile;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
@@ -188,6 +189,49 @@ fn a_wait_ends_with_its_timeout() {
     assert!(out.is_empty() && start.elapsed() >= Duration::from_millis(49));
     drop(speak); // the end of the file ends the read
     assert_eq!(collect(&mut ring, 1)[&0], 0);
+}
+
+/// Mutants that this catches, for each ring: it does not look at the descriptor; it looks once only.
+#[test]
+fn a_wait_ends_when_somebody_wakes_it() {
+    for ring in rings().into_iter().filter(|ring| ["pread", "uring"].contains(&ring.name())) {
+        // The first wait ends with what was there before, the next ones by what comes while they wait.
+        let (bed, mut ring) = (Bed::new(), ring);
+        let (quiet, speak) = std::io::pipe().unwrap();
+        let (wakes, mut wake) = std::io::pipe().unwrap();
+        ring.wake_by(wakes.as_raw_fd());
+        submit(&mut *ring, pipe_read(&bed, &quiet)).unwrap();
+        for round in 0..4 {
+            let mut later = wake.try_clone().unwrap();
+            let mut call = move || later.write_all(b"x").unwrap();
+            let caller = match round {
+                0 => std::thread::spawn(call),
+                _ => std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_millis(30));
+                    call();
+                }),
+            };
+            let (start, mut out) = (Instant::now(), Vec::new());
+            ring.poll(1, Duration::from_secs(60), &mut out).unwrap();
+            assert!(out.is_empty() && start.elapsed() < Duration::from_secs(30), "{} sleeps on", ring.name());
+            caller.join().unwrap();
+            (&wakes).read_exact(&mut [0]).unwrap();
+        }
+        // What was called for and is over keeps nothing awake for long.
+        let (start, mut out) = (Instant::now(), Vec::new());
+        for _ in 0..2 {
+            ring.poll(1, Duration::from_millis(30), &mut out).unwrap();
+        }
+        assert!(out.is_empty() && start.elapsed() >= Duration::from_millis(29), "{}", ring.name());
+        drop(speak);
+        assert_eq!(collect(&mut *ring, 1).len(), 1, "{}", ring.name());
+        wake.write_all(b"x").unwrap();
+        ring.poll(1, Duration::from_secs(60), &mut out).unwrap(); // nothing to wait for
+        for place in 0..DEPTH {
+            submit(&mut *ring, bed.read(place, 0)).unwrap();
+        }
+        assert_eq!(collect(&mut *ring, DEPTH).len(), DEPTH, "{}: a wake-up takes no read's place", ring.name());
+    }
 }
 
 /// The kernel runs deferred completions only for a thread that asks; poll(2) on the ring must hear of them all the same,

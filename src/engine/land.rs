@@ -67,7 +67,7 @@ impl Engine {
             Some(worker) if checks => {
                 filling.working += 1;
                 let plan = filling.body.plan.clone();
-                worker.start(Job { slot, at, limits, hold: Hold::Slab(slab), plan })
+                worker.put(0, Job { slot, at, limits, hold: Hold::Slab(slab), plan })
             }
             _ => self.copy_slab(slot, slab, at),
         }
@@ -121,7 +121,7 @@ impl Engine {
                 let region = filling.body.region.take().expect("a batch with bytes has a region");
                 let (slot, plan, limits) = (filling.body.slot, filling.body.plan.clone(), sizes.limits);
                 (filling.working, filling.worked) = (1, true);
-                worker.start(Job { slot, at: 0, limits, hold: Hold::Region(region), plan })?;
+                worker.put(0, Job { slot, at: 0, limits, hold: Hold::Region(region), plan })?;
                 continue;
             }
             if let (Some(verifier), None) = (&mut *verifier, &filling.failure) {

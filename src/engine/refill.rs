@@ -12,7 +12,7 @@ use crate::storage::{Accepted, Want};
 
 impl Engine {
     pub(super) fn refill(&mut self) {
-        self.shared.starved.store(false, Ordering::Relaxed);
+        self.shared.starved.store(false, Ordering::SeqCst);
         while !self.state.recalling && self.issue() && self.start_batch() {}
     }
 
@@ -67,7 +67,7 @@ impl Engine {
         } else if bytes > 0 {
             let Some(region) = self.regions.lease(bytes as usize) else {
                 self.shared.counters.waits_for_region.add(1);
-                self.shared.starved.store(true, Ordering::Relaxed);
+                self.shared.starved.store(true, Ordering::SeqCst);
                 self.state.planned.push_front((body, None));
                 return false;
             };
@@ -94,7 +94,7 @@ impl Engine {
         }
         let Some(mut body) = state.idle.pop() else {
             self.shared.counters.waits_for_region.add(1);
-            self.shared.starved.store(true, Ordering::Relaxed);
+            self.shared.starved.store(true, Ordering::SeqCst);
             return None;
         };
         (body.generation, body.epoch, body.seq, body.careful) = (state.generation, source.epoch(), Seq(0), false);

@@ -5,6 +5,7 @@
 //! and drain by counting.
 
 mod cufile;
+mod event;
 mod files;
 mod new_file;
 mod pread;
@@ -15,6 +16,8 @@ mod uring;
 mod writes;
 
 pub use cufile::{Cufile, Enter, Surroundings};
+pub(crate) use event::Waker;
+use event::{Event, wait_readable};
 pub use files::{Opening, ShardFile};
 pub(crate) use new_file::{DIRECT_ALIGN, NewFile, open_files_room, sync_directory};
 pub use pread::Pread;
@@ -24,8 +27,7 @@ pub use sim::{Faults, SimRing};
 pub use uring::Uring;
 pub use writes::{Put, WriteFile, WriteQueue, Written};
 
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -46,7 +48,7 @@ pub struct RawRead {
     pub target: NonNull<u8>,
     /// `preadv2` flags (`RWF_*` of `linux/fs.h`).
     pub rw_flags: i32,
-    /// Comes back in the [`Completion`].
+    /// Comes back in the [`Completion`]. Any number but `u64::MAX`.
     pub token: u64,
 }
 
@@ -65,7 +67,7 @@ pub struct RawWrite {
     pub len: u32,
     /// Where the bytes are.
     pub source: NonNull<u8>,
-    /// Comes back in the [`Completion`].
+    /// Comes back in the [`Completion`]. Any number but `u64::MAX`.
     pub token: u64,
 }
 
@@ -154,47 +156,9 @@ pub unsafe trait Ring: Send {
     fn wait_fd(&mut self) -> Option<RawFd> {
         None
     }
-}
 
-/// A counter that is readable while it is not 0 (eventfd(2)).
-struct Event(OwnedFd);
-
-impl Event {
-    fn new() -> io::Result<Event> {
-        // SAFETY: eventfd takes no pointer.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor is fresh and has no other owner.
-        Ok(Event(unsafe { OwnedFd::from_raw_fd(fd) }))
-    }
-
-    fn fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-
-    /// Cannot fail: the counter is far from its end.
-    fn set(&self) {
-        let one = 1u64;
-        // SAFETY: the buffer is eight bytes that outlive the call.
-        unsafe { libc::write(self.fd(), (&raw const one).cast(), 8) };
-    }
-
-    fn clear(&self) {
-        let mut count = 0u64;
-        // SAFETY: the buffer is eight bytes that outlive the call.
-        unsafe { libc::read(self.fd(), (&raw mut count).cast(), 8) };
-    }
-}
-
-/// Waits until one of `fds` is readable or `timeout` has passed. Signals end the wait early.
-fn wait_readable(fds: &[RawFd], timeout: Duration) {
-    let mut polls = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 2];
-    for (poll, &fd) in polls.iter_mut().zip(fds) {
-        poll.fd = fd; // poll(2) ignores negative ones
-    }
-    let time = libc::timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
-    // SAFETY: the array and the time outlive the call.
-    unsafe { libc::ppoll(polls.as_mut_ptr(), polls.len() as u64, &raw const time, std::ptr::null()) };
+    /// From here on a [`poll`](Ring::poll) that waits returns early, with what has ended by then, once `fd` is readable: so
+    /// other threads end the wait. `fd` stays open as long as the ring is used, and it is the caller who reads it empty. A ring
+    /// that cannot do that waits on; what is to be seen then is seen when its wait is over.
+    fn wake_by(&mut self, _fd: RawFd) {}
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, Sender};
 
-use super::{Completion, Event, RawRead, RawWrite, Ring};
+use super::{Completion, Event, RawRead, RawWrite, Ring, wait_readable};
 use crate::error::{Error, Result};
 
 /// Threads beyond this give no more throughput to one consumer, and cost memory.
@@ -20,6 +20,8 @@ pub struct Pread {
     work: Option<Sender<Work>>,
     done: Arc<Done>,
     threads: Vec<JoinHandle<()>>,
+    /// Ends waits; -1 for none.
+    wake_fd: RawFd,
 }
 
 enum Work {
@@ -45,7 +47,7 @@ impl Pread {
         let event = Event::new().map_err(|e| refused("eventfd", e))?;
         let done = Arc::new(Done { completions: Mutex::new(Vec::with_capacity(depth)), event });
         let (sender, work) = channel::bounded(depth);
-        let mut pool = Pread { depth, in_flight: 0, work: Some(sender), done, threads: Vec::new() };
+        let mut pool = Pread { depth, in_flight: 0, work: Some(sender), done, threads: Vec::new(), wake_fd: -1 };
         for i in 0..depth.min(THREADS_MAX) {
             let (work, done) = (work.clone(), pool.done.clone());
             let thread = thread::Builder::new().name(format!("strait-pread-{i}"));
@@ -139,8 +141,11 @@ unsafe impl Ring for Pread {
             if left.is_zero() {
                 break;
             }
-            super::wait_readable(&[self.done.event.fd()], left);
+            let [_, woken, _] = wait_readable([self.done.event.fd(), self.wake_fd, -1], left);
             taken += self.done.take(out);
+            if woken {
+                break;
+            }
         }
         self.in_flight -= taken;
         Ok(())
@@ -148,6 +153,10 @@ unsafe impl Ring for Pread {
 
     fn wait_fd(&mut self) -> Option<RawFd> {
         Some(self.done.event.fd())
+    }
+
+    fn wake_by(&mut self, fd: RawFd) {
+        self.wake_fd = fd;
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::files::{Files, Opening, ShardFile};
 use super::probe::Way;
-use super::{Completion, Pread, REGISTER_FORBIDDEN, RawRead, Registered, Ring, wait_readable};
+use super::{Completion, Pread, REGISTER_FORBIDDEN, RawRead, Registered, Ring, Waker, wait_readable};
 use crate::dataset::Extent;
 use crate::error::{Error, Result};
 use crate::sim::Clock;
@@ -180,6 +180,8 @@ pub struct ReadQueue<L: Memory> {
     bytes_in_flight: u64,
     bytes_in_flight_max: u64,
     deadline: Duration,
+    /// Ends waits, where somebody asked for it.
+    waker: Option<Arc<Waker>>,
 }
 
 /// How long a wait for two rings lasts if the end of a read on one of them wakes nobody.
@@ -212,13 +214,25 @@ impl<L: Memory> ReadQueue<L> {
             bytes_in_flight: 0,
             bytes_in_flight_max: options.bytes_in_flight_max,
             deadline: options.deadline,
+            waker: None,
         }
     }
 
     /// Adds the ring for landings in a device's memory; the others stay with the first.
-    pub(crate) fn add_device_ring(&mut self, ring: Box<dyn Ring>) {
+    pub(crate) fn add_device_ring(&mut self, mut ring: Box<dyn Ring>) {
         debug_assert!(ring.writes_to_device() && !self.rings[0].writes_to_device(), "one of each kind");
+        if let Some(waker) = &self.waker {
+            ring.wake_by(waker.fd());
+        }
         self.rings.push(ring);
+    }
+
+    /// What ends a [`wait`](Self::wait) from another thread. From here on a wait without reads in flight sleeps too, until
+    /// somebody wakes it.
+    pub(crate) fn waker(&mut self) -> Result<Arc<Waker>> {
+        let waker = Arc::new(Waker::new()?);
+        self.rings.iter_mut().for_each(|ring| ring.wake_by(waker.fd()));
+        Ok(self.waker.insert(waker).clone())
     }
 
     /// Registers memory that landings will be cut from.
@@ -298,7 +312,7 @@ impl<L: Memory> ReadQueue<L> {
         }
     }
 
-    /// Starts what was accepted and waits until `want` reads have ended or `timeout` has passed.
+    /// Starts what was accepted and waits until `want` reads have ended, somebody wakes it, or `timeout` has passed.
     ///
     /// [`Error::Timeout`] names the read that has been in flight for longer than the deadline; it may still end.
     pub fn wait(&mut self, want: usize, timeout: Duration) -> Result<()> {
@@ -343,6 +357,20 @@ impl<L: Memory> ReadQueue<L> {
     }
 
     fn poll(&mut self, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> Result<()> {
+        let Some(waker) = self.waker.clone().filter(|_| want > 0) else { return self.poll_rings(want, timeout, out) };
+        if self.in_flight() == 0 {
+            waker.sleep(timeout);
+            return Ok(());
+        }
+        if !waker.sleeps() {
+            return self.poll_rings(0, timeout, out);
+        }
+        let polled = self.poll_rings(want, timeout, out);
+        waker.slept(!out.is_empty());
+        polled
+    }
+
+    fn poll_rings(&mut self, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> Result<()> {
         if let [ring] = &mut self.rings[..] {
             return ring.poll(want, timeout, out);
         }
@@ -370,7 +398,8 @@ impl<L: Memory> ReadQueue<L> {
             };
             self.rings[device].poll(want, slice, out)?;
             left -= slice;
-            if !out.is_empty() || left.is_zero() || want == 0 {
+            let called = self.waker.as_ref().is_some_and(|waker| waker.is_called());
+            if !out.is_empty() || left.is_zero() || want == 0 || called {
                 return Ok(());
             }
         }
@@ -385,14 +414,14 @@ impl<L: Memory> ReadQueue<L> {
         if want == 0 || !out.is_empty() || self.in_flight() == 0 {
             return Ok(());
         }
-        let mut fds = [-1; 2];
+        let mut fds = [-1, -1, self.waker.as_ref().map_or(-1, |waker| waker.fd())];
         let mut blind = false;
         for (fd, ring) in fds.iter_mut().zip(self.rings.iter_mut().filter(host)) {
             *fd = ring.wait_fd().unwrap_or(-1);
             blind |= *fd == -1;
         }
         // Where registering is forbidden the ring has no descriptor to wait on: look often.
-        wait_readable(&fds, if blind { timeout.min(BLIND_WAIT) } else { timeout });
+        wait_readable(fds, if blind { timeout.min(BLIND_WAIT) } else { timeout });
         for ring in self.rings.iter_mut().filter(host) {
             ring.poll(0, Duration::ZERO, out)?;
         }
@@ -591,5 +620,67 @@ impl<L: Memory> Drop for ReadQueue<L> {
         std::mem::forget(std::mem::replace(&mut self.landings, Places::new(0)));
         std::mem::forget(std::mem::take(&mut self.rings));
         self.files.leak();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Slab;
+    use crate::storage::Uring;
+
+    /// Two rings are waited for by their descriptors, and who wakes is one more. Mutants that this catches: it is not; a
+    /// call before the wait that is lost; one that keeps the next wait from beginning, again and again.
+    #[test]
+    fn a_wait_for_two_rings_ends_when_somebody_wakes_it() {
+        let Ok(ring) = Uring::new(4, 4) else { return eprintln!("SKIPPED: no io_uring") };
+        let (hour, minute, moment) = (Duration::from_secs(3600), Duration::from_secs(60), Duration::from_millis(30));
+        let options = Options {
+            depth: 4,
+            bytes_in_flight_max: 1 << 20,
+            landings: 1,
+            open_files_max: 1,
+            deadline: hour,
+            opening: Opening::Ring { direct: false },
+            clock: Clock::real(),
+        };
+        let mut queue = ReadQueue::<Slab>::new(Box::new(ring), Arc::new([]), options, Arc::default());
+        let waker = queue.waker().unwrap();
+        let wait = |queue: &mut ReadQueue<Slab>, later: bool| {
+            let start = std::time::Instant::now();
+            let waker = waker.clone();
+            let call = move || {
+                std::thread::sleep(if later { moment } else { Duration::ZERO });
+                waker.wake();
+            };
+            let caller = std::thread::spawn(call);
+            if !later {
+                caller.join().unwrap();
+                queue.wait(1, minute).unwrap();
+            } else {
+                queue.wait(1, minute).unwrap();
+                caller.join().unwrap();
+            }
+            assert!(start.elapsed() < minute / 2, "it sleeps on");
+        };
+        for rings in [1, 2] {
+            if rings == 2 {
+                queue.rings.push(Box::new(Pread::new(4).unwrap()));
+            }
+            for reading in [false, true] {
+                // A read that no ring has does not end.
+                let want = Want { shard: 0, offset: 0, len: 0, want: 0, at: 0 };
+                let (retries, started) = (0, queue.clock.now());
+                let read = Reading { want, landing: 0, slot: 0, ring: 0, got: 0, from: 0, retries, started };
+                let token = reading.then(|| queue.reads.put(read).unwrap());
+                if rings == 2 || !reading {
+                    (0..6).for_each(|round| wait(&mut queue, round % 3 > 0));
+                    let start = std::time::Instant::now();
+                    (0..2).for_each(|_| queue.wait(1, moment).unwrap());
+                    assert!(start.elapsed() >= moment, "nobody called");
+                }
+                token.into_iter().for_each(|token| _ = queue.reads.take(token));
+            }
+        }
     }
 }

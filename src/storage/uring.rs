@@ -23,6 +23,10 @@ pub struct Uring {
     min_wait: bool,
     /// Set by the kernel at the end of each read, once somebody has asked for it.
     event: Option<Event>,
+    /// Ends waits; -1 for none.
+    wake_fd: RawFd,
+    /// The kernel looks at it.
+    watched: bool,
 }
 
 /// A registered range; its place in `Uring::buffers` is the kernel's index.
@@ -33,8 +37,10 @@ struct Buffer {
 
 /// The largest buffer that the kernel registers (`io_uring/rsrc.c`).
 const BUFFER_BYTES_MAX: usize = 1 << 30;
-/// How long a wait for several reads may go on after the first of them.
+/// How long a wait for several reads may go on after the first of them. A wake-up counts as one of them.
 const MIN_WAIT_US: u32 = 200;
+/// The token of the entry that watches `wake_fd`.
+const WAKE: u64 = u64::MAX;
 
 type Rung = (&'static str, fn(&mut Builder));
 
@@ -63,7 +69,8 @@ impl Uring {
             problem: "io_uring_setup".into(),
             errno: e.raw_os_error().unwrap_or(libc::EIO),
         };
-        let entries = depth.max(1).next_power_of_two().min(32768) as u32;
+        // One more, for what ends waits.
+        let entries = (depth.max(1) + 1).next_power_of_two().min(32768) as u32;
         let mut last = io::Error::from_raw_os_error(libc::EINVAL);
         for (flags, set) in LADDER {
             let mut builder = IoUring::builder();
@@ -92,7 +99,18 @@ impl Uring {
         let file_slots = registered.map(|()| files).map_err(|e| e.raw_os_error().unwrap_or(libc::EIO));
         let _ = ring.submitter().register_ring_fd();
         let min_wait = ring.params().is_feature_min_timeout();
-        Uring { ring, depth, in_flight: 0, buffers: Vec::new(), file_slots, flags, min_wait, event: None }
+        Uring {
+            ring,
+            depth,
+            in_flight: 0,
+            buffers: Vec::new(),
+            file_slots,
+            flags,
+            min_wait,
+            event: None,
+            wake_fd: -1,
+            watched: false,
+        }
     }
 
     /// The registered buffer that holds this memory.
@@ -145,8 +163,21 @@ impl Uring {
         entry.user_data(read.token)
     }
 
+    /// Has the kernel look at `wake_fd`, unless it does. It answers once, so nothing is left to do while nobody wakes.
+    fn watch(&mut self) {
+        if self.wake_fd >= 0 && !self.watched {
+            let entry = opcode::PollAdd::new(Fd(self.wake_fd), libc::POLLIN as u32).build().user_data(WAKE);
+            // SAFETY: the entry holds no pointer.
+            self.watched = unsafe { self.ring.submission().push(&entry) }.is_ok();
+        }
+    }
+
     fn reap(&mut self, out: &mut Vec<Completion>) {
         for entry in self.ring.completion() {
+            if entry.user_data() == WAKE {
+                self.watched = false;
+                continue;
+            }
             self.in_flight -= 1;
             out.push(Completion { token: entry.user_data(), result: entry.result() });
         }
@@ -215,6 +246,9 @@ unsafe impl Ring for Uring {
             event.clear(); // before looking: what ends afterwards sets it again
         }
         let want = want.min(self.in_flight);
+        if want > 0 {
+            self.watch();
+        }
         let time = Timespec::from(timeout);
         let mut args = SubmitArgs::new().timespec(&time);
         if self.min_wait && want > 1 {
@@ -245,5 +279,9 @@ unsafe impl Ring for Uring {
             self.event = Some(event);
         }
         self.event.as_ref().map(Event::fd)
+    }
+
+    fn wake_by(&mut self, fd: RawFd) {
+        self.wake_fd = fd;
     }
 }

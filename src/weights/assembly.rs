@@ -14,11 +14,11 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use super::Builder;
 use super::Digest;
 use super::builder::{Config, Place};
-use super::check::Checker;
+use super::check::{Job, Sums};
 use super::cursor::{Cursor, Limits};
 use super::engine::{Copies, Engine, Shard, State};
 use super::load::{Handed, Load, Output, Shared};
-use super::memory::{Owner, Span, Spot};
+use super::memory::{Hold, Owner, Span, Spot};
 use super::pages::{self, Reached};
 use super::plan::{Check, Plan, Where};
 use super::tensor::Home;
@@ -32,6 +32,7 @@ use crate::memory::{Arena, SlabPool};
 use crate::sim::Clock;
 use crate::stats::Setup;
 use crate::storage::{Opening, Options, ReadQueue, Registered, ShardFile};
+use crate::workers::Workers;
 
 /// A load to be: planned, its memory there, nothing started.
 pub(super) struct Parts {
@@ -100,6 +101,7 @@ pub(super) fn frame(builder: &Builder, clock: Clock) -> Result<(Parts, Receiver<
         counters: Arc::default(),
         deadline: config.deadline,
         stop: AtomicBool::new(false),
+        waker: OnceLock::new(),
         stopped: OnceLock::new(),
         paths: builder.checkpoint.files().iter().map(|file| file.path.clone()).collect(),
     });
@@ -225,12 +227,11 @@ impl Parts {
             }
         }
         self.say_setup(slabs.as_ref(), name, numa_node);
-        let expected = self.plan.checks.iter().map(|check| check.digest).collect();
-        let checker = Checker::new(expected, self.checkers())?;
+        let checkers = self.checkers(&mut queue)?;
         let state = self.state();
         let mut engine = Engine {
             queue,
-            checker,
+            checkers,
             copies,
             slabs,
             _pinned: pinned,
@@ -282,14 +283,22 @@ impl Parts {
         Ok(pinned)
     }
 
-    /// Where time is simulated all is to happen in one order, on one thread.
-    fn checkers(&self) -> usize {
+    /// Threads that sum up what is checked. Where time is simulated all is to happen in one order, on one thread.
+    fn checkers(&self, queue: &mut ReadQueue<Hold>) -> Result<Option<Workers<Job>>> {
+        let expected: Arc<[Digest]> = self.plan.checks.iter().map(|check| check.digest).collect();
         if self.clock.is_simulated() {
-            return 0;
+            return Ok((!expected.is_empty()).then(|| Workers::simulated(Sums::new(&expected))));
+        }
+        let waker = queue.waker()?;
+        let _ = self.shared.waker.set(waker.clone());
+        if expected.is_empty() {
+            return Ok(None);
         }
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let shards = self.plan.shards.iter().filter(|items| !items.is_empty()).count();
-        cores.min(CHECKERS_MAX).min(shards.max(1))
+        let threads = cores.min(CHECKERS_MAX).min(shards.max(1));
+        // As many jobs as windows, which slabs bound, and on the direct path the plan.
+        Workers::start((0..threads).map(|_| Sums::new(&expected)).collect(), None, &waker).map(Some)
     }
 
     fn say_setup(&self, slabs: Option<&SlabPool>, ring: &'static str, numa_node: Option<u32>) {

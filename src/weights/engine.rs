@@ -5,7 +5,7 @@
 //!         whole -> refill from the plan, shard by shard in turn -> wait
 //! ```
 //!
-//! As in the [engine of batches](crate::engine), it waits in one place, and what holds it back is the lack of a slab or of
+//! As in the [engine of batches](crate::engine), it waits in one place, those who check end that wait, and what holds it back is the lack of a slab or of
 //! room in the ring. Nobody holds it back by not taking tensors: their memory is all there from the start, and there is
 //! room in the queue for every one of them.
 
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crossbeam::channel::Sender;
 
-use super::check::{Checked, Checker, Job, Piece};
+use super::check::{Job, Piece};
 use super::cursor::{Cursor, Limits};
 use super::load::{Output, Shared};
 use super::memory::{Copying, Hold, Owner, Span};
@@ -33,6 +33,7 @@ use crate::error::{Error, Result};
 use crate::memory::{Slab, SlabPool};
 use crate::sim::Clock;
 use crate::storage::{Damage, Landed, LandingId, ReadQueue};
+use crate::workers::Workers;
 
 /// A wait without news is never longer than this, so that a consumer that has gone and deadlines are seen.
 const SLICE: Duration = Duration::from_millis(20);
@@ -44,7 +45,8 @@ const SHORT_READ: u64 = 64 << 10;
 /// The engine. Fields drop in order: reads, checks and copies drain before their memory is let go.
 pub(super) struct Engine {
     pub(super) queue: ReadQueue<Hold>,
-    pub(super) checker: Checker,
+    /// Those who sum up what is checked.
+    pub(super) checkers: Option<Workers<Job>>,
     /// One for each device; none where nothing goes through slabs.
     pub(super) copies: Vec<Copies>,
     pub(super) slabs: Option<SlabPool>,
@@ -131,9 +133,7 @@ impl Engine {
         {
             let _range = range(c"strait: reads that ended");
             self.reap_reads()?;
-            while let Some(checked) = self.checker.take(Duration::ZERO) {
-                self.end_checks(checked)?;
-            }
+            self.reap_checks()?;
         }
         {
             let _range = range(c"strait: plan, read");
@@ -141,7 +141,7 @@ impl Engine {
         }
         let state = &self.state;
         // A window that waits for its turn waits for one that is on its way.
-        let landed = state.windows.is_empty() && self.checker.inside == 0;
+        let landed = state.windows.is_empty() && self.checking() == 0;
         if landed && state.active.is_empty() && state.waiting.is_empty() {
             return Ok(true); // of copies under way the consumer's seqs tell
         }
@@ -186,7 +186,8 @@ impl Engine {
             shard.early.insert(window.number, (window, lease));
             while let Some((window, hold)) = self.next_in_turn(index) {
                 let pieces = self.pieces(&window);
-                self.checker.put(Job { window, hold, pieces });
+                let checkers = self.checkers.as_mut().expect("a shard is checked");
+                checkers.put(index, Job { window, hold, pieces, ended: Vec::new() })?;
             }
         }
         Ok(())
@@ -239,17 +240,27 @@ impl Engine {
         pieces
     }
 
-    fn end_checks(&mut self, Checked { window, hold, ended }: Checked) -> Result<()> {
-        for (check, digest) in ended {
-            let check = &self.plan.checks[check];
-            if digest != check.digest {
-                return Err(self.shared.corrupt(check, &digest));
+    /// Windows whose bytes are being summed up.
+    fn checking(&self) -> usize {
+        self.checkers.as_ref().map_or(0, Workers::out)
+    }
+
+    fn reap_checks(&mut self) -> Result<()> {
+        while let Some(checkers) = &mut self.checkers
+            && let Some(Job { window, hold, ended, .. }) = checkers.reap()?
+        {
+            for (check, digest) in ended {
+                let check = &self.plan.checks[check];
+                if digest != check.digest {
+                    return Err(self.shared.corrupt(check, &digest));
+                }
+                for target in check.targets.clone() {
+                    self.come(target, 1, Seq(0));
+                }
             }
-            for target in check.targets.clone() {
-                self.come(target, 1, Seq(0));
-            }
+            self.settle(window, hold)?;
         }
-        self.settle(window, hold)
+        Ok(())
     }
 
     // ---- wait -------------------------------------------------------------------------------------------------------
@@ -266,15 +277,8 @@ impl Engine {
             return Ok(());
         }
         let copying = self.copies.iter_mut().find(|copies| copies.queue.in_flight() > 0);
-        if self.checker.inside > 0 {
-            if self.checker.is_broken() {
-                return Err(Error::Stopped { reason: "a thread that sums up bytes is gone".into() });
-            }
-            let slice = if copying.is_some() { SHORT_SLICE } else { SLICE };
-            if let Some(checked) = self.checker.take(slice) {
-                self.end_checks(checked)?;
-            }
-            return Ok(());
+        if self.checkers.as_ref().is_some_and(|checkers| checkers.out() > 0) {
+            return self.queue.wait(1, if copying.is_some() { SHORT_SLICE } else { SLICE });
         }
         copying.map_or(Ok(()), |copies| copies.queue.wait_oldest(SLICE).map(drop))
     }

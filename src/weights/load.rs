@@ -13,6 +13,7 @@ use super::{Tensor, TensorInfo};
 use crate::device::Seq;
 use crate::error::{Error, Result};
 use crate::stats::{Counters, Stats};
+use crate::storage::Waker;
 
 /// The tensors of a checkpoint, in the order in which they finish.
 ///
@@ -45,6 +46,8 @@ pub(super) struct Shared {
     pub(super) deadline: Duration,
     /// The consumer is gone.
     pub(super) stop: AtomicBool,
+    /// Ends the engine's wait for reads, if it waits for real.
+    pub(super) waker: OnceLock<Arc<Waker>>,
     /// Why the engine is gone, if it did not say so itself.
     pub(super) stopped: OnceLock<String>,
 }
@@ -172,6 +175,9 @@ impl Iterator for Load {
 impl Drop for Load {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(waker) = self.shared.waker.get() {
+            waker.wake();
+        }
         // The engine drains reads, then copies, each within a deadline of its own, and is over.
         let bound = self.shared.deadline.saturating_mul(3).saturating_add(Duration::from_secs(1));
         if self.over.recv_timeout(bound) == Err(RecvTimeoutError::Timeout) {

@@ -23,7 +23,7 @@ use self::driver::{Driver, check};
 pub use self::driver::{Enter, Surroundings};
 use self::file::OpenFile;
 use self::library::{Entry, Event, Handle, Library, MODE_BATCH, OPCODE_READ, status};
-use super::{Completion, RawRead, Registered, Ring};
+use super::{Completion, RawRead, Registered, Ring, wait_readable};
 use crate::error::{Error, Result};
 use crate::stats::Fallback;
 
@@ -52,6 +52,8 @@ pub struct Cufile {
     files: Vec<Option<Result<OpenFile, i32>>>,
     buffers: Vec<Range<usize>>,
     broken: Option<Error>,
+    /// Ends waits; -1 for none.
+    wake_fd: RawFd,
 }
 
 struct Reading {
@@ -105,6 +107,7 @@ impl Cufile {
             files: Vec::new(),
             buffers: Vec::new(),
             broken: None,
+            wake_fd: -1,
         };
         for _ in 0..depth.min(BATCHES_MAX) {
             let mut handle = std::ptr::null_mut();
@@ -310,8 +313,15 @@ unsafe impl Ring for Cufile {
             if out.len() >= want || left.is_zero() {
                 return self.start(); // in the batches that became idle
             }
-            std::thread::sleep(left.min(POLL_SLEEP));
+            if wait_readable([self.wake_fd, -1, -1], left.min(POLL_SLEEP))[0] {
+                self.reap(out)?;
+                return self.start();
+            }
         }
+    }
+
+    fn wake_by(&mut self, fd: RawFd) {
+        self.wake_fd = fd;
     }
 }
 
