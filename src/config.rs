@@ -193,6 +193,7 @@ impl Config {
         if let Some(windows) = self.windows {
             return self.windows_supply(dataset, windows, policy);
         }
+        self.length(dataset)?; // what is named as tokens exists, also where nothing is measured
         let order = self.order(dataset.parts())?;
         let Some((budget, bucketing)) = self.budget else {
             return Ok(Supply::Samples(Schedule::new(order, self.batch_size as u64, self.rank, policy)?));
@@ -228,8 +229,7 @@ impl Config {
             }
             Windows::Packed { window_tokens } => {
                 if self.mixture.is_some() {
-                    let problem =
-                        "a packed window goes on from document to document of one dataset; use Builder::windows";
+                    let problem = "a packed window goes on from document to document of one dataset; give `windows` in place of `pack`";
                     return Err(Error::config("mixture", problem));
                 }
                 let order = Order::new(self.shuffle, documents.len(), self.seed)?;
@@ -307,7 +307,7 @@ impl Config {
         };
         if weights.len() != parts.len() {
             let problem = format!(
-                "{} weights for {} datasets; join as many with Dataset::concat, in the order of their weights",
+                "{} weights for {} datasets; join as many, in the order of their weights",
                 weights.len(),
                 parts.len()
             );

@@ -28,7 +28,7 @@ impl Documents {
     /// A document is a sample; in shards whose samples are no documents, the shard.
     pub(crate) fn new(dataset: &Dataset, length: &Length) -> Result<Documents> {
         let Some((field, item_bytes)) = length.tokens() else {
-            return Err(Error::config("tokens", "windows need to know what a token is: give Builder::tokens"));
+            return Err(Error::config("tokens", "windows need to know what a token is: give the option `tokens`"));
         };
         let places = dataset.shards().iter().any(Shard::is_one_document).then(|| places(dataset, field));
         let mut documents = Documents { first_token: vec![0], places, field, item_bytes };

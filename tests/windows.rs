@@ -350,13 +350,14 @@ fn what_makes_no_windows_is_an_error() {
     let raw = Dataset::records(&[write_shard(directory.path(), 1, 1001)], 1).unwrap();
     let error = |builder: Builder| builder.build().err().unwrap().to_string();
     let pack = || builder(&raw).tokens("record", 1).pack(100);
-    assert!(error(builder(&raw).pack(100)).contains("Builder::tokens"));
+    assert!(error(builder(&raw).pack(100)).contains("the option `tokens`"));
+    assert!(error(builder(&raw).tokens("nope", 2)).contains("there is no field \"nope\""));
     assert!(error(builder(&raw).tokens("record", 2).pack(100)).contains("document 0 has 1001 bytes"));
     assert!(error(builder(&raw).tokens("record", 1).pack(2000)).contains("1001 tokens fill no window of 2000"));
     assert!(error(builder(&raw).tokens("record", 1).windows(10, 11)).contains("stride"));
     let budget = Budget { samples_max: 1, cost_max: 1, cost: Cost::Sum };
     assert!(error(pack().budget(budget, Bucketing::NONE)).contains("no budget"));
-    assert!(error(pack().mixture(&[1], AtEnd::Stop)).contains("Builder::windows"));
+    assert!(error(pack().mixture(&[1], AtEnd::Stop)).contains("`windows` in place of `pack`"));
     let short = Dataset::records(&[write_shard(directory.path(), 2, 99)], 1).unwrap();
     let two = Dataset::concat(vec![raw.clone(), short]).unwrap();
     let mixed = |window, weights: &[u32]| {

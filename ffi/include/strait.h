@@ -50,6 +50,21 @@ typedef struct DLManagedTensorVersioned DLManagedTensorVersioned;
 #define STRAIT_LOG_DEBUG 4
 
 /**
+ * The version of this header: what a program is compiled for. `strait_version` tells what it runs with.
+ */
+#define STRAIT_VERSION_MAJOR 0
+
+/**
+ * See `STRAIT_VERSION_MAJOR`.
+ */
+#define STRAIT_VERSION_MINOR 1
+
+/**
+ * See `STRAIT_VERSION_MAJOR`.
+ */
+#define STRAIT_VERSION_PATCH 0
+
+/**
  * What is not known, or not the same for all; the length of a field that a sample does not have.
  */
 #define STRAIT_UNKNOWN UINT64_MAX
@@ -1118,9 +1133,12 @@ strait_status strait_loader_steps(const strait_loader *loader,
                                   strait_error **error);
 
 /**
- * Begins epoch `epoch`: all of its batches, in order. An epoch under way is given up.
+ * Begins epoch `epoch`: all of its batches, in order. An epoch under way is given up. The last epoch that there is has the
+ * number `UINT64_MAX - 1`.
  */
-strait_status strait_loader_begin(strait_loader *loader, uint64_t epoch, strait_error **error);
+strait_status strait_loader_begin(strait_loader *loader,
+                                  uint64_t epoch,
+                                  strait_error **error);
 
 /**
  * Begins where the run stands: behind the last batch that was taken, or behind the cursor that was resumed; where an epoch
@@ -1570,7 +1588,8 @@ strait_status strait_stats_bad_samples(const strait_stats *stats,
 /* ---------- Checkpoints -----------------------------------------------------------------------
  *
  * Safetensors files, by their headers: what tensors there are, and where. A checkpoint does not change and holds no file
- * open. Texts and arrays that it gives out live as long as its handle.
+ * open. Texts and arrays that it gives out live as long as its handle. A name or an entry of `__metadata__` with a NUL in it,
+ * which the format allows and C's texts do not, is refused: `STRAIT_STATUS_FORMAT`.
  */
 
 /**
@@ -1908,6 +1927,8 @@ strait_status strait_load_stats(const strait_load *load,
  * A tensor of a checkpoint, or one device's slice of it, in device memory: dense, in C order. Its bytes are there once
  * `strait_tensor_wait` says so, or on a stream that `strait_tensor_wait_on` has made wait. It outlives its load. Tensors of one
  * load and device share one allocation, which is freed with the last of them. Texts and arrays live as long as the handle.
+ * The child of a fork has no handles, but host memory of tensors whose load was over before the fork is there for it to read;
+ * that of batches is not.
  */
 
 /**
@@ -2001,7 +2022,9 @@ strait_status strait_tensor_dlpack_legacy(const strait_tensor *tensor,
 /* ---------- Saving checkpoints ----------------------------------------------------------------
  *
  * Writes safetensors files from host or device memory. A crash at any point leaves either the old file or the new one. Make
- * a save, set options, add tensors, and write.
+ * a save, set options, add tensors, and write. A tensor that cannot be saved is refused when it is added, with
+ * `STRAIT_STATUS_CONFIG`: a name that is there already or that the format keeps for itself (`__metadata__`), a type that it
+ * does not have, a length that is not that of the shape.
  */
 
 /**

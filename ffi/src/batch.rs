@@ -141,7 +141,7 @@ pub extern "C" fn strait_batch_origin(
         let kept = live::<Kept>(batch, "batch")?;
         let sample = index(sample as u64, kept.held.get().len(), "sample")?;
         if kept.held.get().window(sample).is_some() {
-            let message = "samples are windows of tokens: see strait_batch_window for where they come from";
+            let message = "samples are windows of tokens, whose pieces tell where they come from";
             return Err(Failure::new(strait_status::WrongOrder, message));
         }
         (*dataset, *id) = kept.held.get().origin(sample);
@@ -448,12 +448,13 @@ pub(crate) fn field_of<'a>(batch: &'a Batch, name: &str) -> Result<(&'a Field, F
         let names: Vec<&str> = batch.fields().iter().map(|field| &*field.name).collect();
         Failure::new(strait_status::NotFound, format!("field: {name:?} is none of {}", names.join(", ")))
     })?;
-    let windows = || Failure::new(strait_status::WrongOrder, "samples are windows of tokens: see strait_batch_window");
+    let windows =
+        || Failure::new(strait_status::WrongOrder, "samples are windows of tokens: ask for a window, not for a field");
     Ok((field, batch.field(name).ok_or_else(windows)?))
 }
 
 fn no_windows() -> Failure {
-    let message = "samples are no windows of tokens: build the loader with strait_loader_builder_windows or _pack";
+    let message = "samples are no windows of tokens: give the loader the option `windows` or `pack`";
     Failure::new(strait_status::WrongOrder, message)
 }
 

@@ -1,16 +1,18 @@
 //! Checkpoints
 //!
 //! Safetensors files, by their headers: what tensors there are, and where. A checkpoint does not change and holds no file
-//! open. Texts and arrays that it gives out live as long as its handle.
+//! open. Texts and arrays that it gives out live as long as its handle. A name or an entry of `__metadata__` with a NUL in it,
+//! which the format allows and C's texts do not, is refused: `STRAIT_STATUS_FORMAT`.
 
 use std::ffi::{CString, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use strait::safetensors::METADATA;
 use strait::weights::Checkpoint;
 
 use crate::call::{array, c_str, call, free, index, out, text};
-use crate::error::{Failure, c_string, strait_error};
+use crate::error::{Failure, c_string, strait_error, whole};
 use crate::handle::{Kind, live, register};
 use crate::status::strait_status;
 
@@ -32,13 +34,25 @@ impl Kind for Listed {
 }
 
 impl Listed {
-    fn new(checkpoint: Checkpoint) -> Listed {
-        let names = checkpoint.tensors().iter().map(|tensor| c_string(tensor.name.as_bytes())).collect();
+    fn new(checkpoint: Checkpoint) -> Result<Listed, Failure> {
+        let files = checkpoint.files();
+        let names = checkpoint.tensors().iter().map(|tensor| {
+            whole(
+                &tensor.name,
+                || format!("the name of tensor {:?}", tensor.name),
+                Some(&files[tensor.shard as usize].path),
+            )
+        });
+        let names = names.collect::<Result<_, _>>()?;
         let dtypes = checkpoint.tensors().iter().map(|tensor| c_string(tensor.dtype.name())).collect();
-        let entries = checkpoint.files().iter().flat_map(|file| &file.metadata);
-        let metadata = entries.map(|(key, value)| (c_string(key.as_str()), c_string(value.as_str()))).collect();
-        let paths = checkpoint.files().iter().map(|file| c_string(file.path.as_os_str().as_bytes())).collect();
-        Listed { checkpoint, names, dtypes, metadata, paths }
+        let entries = files.iter().flat_map(|file| file.metadata.iter().map(move |entry| (file, entry)));
+        let metadata = entries.map(|(file, (key, value))| {
+            let what = || format!("entry {key:?} of {METADATA}");
+            Ok((whole(key, what, Some(&file.path))?, whole(value, what, Some(&file.path))?))
+        });
+        let metadata = metadata.collect::<Result<_, Failure>>()?;
+        let paths = files.iter().map(|file| c_string(file.path.as_os_str().as_bytes())).collect();
+        Ok(Listed { checkpoint, names, dtypes, metadata, paths })
     }
 }
 
@@ -54,7 +68,7 @@ pub unsafe extern "C" fn strait_checkpoint_open(
         let checkpoint = out(checkpoint, "checkpoint")?;
         // SAFETY: a C string, as the header's conventions say.
         let path = OsStr::from_bytes(unsafe { c_str(path, "path") }?.to_bytes());
-        *checkpoint = register(Listed::new(Checkpoint::open(path)?))?;
+        *checkpoint = register(Listed::new(Checkpoint::open(path)?)?)?;
         Ok(())
     })
 }
@@ -75,7 +89,7 @@ pub unsafe extern "C" fn strait_checkpoint_open_files(
             Ok(OsStr::from_bytes(unsafe { c_str(path, "paths") }?.to_bytes()).into())
         });
         let paths: Vec<PathBuf> = paths.collect::<Result<_, Failure>>()?;
-        *checkpoint = register(Listed::new(Checkpoint::open_files(&paths)?))?;
+        *checkpoint = register(Listed::new(Checkpoint::open_files(&paths)?)?)?;
         Ok(())
     })
 }

@@ -13,7 +13,7 @@ use strait::dataset::{Field, Format, Options};
 use strait::{DType, Dataset};
 
 use crate::call::{array, c_str, call, free, index, lock, out, text};
-use crate::error::{Failure, c_string, strait_error};
+use crate::error::{Failure, c_string, strait_error, whole};
 use crate::handle::{Kind, live, register};
 use crate::stats::unknown;
 use crate::status::strait_status;
@@ -54,10 +54,13 @@ impl Kind for Opened {
 }
 
 impl Opened {
-    fn new(dataset: Dataset) -> Opened {
+    fn new(dataset: Dataset) -> Result<Opened, Failure> {
+        for field in dataset.fields() {
+            whole(&field.name, || format!("the name of field {:?}", field.name), None)?;
+        }
         let (format, fields) = (c_string(dataset.format()), FieldTexts::new(dataset.fields()));
         let why = dataset.index_state().why.as_deref().map(c_string);
-        Opened { dataset, format, why, fields, paths: OnceLock::new() }
+        Ok(Opened { dataset, format, why, fields, paths: OnceLock::new() })
     }
 
     fn path(&self, shard: usize) -> *const c_char {
@@ -233,7 +236,7 @@ pub extern "C" fn strait_dataset_builder_build(
         let dataset = out(dataset, "dataset")?;
         let builder = live::<Builder>(builder, "builder")?;
         let Opening { paths, options } = &*lock(&builder);
-        *dataset = register(Opened::new(options.open(paths)?))?;
+        *dataset = register(Opened::new(options.open(paths)?)?)?;
         Ok(())
     })
 }
@@ -253,7 +256,7 @@ pub unsafe extern "C" fn strait_dataset_concat(
         let handles = unsafe { array(datasets, count, "datasets") }?;
         let parts = handles.iter().map(|&handle| Ok(live::<Opened>(handle, "datasets")?.dataset.clone()));
         let joined = Dataset::concat(parts.collect::<Result<_, Failure>>()?)?;
-        *dataset = register(Opened::new(joined))?;
+        *dataset = register(Opened::new(joined)?)?;
         Ok(())
     })
 }

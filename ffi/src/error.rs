@@ -73,6 +73,16 @@ fn device_code(error: &Error) -> i32 {
     }
 }
 
+/// A C string of a text that must not be cut; `what` it is in which file.
+pub(crate) fn whole(text: &str, what: impl Fn() -> String, path: Option<&Path>) -> Result<CString, Failure> {
+    CString::new(text).map_err(|_| {
+        let file = path.map_or(String::new(), |path| format!("{}: ", path.display()));
+        let message = format!("{file}{} has a NUL in it, where a text of C ends: rename it", what());
+        let path = path.map(|path| c_string(path.as_os_str().as_bytes()));
+        Failure { path, ..Failure::new(strait_status::Format, message) }
+    })
+}
+
 /// A C string; what stands behind a NUL is left out.
 pub(crate) fn c_string(text: impl Into<Vec<u8>>) -> CString {
     let mut bytes: Vec<u8> = text.into();

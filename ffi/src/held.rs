@@ -107,8 +107,8 @@ impl<T: Lent> Held<T> {
     /// The numbers of the Python DLPack specification.
     pub(crate) fn stream(&self, stream: i64) -> Result<RawStream, Failure> {
         let problem = match (self.dl.device_type, stream) {
-            (DLDevice::CPU, _) => "it is in host memory, which has no streams; give STRAIT_STREAM_NONE",
-            (_, ..0) => "not a stream; give a stream's handle, or STRAIT_STREAM_NONE",
+            (DLDevice::CPU, _) => "it is in host memory, which has no streams; give -1, which is none",
+            (_, ..0) => "not a stream; give a stream's handle, or -1 for none",
             (DLDevice::CUDA | DLDevice::CUDA_HOST, 0) => {
                 "0 may mean two streams on CUDA; give 1 for the legacy default stream, 2 for the thread's own"
             }

@@ -3,6 +3,8 @@
 //! A tensor of a checkpoint, or one device's slice of it, in device memory: dense, in C order. Its bytes are there once
 //! `strait_tensor_wait` says so, or on a stream that `strait_tensor_wait_on` has made wait. It outlives its load. Tensors of one
 //! load and device share one allocation, which is freed with the last of them. Texts and arrays live as long as the handle.
+//! The child of a fork has no handles, but host memory of tensors whose load was over before the fork is there for it to read;
+//! that of batches is not.
 
 use std::ffi::{CString, c_char, c_void};
 use std::sync::Arc;

@@ -70,7 +70,8 @@ pub extern "C" fn strait_loader_steps(
     })
 }
 
-/// Begins epoch `epoch`: all of its batches, in order. An epoch under way is given up.
+/// Begins epoch `epoch`: all of its batches, in order. An epoch under way is given up. The last epoch that there is has the
+/// number `UINT64_MAX - 1`.
 #[unsafe(no_mangle)]
 pub extern "C" fn strait_loader_begin(
     loader: *mut strait_loader,
@@ -79,6 +80,10 @@ pub extern "C" fn strait_loader_begin(
 ) -> strait_status {
     call(error, || {
         let running = live::<Running>(loader, "loader")?;
+        if epoch == u64::MAX {
+            let message = format!("epoch is {epoch}; the last one is {}", epoch - 1);
+            return Err(Failure::new(strait_status::OutOfRange, message));
+        }
         lock(&running.loader).begin(epoch);
         running.begun.store(true, Ordering::Relaxed);
         Ok(())
@@ -117,7 +122,7 @@ pub extern "C" fn strait_loader_next(
         let batch = out(batch, "batch")?;
         let running = live::<Running>(loader, "loader")?;
         if !running.begun.load(Ordering::Relaxed) {
-            let message = "no epoch was begun: call strait_loader_begin or strait_loader_begin_rest first";
+            let message = "no epoch was begun: begin one first";
             return Err(Failure::new(strait_status::WrongOrder, message));
         }
         let patience = u64::try_from(timeout_ms).map_or(Duration::MAX, Duration::from_millis);

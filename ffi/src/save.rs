@@ -1,8 +1,11 @@
 //! Saving checkpoints
 //!
 //! Writes safetensors files from host or device memory. A crash at any point leaves either the old file or the new one. Make
-//! a save, set options, add tensors, and write.
+//! a save, set options, add tensors, and write. A tensor that cannot be saved is refused when it is added, with
+//! `STRAIT_STATUS_CONFIG`: a name that is there already or that the format keeps for itself (`__metadata__`), a type that it
+//! does not have, a length that is not that of the shape.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex};
@@ -16,7 +19,7 @@ use crate::builder::{RINGS, one_of};
 use crate::call::{array, c_str, call, free, lock, out, text};
 use crate::device::{Named, strait_device};
 use crate::error::{Failure, strait_error};
-use crate::handle::{Kind, live, register};
+use crate::handle::{Kind, live, null, register};
 use crate::held::Held;
 use crate::loaded::{Loaded, strait_tensor};
 use crate::saved::{Written, strait_saved};
@@ -30,6 +33,22 @@ pub(crate) struct Saving {
     /// Only in between `None`.
     save: Option<Save>,
     tensors: Vec<Given>,
+    names: HashSet<String>,
+}
+
+impl Saving {
+    /// Takes a tensor that can be saved beside those that are there.
+    fn add(&mut self, given: Given) -> Result<(), Failure> {
+        given.tensor()?.check()?;
+        if !self.names.insert(given.name.clone()) {
+            return Err(Failure::new(
+                strait_status::Config,
+                format!("name: there is a tensor {:?} already", given.name),
+            ));
+        }
+        self.tensors.push(given);
+        Ok(())
+    }
 }
 
 struct Given {
@@ -43,6 +62,22 @@ enum Source {
     Host(*const u8, usize),
     Device(u64),
     Loaded(Arc<Held<Tensor>>),
+}
+
+impl Given {
+    fn tensor(&self) -> Result<SaveTensor<'_>, Failure> {
+        let Given { name, dtype, shape, source } = self;
+        Ok(match source {
+            &Source::Host(data, len) => {
+                // SAFETY: the caller keeps these bytes as they are until the save is freed, as the header says.
+                let bytes = unsafe { std::slice::from_raw_parts(data, len) };
+                SaveTensor::new(name, *dtype, shape, bytes)
+            }
+            // SAFETY: the same in the device's memory.
+            &Source::Device(base) => unsafe { SaveTensor::on_device(name, *dtype, shape, base) },
+            Source::Loaded(held) => SaveTensor::loaded(held.get())?,
+        })
+    }
 }
 
 // SAFETY: host addresses that the caller keeps valid until the save is freed, for whatever thread writes.
@@ -64,7 +99,7 @@ pub extern "C" fn strait_save_new(
     call(error, || {
         let save = out(save, "save")?;
         let own = Save::new(&live::<Named>(device, "device")?.device);
-        *save = register(Mutex::new(Saving { save: Some(own), tensors: Vec::new() }))?;
+        *save = register(Mutex::new(Saving { save: Some(own), tensors: Vec::new(), names: HashSet::new() }))?;
         Ok(())
     })
 }
@@ -94,8 +129,7 @@ pub unsafe extern "C" fn strait_save_add_host(
         let data = unsafe { array(data.cast::<u8>(), len, "data") }?;
         // SAFETY: two C strings and `ndim` lengths, as the header's conventions say.
         let given = unsafe { given(name, dtype, shape, ndim, Source::Host(data.as_ptr(), data.len())) }?;
-        lock(&saving).tensors.push(given);
-        Ok(())
+        lock(&saving).add(given)
     })
 }
 
@@ -115,8 +149,10 @@ pub unsafe extern "C" fn strait_save_add_device(
         let saving = live::<Mutex<Saving>>(save, "save")?;
         // SAFETY: two C strings and `ndim` lengths, as the header's conventions say.
         let given = unsafe { given(name, dtype, shape, ndim, Source::Device(device_ptr)) }?;
-        lock(&saving).tensors.push(given);
-        Ok(())
+        if device_ptr == 0 && !given.shape.contains(&0) {
+            return Err(null("device_ptr"));
+        }
+        lock(&saving).add(given)
     })
 }
 
@@ -131,8 +167,7 @@ pub extern "C" fn strait_save_add_loaded(
         let saving = live::<Mutex<Saving>>(save, "save")?;
         let held = live::<Loaded>(tensor, "tensor")?.held.clone();
         let (name, dtype, shape) = (held.get().name().to_owned(), held.get().dtype(), held.get().shape().to_vec());
-        lock(&saving).tensors.push(Given { name, dtype, shape, source: Source::Loaded(held) });
-        Ok(())
+        lock(&saving).add(Given { name, dtype, shape, source: Source::Loaded(held) })
     })
 }
 
@@ -256,21 +291,9 @@ pub unsafe extern "C" fn strait_save_write(
         // SAFETY: a C string, as the header's conventions say.
         let path = OsStr::from_bytes(unsafe { c_str(path, "path") }?.to_bytes());
         let saving = lock(&saving);
-        let Saving { save: Some(save), tensors } = &*saving else { return Err(interrupted()) };
-        let tensors = tensors.iter().map(|given| {
-            let Given { name, dtype, shape, source } = given;
-            Ok(match source {
-                &Source::Host(data, len) => {
-                    // SAFETY: the caller keeps these bytes as they are until the save is freed, as the header says.
-                    let bytes = unsafe { std::slice::from_raw_parts(data, len) };
-                    SaveTensor::new(name, *dtype, shape, bytes)
-                }
-                // SAFETY: the same in the device's memory.
-                &Source::Device(base) => unsafe { SaveTensor::on_device(name, *dtype, shape, base) },
-                Source::Loaded(held) => SaveTensor::loaded(held.get())?,
-            })
-        });
-        let written = save.save(path, &tensors.collect::<Result<Vec<_>, Failure>>()?)?;
+        let Saving { save: Some(save), tensors, .. } = &*saving else { return Err(interrupted()) };
+        let tensors = tensors.iter().map(Given::tensor).collect::<Result<Vec<_>, Failure>>()?;
+        let written = save.save(path, &tensors)?;
         if let Some(saved) = saved {
             *saved = register(Written::from(written))?;
         }

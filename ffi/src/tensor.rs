@@ -166,7 +166,7 @@ unsafe fn field_place(batch: &Batch, field: *const c_char) -> Result<Option<Plac
         field_of(batch, name)?;
     }
     let array = batch.tensor(name).ok_or_else(|| {
-        let message = format!("{name}: not one array per batch: see strait_loader_builder_array and _tensors");
+        let message = format!("{name}: not one array per batch: see the options `array` and `tensors` of the loader");
         Failure::new(strait_status::WrongOrder, message)
     })?;
     let data = batch.device_ptr();
@@ -187,7 +187,7 @@ fn region_place(batch: &Batch) -> Result<Option<Place>, Failure> {
 /// The type and shape of the `bytes` at `address`.
 fn elements(field: &Field, address: u64, bytes: u64) -> Result<(DLDataType, Vec<i64>), Failure> {
     let refuse = |problem: String| {
-        let message = format!("{}: {problem}; take it as bytes (STRAIT_TENSOR_BYTES)", field.name);
+        let message = format!("{}: {problem}; take it as bytes", field.name);
         Err(Failure::new(strait_status::Config, message))
     };
     let Some(dtype) = field.dtype else { return Ok((DLDataType::U8, vec![bytes as i64])) };

@@ -235,6 +235,55 @@ static void with_digests(const char *directory, const char *path) {
     OK(strait_checkpoint_free(checkpoint));
 }
 
+/* What the format allows in JSON and C's texts do not is refused, and not cut: "a\0b" would become "a". */
+static void with_nul(const char *directory) {
+    static const char *headers[] = {
+        "{\"a\\u0000b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
+        "\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}",
+        "{\"__metadata__\":{\"k\\u0000y\":\"v\"},\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}",
+        "{\"__metadata__\":{\"k\":\"v\\u0000w\"},\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}",
+    };
+    static const char *named[] = {"tensor \"a\\0b\"", "entry \"k\\0y\"", "entry \"k\""};
+    char path[4200];
+    snprintf(path, sizeof path, "%s/nul.safetensors", directory);
+    for (unsigned i = 0; i < 3; i++) {
+        uint8_t length[8] = {0};
+        length[0] = (uint8_t)strlen(headers[i]);
+        FILE *file = fopen(path, "wb");
+        CHECK(file && fwrite(length, 1, 8, file) == 8 && fputs(headers[i], file) >= 0 && fputs("xy", file) >= 0);
+        CHECK(!fclose(file));
+        strait_checkpoint *checkpoint = NULL;
+        FAILS(STRAIT_STATUS_FORMAT, named[i], strait_checkpoint_open(path, &checkpoint, &error));
+        CHECK(!checkpoint);
+    }
+}
+
+/* A tensor that cannot be saved is refused when it is added, and changes nothing. */
+static void bad_tensors(const char *path) {
+    strait_device *host;
+    strait_save *save;
+    const uint64_t shape[2] = {2, 2}, huge[2] = {UINT64_MAX, UINT64_MAX};
+    const float data[4] = {1, 2, 3, 4};
+    OK(strait_device_host(&host, &error));
+    OK(strait_save_new(host, &save, &error));
+    OK(strait_device_free(host));
+    FAILS(STRAIT_STATUS_CONFIG, "16 bytes", strait_save_add_host(save, "a", "f32", shape, 2, data, 15, &error));
+    FAILS(STRAIT_STATUS_CONFIG, "too many", strait_save_add_host(save, "a", "f32", huge, 2, data, 16, &error));
+    FAILS(STRAIT_STATUS_CONFIG, "__metadata__",
+          strait_save_add_host(save, "__metadata__", "f32", shape, 2, data, 16, &error));
+    FAILS(STRAIT_STATUS_NULL_ARGUMENT, "device_ptr", strait_save_add_device(save, "a", "f32", shape, 2, 0, &error));
+    OK(strait_save_add_host(save, "a", "f32", shape, 2, data, 16, &error));
+    FAILS(STRAIT_STATUS_CONFIG, "already", strait_save_add_host(save, "a", "f32", shape, 2, data, 16, &error));
+    OK(strait_save_write(save, path, NULL, &error));
+    OK(strait_save_free(save));
+    strait_checkpoint *checkpoint;
+    size_t tensors;
+    OK(strait_checkpoint_open(path, &checkpoint, &error));
+    OK(strait_checkpoint_tensors(checkpoint, &tensors, NULL, &error));
+    CHECK(tensors == 1);
+    OK(strait_checkpoint_free(checkpoint));
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     for (int row = 0; row < ROWS; row++) {
@@ -322,6 +371,8 @@ int main(int argc, char **argv) {
     shared_out(checkpoint);
     OK(strait_checkpoint_free(checkpoint));
     with_digests(argv[1], path);
+    with_nul(argv[1]);
+    bad_tensors(path);
 
     FILE *file = fopen(path, "r+b");
     CHECK(file && fputs("\xff\xff\xff\xff\xff\xff", file) >= 0 && !fclose(file));

@@ -106,9 +106,10 @@ static inline void fixture(int argc, char **argv) {
     OK(strait_save_write(freed_strait_save, path, &freed_strait_saved, &error));
     OK(strait_saved_free(freed_strait_saved));
     OK(strait_save_free(freed_strait_save));
-    /* Writes nothing, whoever asks: no checkpoint has two of a name. */
+    /* Writes nothing, whoever asks: no block is a byte. */
+    OK(strait_save_block_bytes(live_strait_save, 1, &error));
     OK(strait_save_add_host(live_strait_save, "a", "u8", shape, 1, memory, sizeof memory, &error));
-    OK(strait_save_add_host(live_strait_save, "a", "u8", shape, 1, memory, sizeof memory, &error));
+    OK(strait_save_add_host(live_strait_save, "b", "u8", shape, 1, memory, sizeof memory, &error));
     OK(strait_checkpoint_open(path, &live_strait_checkpoint, &error));
     OK(strait_checkpoint_open(path, &freed_strait_checkpoint, &error));
     OK(strait_checkpoint_free(freed_strait_checkpoint));

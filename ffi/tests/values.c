@@ -38,6 +38,14 @@ static void check_batch(const strait_batch *batch, unsigned *seen) {
     FAILS(STRAIT_STATUS_NOT_FOUND, "none of record", strait_batch_field(batch, "jpg", &offsets, &lengths, &error));
 }
 
+static void named_for_nothing(const strait_dataset *dataset) {
+    strait_loader_builder *builder = options(dataset, 16);
+    strait_loader *loader;
+    OK(strait_loader_builder_tokens(builder, "nope", 2, &error));
+    FAILS(STRAIT_STATUS_CONFIG, "no field \"nope\"", strait_loader_builder_build(builder, &loader, &error));
+    OK(strait_loader_builder_free(builder));
+}
+
 static void whole_epochs(const strait_dataset *dataset) {
     strait_loader_builder *builder = options(dataset, 16);
     OK(strait_loader_builder_shuffle(builder, "full", &error));
@@ -46,6 +54,7 @@ static void whole_epochs(const strait_dataset *dataset) {
     uint64_t steps;
     OK(strait_loader_steps(loader, &steps, &error));
     CHECK(steps == 7);
+    FAILS(STRAIT_STATUS_OUT_OF_RANGE, "epoch", strait_loader_begin(loader, UINT64_MAX, &error));
     for (uint64_t epoch = 0; epoch < 2; epoch++) {
         unsigned seen[RECORDS] = {0};
         OK(strait_loader_begin(loader, epoch, &error));
@@ -242,6 +251,10 @@ int main(int argc, char **argv) {
     CHECK(number == 0 && bytes == 7 * BYTES && samples == BYTES);
     OK(strait_dataset_format(dataset, &name, &error));
     CHECK(strcmp(name, "records") == 0);
+    char version[32];
+    snprintf(version, sizeof version, "%d.%d.%d", STRAIT_VERSION_MAJOR, STRAIT_VERSION_MINOR, STRAIT_VERSION_PATCH);
+    CHECK(!strcmp(version, strait_version()));
+    named_for_nothing(dataset);
     whole_epochs(dataset);
     resumed(dataset);
     the_rest(dataset);

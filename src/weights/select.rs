@@ -48,7 +48,7 @@ impl Selection {
         let mut chosen = vec![self.names.is_empty() && self.globs.is_empty(); tensors.len()];
         for name in &self.names {
             let place = checkpoint.place(name).ok_or_else(|| {
-                Error::config("names", format!("the checkpoint has no tensor `{name}`; see Checkpoint::tensors"))
+                Error::config("names", format!("the checkpoint has no tensor `{name}`; it tells which it has"))
             })?;
             chosen[place] = true;
         }

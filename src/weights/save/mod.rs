@@ -96,7 +96,9 @@ impl<'a> SaveTensor<'a> {
         Ok(unsafe { SaveTensor::on_device(tensor.name(), tensor.dtype(), tensor.shape(), tensor.device_ptr()) })
     }
 
-    fn check(&self) -> Result<()> {
+    /// Whether it can be saved: [`Error::Config`] as of [`Save::save`] where the format has no such name or type, or the
+    /// bytes are not those of the shape.
+    pub fn check(&self) -> Result<()> {
         let SaveTensor { name, dtype, shape, .. } = self;
         let bad = |problem: String| Err(Error::config("tensors", format!("tensor `{name}`: {problem}")));
         if *name == METADATA {
