@@ -83,7 +83,7 @@ static uint64_t checkpoint(const char *directory) {
         snprintf(name, sizeof name, "%u", i);
         OK(strait_save_add_host(save, name, "u8", &length, 1, bytes[i], length, &error));
     }
-    OK(strait_save_write(save, path, &error));
+    OK(strait_save_write(save, path, NULL, &error));
     OK(strait_save_free(save));
     OK(strait_device_free(host));
 

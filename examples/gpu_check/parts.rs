@@ -41,7 +41,7 @@ pub(crate) const PARTS: [Part; 19] = [
     check("seeds", Run::Own, 90.0),
     check("race", Run::Own, 60.0),
     check("gather", Run::Own, 40.0),
-    check("torch", Run::Python("arrays.py"), 70.0),
+    check("torch", Run::Python("arrays.py"), 100.0), // reads PyTorch from the disk first
     check("weights", Run::Python("weights.py"), 60.0),
     check("cupy", Run::Python("arrays.py"), 60.0),
     check("driver", Run::Python("arrays.py"), 60.0),
