@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::order::{BadSamplePolicy, Progress, Standing};
 use crate::plan::Plan;
 use crate::region::RegionPool;
-use crate::selection::Selection;
+use crate::selection::{Selection, Wanted};
 use crate::sim::Clock;
 use crate::sizes::Sizes;
 use crate::source::Supply;
@@ -118,7 +118,9 @@ impl Parts {
             self.config.deadline,
         )?;
         let slab_bytes = self.sizes.limits.block_bytes as usize;
-        let gathers = self.sizes.batches_max;
+        // Of each batch a gather and its casts, some of which may take several calls.
+        let casts = self.selection.dense.iter().filter(|dense| dense.cast.is_some()).count();
+        let gathers = (1 + 2 * casts) * self.sizes.batches_max;
         let verifies = self.config.verify == Verify::Checksums;
         let verifier = verifies.then(|| Verifier::new(self.config.samples_max() * self.selection.len()));
         let mut stage = match self.way.is_direct() {
@@ -129,7 +131,7 @@ impl Parts {
             let _ = self.shared.timeline.set(stage.copies.timeline());
         }
         let mut gate = match in_place {
-            true => Some(Gate::new(&device, self.sizes.batches_max, self.config.deadline)?),
+            true => Some(Gate::new(&device, self.sizes.batches_max, gathers, self.config.deadline)?),
             false => None,
         };
         if let Some(gate) = &gate {
@@ -142,6 +144,19 @@ impl Parts {
                 (None, None) => None,
             };
             slower.into_iter().for_each(|fallback| self.shared.counters.fall_back(fallback));
+        }
+        for (dense, cast) in self.selection.dense.iter().filter_map(|dense| Some((dense, dense.cast?))) {
+            let ready = match (&mut stage, &mut gate) {
+                (Some(stage), _) => stage.copies.ready_to_cast(cast),
+                (None, Some(gate)) => gate.ready_to_cast(cast),
+                (None, None) => Ok(()),
+            };
+            let name = &*self.selection.fields[dense.field].name;
+            ready.map_err(|why| {
+                let asked = self.config.fields.casts.iter().find(|wanted| wanted.field == name);
+                let problem = format!("{} makes no {} of {name}: {why}", device.name(), cast.to());
+                Error::config(asked.map_or("widen", Wanted::option), problem)
+            })?;
         }
         let name = ring.name();
         let mut queue = self.queue(ring, opening);
@@ -244,6 +259,7 @@ impl Parts {
         let (fields, pieces) = (self.selection.len(), self.sizes.pieces);
         let views = (samples * fields).max(pieces);
         let (dense, on_host) = (&self.selection.dense, self.selection.on_host.len());
+        let casts = dense.iter().filter(|dense| dense.cast.is_some()).count();
         // Where the host can address the regions, everything is there; where the storage writes past it, nothing.
         let keeps = self.way == Way::Staged && regions.memory().host().is_none();
         let parts = match self.config.verify {
@@ -275,7 +291,10 @@ impl Parts {
                 false => Kept::default(),
             },
             plan: Arc::new(
-                Plan::with_capacity(views, cuts).with_arrays(dense.len(), views, cuts).with_parts(parts, cuts),
+                Plan::with_capacity(views, cuts)
+                    .with_arrays(dense.len(), views, cuts)
+                    .with_casts(casts, views)
+                    .with_parts(parts, cuts),
             ),
             shapes: dense.iter().map(|dense| [&[0], dense.shape.as_slice()].concat()).collect(),
             region: None,

@@ -10,6 +10,7 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::loader::Loader;
 use crate::order::{AtEnd, BadSamplePolicy, Bucketing, Budget, Policy, Rank, Shuffle};
+use crate::selection::Wanted;
 use crate::sim::Clock;
 use crate::storage::Ring;
 
@@ -152,6 +153,28 @@ impl Builder {
     /// A sample that lacks such a field, or has it in another size, is an error of its batch.
     pub fn tensors(mut self, names: &[&str]) -> Builder {
         self.config.fields.tensors = Some(names.iter().map(|&name| name.into()).collect());
+        self
+    }
+
+    /// Makes the elements of a field's [array](Self::tensors) wider, which keeps every value: `u16` tokens `i64`, as an
+    /// embedding takes them. `i32` and `i64` are made of `u16`, `i64` of `i32` and `u32`, and `f16`, `bf16` and `f32` of `u8`;
+    /// what is of the type already stays so, and nothing is narrowed.
+    ///
+    /// The device does that as it gathers the array, a thread on the host; it takes room in the region for the wide array,
+    /// beside what is read. [Views](crate::FieldView) of single samples stay as they are stored. Where a device cannot,
+    /// [`build`](Self::build) says why.
+    pub fn widen(mut self, field: &str, dtype: DType) -> Builder {
+        self.config.fields.casts.push(Wanted { field: field.into(), dtype, scale: None });
+        self
+    }
+
+    /// Makes `byte * factor + bias` of every `u8` of a field's [array](Self::tensors), as `f16`, `bf16` or `f32`: pictures
+    /// from 0 to 1 are those with a factor of `1.0 / 255.0`. As [`widen`](Self::widen) does it.
+    ///
+    /// The product is rounded to the nearest `f32`, then the sum, then that to the nearest of the type, ties to even: on
+    /// every device alike. What could come out infinite is an error of [`build`](Self::build).
+    pub fn scale(mut self, field: &str, dtype: DType, factor: f32, bias: f32) -> Builder {
+        self.config.fields.casts.push(Wanted { field: field.into(), dtype, scale: Some((factor, bias)) });
         self
     }
 

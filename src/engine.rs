@@ -1,7 +1,7 @@
 //! The one place where stages meet: one thread, one ring, one copy stream.
 //!
 //! ```text
-//!   turn:  messages -> reap copies -> reap reads, start their copies -> gather what is all there
+//!   turn:  messages -> reap copies -> reap reads, start their copies -> gather and cast what is all there
 //!          -> hand over whole batches, oldest first -> refill from the plan -> hand over the end, if that was all -> wait
 //! ```
 //!
@@ -102,6 +102,10 @@ struct Filling {
     working: usize,
     /// The worker has had the whole batch.
     worked: bool,
+    /// It has been compared with its checksums, and its gather has been started.
+    gathered: bool,
+    /// The casts that have been started: whole ones, and moves of the next.
+    cast: (usize, usize),
     /// Everything that was to be done has been done or, on the copy stream, started; or has failed.
     finished: bool,
     failure: Option<Error>,
@@ -437,8 +441,19 @@ impl Filling {
     fn new(body: Body, failure: Option<Error>) -> Filling {
         let next_read = if failure.is_some() { body.plan.reads().len() } else { 0 };
         let damages = Vec::new(); // allocates nothing as long as nothing fails
-        let (open, landings, working, worked, finished) = (None, 0, 0, false, false);
-        Filling { body, next_read, open, landings, working, worked, finished, failure, damages }
+        Filling {
+            body,
+            next_read,
+            open: None,
+            landings: 0,
+            working: 0,
+            worked: false,
+            gathered: false,
+            cast: (0, 0),
+            finished: false,
+            failure,
+            damages,
+        }
     }
 
     fn close(&mut self, queue: &mut ReadQueue<Hold>) {
@@ -460,7 +475,8 @@ impl Filling {
     /// The worker has something to do with it, once it is all there.
     fn wants_work(&self) -> bool {
         let plan = &self.body.plan;
-        let work = !plan.gather().is_empty() || plan.parts().iter().any(|part| part.purpose.check);
+        let arrays = !plan.gather().is_empty() || plan.cast_moves(0).is_some();
+        let work = arrays || plan.parts().iter().any(|part| part.purpose.check);
         work && !self.worked && self.failure.is_none()
     }
 

@@ -23,6 +23,8 @@ use crate::dtype::DType;
 use crate::engine::{Engine, Message, Output, Shared};
 use crate::error::Error;
 use crate::order::{AtEnd, Bucketing, Budget, Cost, Piece, Policy, Progress, Rank, Shuffle, Standing};
+use crate::plan::nearest;
+use crate::selection::Wanted;
 use crate::sim::{Clock, Rng};
 use crate::source::Supply;
 use crate::storage::{Faults, SimRing};
@@ -62,10 +64,25 @@ struct Draw {
     fields: Vec<&'static str>,
     /// Those that come out as arrays.
     tensors: Vec<&'static str>,
+    /// What elements are where they are stored and in the array, of those that change on the way.
+    casts: Vec<(&'static str, DType, Wanted)>,
     /// Those whose bytes are on the host too.
     on_host: Vec<&'static str>,
     /// Bytes of a token, where batches are of windows.
     item_bytes: Option<u64>,
+}
+
+/// One that elements of some type can become; of those without one, `None`.
+pub(crate) fn draw_cast(rng: &mut Rng, field: &str, from: DType) -> Option<Wanted> {
+    let floats = [DType::F16, DType::BF16, DType::F32];
+    let (dtype, scale) = match from {
+        DType::U8 if rng.one_in(2) => (floats[rng.below(3) as usize], Some((1.0 / 255.0, -(rng.below(3) as f32)))),
+        DType::U8 => (floats[rng.below(3) as usize], None),
+        DType::U16 => ([DType::I32, DType::I64][rng.below(2) as usize], None),
+        DType::U32 | DType::I32 => (DType::I64, None),
+        _ => return None,
+    };
+    Some(Wanted { field: field.into(), dtype, scale })
 }
 
 impl Draw {
@@ -89,6 +106,7 @@ impl Draw {
             config,
             fields: contents.fields.clone(),
             tensors: Vec::new(),
+            casts: Vec::new(),
             on_host: Vec::new(),
             item_bytes: None,
         };
@@ -131,13 +149,20 @@ impl Draw {
             true => (DType::F32, vec![bytes / 4]),
             false => (DType::U8, vec![1, bytes]),
         };
+        let wide = [DType::U8, DType::U16, DType::U32, DType::I32];
         for &name in &self.fields {
             let bytes = match name {
                 "row" | "record" => contents.row_bytes,
                 "big" => contents.big_bytes,
                 _ => continue,
             };
-            let (dtype, shape) = words(bytes);
+            let (mut dtype, mut shape) = words(bytes);
+            if rng.one_in(3) {
+                let fit = wide.into_iter().filter(|dtype| bytes.is_multiple_of(dtype.bytes().unwrap()));
+                dtype = fit.take(1 + rng.below(4) as usize).last().unwrap();
+                shape = vec![bytes / dtype.bytes().unwrap()];
+                self.casts.push((name, dtype, draw_cast(rng, name, dtype).unwrap()));
+            }
             self.config.fields.arrays.push((name.into(), dtype, shape));
             self.tensors.push(name);
         }
@@ -151,7 +176,9 @@ impl Draw {
         if rng.one_in(3) {
             self.tensors.retain(|_| rng.one_in(2));
             self.config.fields.tensors = Some(self.tensors.iter().map(|&name| name.into()).collect());
+            self.casts.retain(|(name, ..)| self.tensors.contains(name));
         }
+        self.config.fields.casts = self.casts.iter().map(|(.., wanted)| wanted.clone()).collect();
     }
 
     fn windows(&mut self, rng: &mut Rng, contents: &Contents) {
@@ -170,6 +197,12 @@ impl Draw {
             self.config.fields.tensors = Some(Vec::new());
         } else {
             self.tensors = vec![field];
+            if rng.one_in(2) {
+                let of =
+                    [DType::U8, DType::U16, DType::U32].into_iter().find(|of| of.bytes() == Some(item_bytes)).unwrap();
+                self.casts.push((field, of, draw_cast(rng, field, of).unwrap()));
+                self.config.fields.casts = vec![self.casts[0].2.clone()];
+            }
         }
     }
 
@@ -428,7 +461,11 @@ impl Run<'_> {
             Some(window) => window.pieces.iter().flat_map(|piece| self.want_piece(piece)).copied().collect::<Vec<u8>>(),
             None => self.want(batch.samples()[i], name).unwrap().to_vec(),
         };
-        (0..batch.len()).flat_map(row).collect()
+        let stored: Vec<u8> = (0..batch.len()).flat_map(row).collect();
+        match self.draw.casts.iter().find(|(field, ..)| *field == name) {
+            Some((_, from, Wanted { dtype, scale, .. })) => nearest::cast(*from, *dtype, *scale, &stored),
+            None => stored,
+        }
     }
 
     /// Gives back some of the batches that are held; never holds more than two.

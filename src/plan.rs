@@ -11,9 +11,10 @@
 //! ```
 //!
 //! Nothing is moved afterwards to mend alignment, and one copy per window serves all samples in it. Fields that are to be
-//! one array lie behind the extents: [`Plan::array`].
+//! one array lie behind the extents: [`Plan::array`], and [`Plan::cast`] where their elements change on the way.
 
 mod arrays;
+mod cast;
 mod parts;
 
 use std::ops::Range;
@@ -21,6 +22,10 @@ use std::ops::Range;
 use crate::dataset::Extent;
 
 pub(crate) use arrays::PLACED_BYTES_MIN;
+pub use cast::Cast;
+pub(crate) use cast::Caster;
+#[cfg(test)]
+pub(crate) use cast::nearest;
 pub use parts::{Part, Use};
 
 /// One read of a plan. `offset`, `len` and `at` are multiples of [`Limits::align`].
@@ -77,6 +82,9 @@ pub struct Plan {
     /// The views of each array, and where it starts in the region.
     arrays: Vec<(Range<usize>, u64)>,
     moves: Vec<Move>,
+    /// Those over which elements change, one cast after the other.
+    cast_moves: Vec<Move>,
+    casts: Vec<(Cast, Range<usize>)>,
     /// The copies carry out the moves, and the region has no extents.
     placed: bool,
     parts: Vec<Part>,
@@ -167,6 +175,8 @@ impl Plan {
         self.sorted.clear();
         self.arrays.clear();
         self.moves.clear();
+        self.cast_moves.clear();
+        self.casts.clear();
         self.parts.clear();
         self.placed = false;
         self.wanted_bytes = 0;

@@ -1,10 +1,13 @@
 //! Which fields of each sample are read, and which of them come out as one array a batch.
 
+mod casts;
+
 use std::sync::Arc;
 
 use crate::dataset::{Dataset, Extent, Field};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::plan::Cast;
 
 /// What a person says of fields.
 #[derive(Debug, Clone, Default)]
@@ -15,8 +18,19 @@ pub(crate) struct FieldOptions {
     pub(crate) arrays: Vec<(String, DType, Vec<u64>)>,
     /// Those that come out as one array a batch; `None`: all that can.
     pub(crate) tensors: Option<Vec<String>>,
+    /// What their elements become on the way.
+    pub(crate) casts: Vec<Wanted>,
     /// Those whose bytes are on the host too; `None`: those that a trainer usually wants there.
     pub(crate) on_host: Option<Vec<String>>,
+}
+
+/// What a person wants the elements of an array to be.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) field: String,
+    pub(crate) dtype: DType,
+    /// Factor and bias; `None`: the same numbers.
+    pub(crate) scale: Option<(f32, f32)>,
 }
 
 /// The tokens that windows are made of.
@@ -40,15 +54,20 @@ pub(crate) struct Selection {
 }
 
 /// A field whose samples, or windows, are one array.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Dense {
     /// Its place among those that are read.
     pub(crate) field: usize,
+    /// In the array.
     pub(crate) dtype: DType,
     /// Shape of one sample or window.
     pub(crate) shape: Vec<u64>,
-    /// Bytes of one sample or window.
+    /// Bytes of one sample or window in the array.
     pub(crate) row_bytes: u64,
+    /// The same as they are stored.
+    pub(crate) stored_bytes: u64,
+    /// How elements change on the way, if they do.
+    pub(crate) cast: Option<Cast>,
 }
 
 impl Selection {
@@ -68,7 +87,8 @@ impl Selection {
             let field = number(&fields, "array", name)?;
             give_type(&mut fields[field], *dtype, shape)?;
         }
-        let dense = dense(&fields, options, windows)?;
+        let mut dense = dense(&fields, options, windows)?;
+        casts::apply(&mut dense, &fields, &options.casts)?;
         let on_host = if windows.is_some() { Vec::new() } else { on_host(&fields, options)? };
         Ok(Selection { numbers: numbers.into(), fields: fields.into(), dense: dense.into(), on_host: on_host.into() })
     }
@@ -155,7 +175,9 @@ fn dense(fields: &[Field], options: &FieldOptions, windows: Option<Tokens>) -> R
             None => of_samples(&fields[field]),
         };
         match own.filter(|(.., row_bytes)| *row_bytes > 0) {
-            Some((dtype, shape, row_bytes)) => dense.push(Dense { field, dtype, shape, row_bytes }),
+            Some((dtype, shape, row_bytes)) => {
+                dense.push(Dense { field, dtype, shape, row_bytes, stored_bytes: row_bytes, cast: None });
+            }
             None if options.tensors.is_none() => {}
             None => {
                 let problem = format!(

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::length::Length;
 use crate::memory::Arena;
 use crate::plan::{Limits, PLACED_BYTES_MIN, Plan};
-use crate::selection::Selection;
+use crate::selection::{Dense, Selection};
 
 /// A batch of up to so many samples may be larger than its dataset.
 const BATCH_SIZE_ALWAYS: u64 = 1 << 20;
@@ -229,10 +229,12 @@ impl BatchBytes {
     }
 }
 
-/// What arrays take for each sample besides what is read. Where the copies put all of it in its place, that is nothing.
+/// What arrays take for each sample besides what is read, in the types that they come out in. Where the copies put all of it
+/// in its place, that is nothing.
 fn array_bytes(selection: &Selection, direct: bool) -> u64 {
     let rows = || selection.dense.iter().map(|dense| dense.row_bytes);
-    let placed = !direct && selection.dense.len() == selection.len() && rows().all(|row| row >= PLACED_BYTES_MIN);
+    let large = |dense: &Dense| dense.cast.is_none() && dense.row_bytes >= PLACED_BYTES_MIN;
+    let placed = !direct && selection.dense.len() == selection.len() && selection.dense.iter().all(large);
     if placed { 0 } else { rows().fold(0, u64::saturating_add) }
 }
 

@@ -79,6 +79,8 @@ pub struct Stats {
     pub bytes_copied: u64,
     /// Bytes moved within regions to make arrays of them: on the device, or on the host by a thread.
     pub bytes_gathered: u64,
+    /// Bytes of arrays whose elements were changed on the way, as they come out: on the device, or on the host by a thread.
+    pub bytes_cast: u64,
     /// Bytes of small fields put on the host too, out of slabs.
     pub bytes_kept: u64,
     /// Bytes compared with their checksums.
@@ -139,6 +141,7 @@ pub(crate) struct Counters {
     pub(crate) open_files_max: Counter,
     pub(crate) bytes_copied: Counter,
     pub(crate) bytes_gathered: Counter,
+    pub(crate) bytes_cast: Counter,
     pub(crate) bytes_kept: Counter,
     pub(crate) bytes_verified: Counter,
     pub(crate) mismatches: Counter,
@@ -226,6 +229,7 @@ impl Counters {
             open_files_max: self.open_files_max.get(),
             bytes_copied: self.bytes_copied.get(),
             bytes_gathered: self.bytes_gathered.get(),
+            bytes_cast: self.bytes_cast.get(),
             bytes_kept: self.bytes_kept.get(),
             bytes_verified: self.bytes_verified.get(),
             mismatches: self.mismatches.get(),

@@ -13,12 +13,15 @@ use crate::batch::Batch;
 use crate::config::{Config, PathChoice, Windows};
 use crate::dataset::Dataset;
 use crate::device::{Device, SimDevice};
+use crate::dtype::DType;
 use crate::order::{
     AtEnd, BadSamplePolicy, Cursor, Order, Packer, PackerState, Part, Piece, Policy, Progress, Rank, Schedule, Shuffle,
     Stretch, TokenWindows,
 };
-use crate::pipeline_sim::Shards;
+use crate::pipeline_sim::{Shards, draw_cast};
+use crate::plan::nearest;
 use crate::resume_sim::{Answer, DamagedRing, Damages, Delivered, Ranked, drive, for_seeds};
+use crate::selection::{FieldOptions, Wanted};
 use crate::sim::{Clock, Rng};
 
 const ALIGN: u64 = 4096;
@@ -39,6 +42,8 @@ struct Bed {
     field: &'static str,
     documents: Vec<Document>,
     item: u64,
+    /// What the tokens are, and what they become in the array, if they change on the way.
+    cast: Option<(DType, Wanted)>,
     windows: Windows,
     shuffle: Shuffle,
     /// Weights of the two shards, where they are two datasets.
@@ -112,6 +117,7 @@ impl Bed {
             field,
             documents,
             item,
+            cast: None,
             windows,
             shuffle,
             mixture: None,
@@ -120,6 +126,9 @@ impl Bed {
             bad,
             damages,
         };
+        if let (true, Some(of)) = (rng.one_in(2), bed.tokens_are()) {
+            bed.cast = draw_cast(rng, field, of).map(|wanted| (of, wanted));
+        }
         if mixed && matches!(windows, Windows::Stored { .. }) {
             let at_end = [AtEnd::Stop, AtEnd::Repeat { positions: 3 + rng.below(60) }][rng.below(2) as usize];
             bed.mixture = Some((vec![1 + rng.below(5) as u32, 1 + rng.below(5) as u32], at_end));
@@ -132,6 +141,11 @@ impl Bed {
             }
         }
         bed
+    }
+
+    /// What an array of tokens is made of, if there is one.
+    fn tokens_are(&self) -> Option<DType> {
+        [DType::U8, DType::U16, DType::U32].into_iter().find(|of| of.bytes() == Some(self.item))
     }
 
     /// The tokens of each dataset that is mixed, or of all.
@@ -254,7 +268,9 @@ impl Bed {
             false => Device::host(),
         };
         let block_bytes = ALIGN << rng.below(4);
+        let casts = self.cast.iter().map(|(_, wanted)| wanted.clone()).collect();
         let config = Config {
+            fields: FieldOptions { casts, ..FieldOptions::default() },
             policy: Some(self.policy),
             bad_samples: self.bad,
             batch_size: stretch.batch_size as usize,
@@ -284,7 +300,7 @@ impl Bed {
 
     /// Compares every window with the documents.
     fn delivered(&self, batch: &Batch, of_epoch: &[Vec<Piece>]) -> Delivered {
-        let mut bytes = Vec::new();
+        let (mut bytes, mut tokens) = (Vec::new(), Vec::new());
         for (i, &window) in batch.samples().iter().enumerate() {
             let view = batch.window(i).unwrap();
             assert_eq!(view.pieces, of_epoch[window as usize], "window {window}");
@@ -297,7 +313,19 @@ impl Bed {
                 assert!(view.bytes.read_back(number, &mut bytes).unwrap());
                 let (shard, want) = self.bytes(piece);
                 assert!(bytes == self.files[shard][want.start as usize..want.end as usize], "wrong bytes in {window}");
+                tokens.extend_from_slice(&bytes);
             }
+        }
+        match (batch.tensor(self.field), &self.cast) {
+            (Some(array), Some((of, Wanted { dtype, scale, .. }))) => {
+                array.read_back(&mut bytes).unwrap();
+                assert!(array.dtype() == *dtype && bytes == nearest::cast(*of, *dtype, *scale, &tokens), "wrong array");
+            }
+            (Some(array), None) => {
+                array.read_back(&mut bytes).unwrap();
+                assert!(Some(array.dtype()) == self.tokens_are() && bytes == tokens, "wrong array");
+            }
+            (None, _) => assert_eq!(self.tokens_are(), None),
         }
         Delivered { epoch: batch.epoch(), samples: batch.samples().to_vec(), padded: batch.padded() }
     }

@@ -59,6 +59,11 @@ fn the_loop_does_not_allocate() {
             ("small samples on the host", builder().batch_size(16).on_host(&["record"])),
             ("verified", builder().batch_size(16).verify(Verify::Checksums)),
             ("arrays", builder().batch_size(16).array("record", DType::F32, &[1250])),
+            (
+                "numbers of bytes",
+                builder().batch_size(16).array("record", DType::U8, &[5000]).scale("record", DType::F16, 0.5, 1.0),
+            ),
+            ("wide windows", tokens().windows(20_000, 20_000).widen("record", DType::I64).batch_size(1)),
             ("windows", tokens().windows(20_000, 20_000).batch_size(1)),
             ("packs", tokens().pack(20_000).batch_size(1)),
         ] {

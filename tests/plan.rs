@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 use strait::dataset::Extent;
-use strait::plan::{Limits, Move, Plan, Use};
+use strait::plan::{Cast, Limits, Move, Plan, Use};
 
 const ALIGN: u64 = 4096;
 
@@ -145,6 +145,12 @@ fn arrays(batch: &Batch, cuts: &[usize]) -> Vec<Range<usize>> {
     runs
 }
 
+/// Where the bytes of elements go: each element's in front of zeros.
+fn spread(bytes: &[u8], cast: Cast) -> Vec<u8> {
+    let (from, to) = (cast.from().bytes().unwrap() as usize, cast.to().bytes().unwrap() as usize);
+    bytes.chunks(from).flat_map(|element| [element, &vec![0; to - from]].concat()).collect()
+}
+
 /// What is in the region once everything is read, copied window by window, and gathered.
 fn carry_out_all(plan: &Plan, batch: &Batch) -> Vec<u8> {
     let read = carry_out_reads(plan, batch);
@@ -170,16 +176,32 @@ fn carry_out_all(plan: &Plan, batch: &Batch) -> Vec<u8> {
         targets.push((*target, target + bytes));
         region.copy_within(*source as usize..(source + bytes) as usize, *target as usize);
     }
+    for (cast, moves) in (0..).map_while(|number| plan.cast_moves(number)) {
+        for Move { source, target, bytes } in moves {
+            assert!(*bytes > 0 && *target >= plan.read_bytes() && source + bytes <= plan.read_bytes());
+            assert!(
+                bytes.is_multiple_of(cast.from().bytes().unwrap()) && target.is_multiple_of(cast.to().bytes().unwrap())
+            );
+            targets.push((*target, target + cast.bytes_of(*bytes)));
+            let wide = spread(&region[*source as usize..(source + bytes) as usize], cast);
+            region[*target as usize..*target as usize + wide.len()].copy_from_slice(&wide);
+        }
+    }
     targets.sort_unstable();
     assert!(targets.windows(2).all(|pair| pair[0].1 <= pair[1].0), "two moves to one place");
     region
+}
+
+fn one_cast() -> impl Strategy<Value = Cast> {
+    let bytes = Cast::U8ToF16 { factor: 2.0, bias: 1.0 };
+    prop_oneof![Just(Cast::U16ToI64), Just(Cast::U16ToI32), Just(Cast::I32ToI64), Just(bytes)]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(120))]
 
     /// Mutants that this catches: a repeated view taken for the next one; pieces not cut at windows; an array placed on
-    /// another's bytes.
+    /// another's bytes; arrays placed though a cast needs the extents; a cast that leaves as much room as it reads.
     #[test]
     fn arrays_hold_their_views_one_after_the_other(
         batch in batches(),
@@ -187,8 +209,14 @@ proptest! {
         repeated in any::<bool>(),
         large in any::<bool>(),
         item_bytes in prop_oneof![Just(1), Just(2), Just(16)],
+        casts in prop_oneof![Just(vec![]), prop::collection::vec(prop::option::of(one_cast()), 1..5)],
     ) {
         let mut batch = batch;
+        if casts.iter().any(Option::is_some) {
+            // Whole elements of any type.
+            batch.extents.iter_mut().flatten().for_each(|extent| extent.len -= extent.len % 4);
+        }
+        let cast_of = |number: usize| casts.get(number % casts.len().max(1)).copied().flatten();
         if large {
             batch.extents.retain(|extent| extent.is_some_and(|extent| extent.len >= 64 << 10));
         }
@@ -200,7 +228,12 @@ proptest! {
             build(&mut plan, &batch);
             let read_bytes = plan.region_bytes();
             let runs = arrays(&batch, &cuts);
-            runs.iter().for_each(|run| plan.array(run.clone(), item_bytes, &batch.limits));
+            for (number, run) in runs.iter().enumerate() {
+                match cast_of(number) {
+                    Some(cast) => plan.cast(run.clone(), cast, &batch.limits),
+                    None => plan.array(run.clone(), item_bytes, &batch.limits),
+                }
+            }
             if batch.limits.window_bytes < 1 << 62 {
                 plan.place(&batch.limits);
             }
@@ -209,8 +242,11 @@ proptest! {
             let region = carry_out_all(&plan, &batch);
             for (number, run) in runs.iter().enumerate() {
                 let at = plan.array_at(number);
-                prop_assert_eq!(at % item_bytes, 0);
-                let want: Vec<u8> = batch.extents[run.clone()].iter().flatten().flat_map(bytes_of).collect();
+                let mut want: Vec<u8> = batch.extents[run.clone()].iter().flatten().flat_map(bytes_of).collect();
+                match cast_of(number) {
+                    Some(cast) => want = spread(&want, cast),
+                    None => prop_assert_eq!(at % item_bytes, 0),
+                }
                 prop_assert_eq!(&region[at as usize..at as usize + want.len()], &want[..]);
             }
             for (i, extent) in batch.extents.iter().enumerate() {
@@ -274,6 +310,14 @@ fn only_what_lies_apart_is_moved_and_large_pieces_are_placed() {
     assert_eq!((large.offsets(), large.gather().len()), (&[0, 100_000][..], 0));
     let beside = plan(&[(1 << 20, 100_000), (8 << 20, 100_000), (0, 3)], 2);
     assert_eq!(beside.gather().len(), 2, "something else must be copied anyway");
+    let mut cast = Plan::default();
+    let extent = |place: u64| Some(Extent { shard: 0, offset: place << 20, len: 100_000 });
+    cast.build((0..4).map(|place| extent(2 * place)), |_| 1 << 30, &staged);
+    cast.array(0..2, 4, &staged);
+    cast.cast(2..4, Cast::U16ToI64, &staged);
+    cast.place(&staged);
+    assert_eq!((cast.gather().len(), cast.array_at(0)), (2, cast.read_bytes()), "a cast needs the extents");
+    assert_eq!(cast.region_bytes(), (cast.array_at(1) + 800_000).next_multiple_of(ALIGN));
 }
 
 #[test]

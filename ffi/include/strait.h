@@ -222,6 +222,32 @@ typedef uint32_t strait_status;
 #endif // __cplusplus
 
 /**
+ * What becomes of each element: of the type in front, one of that behind. Values stay but for those of `u8`, which become
+ * `byte * factor + bias`: the product rounded to the nearest `f32`, then the sum, then that to the nearest of the type, ties
+ * to even. Later versions add kinds.
+ */
+enum strait_cast_kind
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    STRAIT_CAST_KIND_U16_TO_I32 = 1,
+    STRAIT_CAST_KIND_U16_TO_I64 = 2,
+    STRAIT_CAST_KIND_U32_TO_I64 = 3,
+    STRAIT_CAST_KIND_I32_TO_I64 = 4,
+    STRAIT_CAST_KIND_U8_TO_F32 = 5,
+    STRAIT_CAST_KIND_U8_TO_F16 = 6,
+    STRAIT_CAST_KIND_U8_TO_BF16 = 7,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum strait_cast_kind strait_cast_kind;
+#else
+typedef uint32_t strait_cast_kind;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
  * A batch of samples on a device. Threads: any, at once; `strait_batch_release_on` and `strait_batch_free` end it.
  */
 typedef struct strait_batch strait_batch;
@@ -322,8 +348,26 @@ typedef struct {
 } strait_move;
 
 /**
+ * What `cast` does.
+ */
+typedef struct {
+    /**
+     * What becomes of what.
+     */
+    strait_cast_kind kind;
+    /**
+     * Of those that begin with `u8`.
+     */
+    float factor;
+    /**
+     * The same.
+     */
+    float bias;
+} strait_cast;
+
+/**
  * The functions of a device. Zero it, set `size` to `sizeof(strait_device_vtable)`, and fill in the rest. All are required
- * but `destroy`, `gather` and `error_name`. Later versions add entries at the end, which a smaller `size` leaves out.
+ * but `destroy`, `gather`, `error_name` and `cast`. Later versions add entries at the end, which a smaller `size` leaves out.
  */
 typedef struct {
     /**
@@ -428,6 +472,17 @@ typedef struct {
      * The driver's name for a code. May be NULL, and may return NULL.
      */
     const char *(*error_name)(void *device, int32_t code);
+    /**
+     * Starts moves as `gather` does, of whole elements that change on the way; `bytes` is what they take at the source. Sources
+     * begin anywhere, targets at multiples of their elements' size. A kind that it does not know is an error, not done in part.
+     * NULL: arrays whose elements are to change (`strait_loader_builder_widen`, `_scale`) are an error of building.
+     */
+    int32_t (*cast)(void *device,
+                    void *stream,
+                    uint64_t base,
+                    const strait_cast *cast,
+                    const strait_move *moves,
+                    size_t count);
 } strait_device_vtable;
 
 /**
@@ -591,11 +646,11 @@ strait_status strait_device_pinned_host(const strait_device *accelerator,
  *
  * What a device promises:
  * - Memory from `allocate` stays valid until `free`. Pinned memory may be copied from and to asynchronously until `unpin`.
- * - Copies and gathers of one stream take effect in order. A mark is a number, greater than 0 and than those that the
+ * - Copies, gathers and casts of one stream take effect in order. A mark is a number, greater than 0 and than those that the
  * stream has given before; it is reached once everything that the stream was given before has finished reading its source
  * and its bytes are visible to work ordered after it, and to the host if they went there.
  * - An error is never taken for completion, by neither side: after one, the work may have started all the same.
- * - `copy`, `copy_out`, `gather`, `mark`, `reached`, `wait_fence` of one stream are called by one thread at a time, `wait` and
+ * - `copy`, `copy_out`, `gather`, `cast`, `mark`, `reached`, `wait_fence` of one stream are called by one thread at a time, `wait` and
  * `wait_on` by any thread at any time, everything else by any thread at any time. Only `wait` and `read_back` may block.
  *
  * Every function takes the `device` that `strait_device_custom` was given. One that can fail returns 0, or the driver's
@@ -1074,6 +1129,27 @@ strait_status strait_loader_builder_array(strait_loader_builder *builder,
                                           const char *dtype,
                                           const uint64_t *shape,
                                           size_t ndim,
+                                          strait_error **error);
+
+/**
+ * Makes the elements of `field`'s array wider, which keeps every value: `"i32"` and `"i64"` of `u16`, `"i64"` of `i32` and `u32`,
+ * `"f16"`, `"bf16"` and `"f32"` of `u8`. Single samples stay as they are stored. Where the device cannot, building says why.
+ */
+strait_status strait_loader_builder_widen(strait_loader_builder *builder,
+                                          const char *field,
+                                          const char *dtype,
+                                          strait_error **error);
+
+/**
+ * Makes `byte * factor + bias` of every `u8` of `field`'s array, as `"f16"`, `"bf16"` or `"f32"`: pictures from 0 to 1 are those
+ * with a factor of `1.0f / 255.0f`. Product, sum and result are rounded to the nearest each, ties to even. Single samples stay
+ * as they are stored.
+ */
+strait_status strait_loader_builder_scale(strait_loader_builder *builder,
+                                          const char *field,
+                                          const char *dtype,
+                                          float factor,
+                                          float bias,
                                           strait_error **error);
 
 /**

@@ -469,12 +469,50 @@ pub unsafe extern "C" fn strait_loader_builder_array(
 ) -> strait_status {
     let value = || {
         // SAFETY: two C strings and `ndim` lengths, as the header's conventions say.
-        let (field, dtype, shape) =
-            unsafe { (text(field, "field")?, text(dtype, "dtype")?, array(shape, ndim, "shape")?) };
-        let dtype = DType::from_name(dtype).ok_or_else(|| unknown(dtype, DType::all().map(DType::name)))?;
-        Ok((field.to_owned(), dtype, shape.to_vec()))
+        let ((field, dtype), shape) = unsafe { (field_and_dtype(field, dtype)?, array(shape, ndim, "shape")?) };
+        Ok((field, dtype, shape.to_vec()))
     };
     set(builder, error, value, |builder, (field, dtype, shape)| builder.array(&field, dtype, &shape))
+}
+
+/// Makes the elements of `field`'s array wider, which keeps every value: `"i32"` and `"i64"` of `u16`, `"i64"` of `i32` and `u32`,
+/// `"f16"`, `"bf16"` and `"f32"` of `u8`. Single samples stay as they are stored. Where the device cannot, building says why.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_loader_builder_widen(
+    builder: *mut strait_loader_builder,
+    field: *const c_char,
+    dtype: *const c_char,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    // SAFETY: two C strings, as the header's conventions say.
+    let value = || unsafe { field_and_dtype(field, dtype) };
+    set(builder, error, value, |builder, (field, dtype)| builder.widen(&field, dtype))
+}
+
+/// Makes `byte * factor + bias` of every `u8` of `field`'s array, as `"f16"`, `"bf16"` or `"f32"`: pictures from 0 to 1 are those
+/// with a factor of `1.0f / 255.0f`. Product, sum and result are rounded to the nearest each, ties to even. Single samples stay
+/// as they are stored.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strait_loader_builder_scale(
+    builder: *mut strait_loader_builder,
+    field: *const c_char,
+    dtype: *const c_char,
+    factor: f32,
+    bias: f32,
+    error: Option<&mut *mut strait_error>,
+) -> strait_status {
+    // SAFETY: two C strings, as the header's conventions say.
+    let value = || unsafe { field_and_dtype(field, dtype) };
+    set(builder, error, value, |builder, (field, dtype)| builder.scale(&field, dtype, factor, bias))
+}
+
+/// # Safety
+/// Each is NULL or a C string.
+unsafe fn field_and_dtype(field: *const c_char, dtype: *const c_char) -> Result<(String, DType), Failure> {
+    // SAFETY: the caller's promise.
+    let (field, dtype) = unsafe { (text(field, "field")?, text(dtype, "dtype")?) };
+    let dtype = DType::from_name(dtype).ok_or_else(|| unknown(dtype, DType::all().map(DType::name)))?;
+    Ok((field.to_owned(), dtype))
 }
 
 /// Measures samples in tokens: items of `item_bytes` bytes in `field`.

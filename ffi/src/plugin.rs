@@ -5,11 +5,11 @@
 //!
 //! What a device promises:
 //! - Memory from `allocate` stays valid until `free`. Pinned memory may be copied from and to asynchronously until `unpin`.
-//! - Copies and gathers of one stream take effect in order. A mark is a number, greater than 0 and than those that the
+//! - Copies, gathers and casts of one stream take effect in order. A mark is a number, greater than 0 and than those that the
 //!   stream has given before; it is reached once everything that the stream was given before has finished reading its source
 //!   and its bytes are visible to work ordered after it, and to the host if they went there.
 //! - An error is never taken for completion, by neither side: after one, the work may have started all the same.
-//! - `copy`, `copy_out`, `gather`, `mark`, `reached`, `wait_fence` of one stream are called by one thread at a time, `wait` and
+//! - `copy`, `copy_out`, `gather`, `cast`, `mark`, `reached`, `wait_fence` of one stream are called by one thread at a time, `wait` and
 //!   `wait_on` by any thread at any time, everything else by any thread at any time. Only `wait` and `read_back` may block.
 //!
 //! Every function takes the `device` that `strait_device_custom` was given. One that can fail returns 0, or the driver's
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strait::device::{DeviceKind, DevicePtr, Fence, RawDevice, RawMemory, RawStream, Seq, Stream, Timeline};
-use strait::plan::Move;
+use strait::plan::{Cast, Move};
 use strait::{Device, Error};
 
 use crate::call::{c_str, call, out};
@@ -44,8 +44,36 @@ pub struct strait_move {
     pub bytes: u64,
 }
 
+/// What becomes of each element: of the type in front, one of that behind. Values stay but for those of `u8`, which become
+/// `byte * factor + bias`: the product rounded to the nearest `f32`, then the sum, then that to the nearest of the type, ties
+/// to even. Later versions add kinds.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names and the text above are what there is to say")]
+pub enum strait_cast_kind {
+    U16ToI32 = 1,
+    U16ToI64 = 2,
+    U32ToI64 = 3,
+    I32ToI64 = 4,
+    U8ToF32 = 5,
+    U8ToF16 = 6,
+    U8ToBf16 = 7,
+}
+
+/// What `cast` does.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct strait_cast {
+    /// What becomes of what.
+    pub kind: strait_cast_kind,
+    /// Of those that begin with `u8`.
+    pub factor: f32,
+    /// The same.
+    pub bias: f32,
+}
+
 /// The functions of a device. Zero it, set `size` to `sizeof(strait_device_vtable)`, and fill in the rest. All are required
-/// but `destroy`, `gather` and `error_name`. Later versions add entries at the end, which a smaller `size` leaves out.
+/// but `destroy`, `gather`, `error_name` and `cast`. Later versions add entries at the end, which a smaller `size` leaves out.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct strait_device_vtable {
@@ -133,6 +161,19 @@ pub struct strait_device_vtable {
     >,
     /// The driver's name for a code. May be NULL, and may return NULL.
     pub error_name: Option<unsafe extern "C" fn(device: *mut c_void, code: i32) -> *const c_char>,
+    /// Starts moves as `gather` does, of whole elements that change on the way; `bytes` is what they take at the source. Sources
+    /// begin anywhere, targets at multiples of their elements' size. A kind that it does not know is an error, not done in part.
+    /// NULL: arrays whose elements are to change (`strait_loader_builder_widen`, `_scale`) are an error of building.
+    pub cast: Option<
+        unsafe extern "C" fn(
+            device: *mut c_void,
+            stream: *mut c_void,
+            base: u64,
+            cast: *const strait_cast,
+            moves: *const strait_move,
+            count: usize,
+        ) -> i32,
+    >,
 }
 
 /// Adds a device. The table is copied; `device` is passed to its functions, and belongs to strait until it calls `destroy`. If
@@ -187,6 +228,10 @@ macro_rules! table {
             #[allow(clippy::type_complexity, reason = "the table's own")]
             gather: Option<unsafe extern "C" fn(*mut c_void, *mut c_void, u64, *const strait_move, usize) -> i32>,
             error_name: Option<unsafe extern "C" fn(*mut c_void, i32) -> *const c_char>,
+            #[allow(clippy::type_complexity, reason = "the table's own")]
+            cast: Option<
+                unsafe extern "C" fn(*mut c_void, *mut c_void, u64, *const strait_cast, *const strait_move, usize) -> i32,
+            >,
         }
 
         impl Table {
@@ -196,6 +241,7 @@ macro_rules! table {
                     destroy: table.destroy,
                     gather: table.gather,
                     error_name: table.error_name,
+                    cast: table.cast,
                 })
             }
         }
@@ -422,9 +468,44 @@ unsafe impl Stream for PluginStream {
         plugin.check("gather", unsafe { gather(plugin.device, *stream, base, table, moves.len()) })
     }
 
+    fn ready_to_cast(&mut self, cast: Cast) -> std::result::Result<(), String> {
+        match (self.0.plugin.table.cast, cast_of(cast)) {
+            (Some(_), Some(_)) => Ok(()),
+            _ => Err("the device's table has no `cast`: fill it in, or leave this option out".into()),
+        }
+    }
+
+    unsafe fn cast(&mut self, base: DevicePtr, cast: Cast, moves: &[Move]) -> Result<usize> {
+        let Queue { plugin, stream } = &*self.0;
+        let (Some(start), Some(cast)) = (plugin.table.cast, cast_of(cast)) else {
+            let (device, name) = (plugin.name.clone(), "not supported".into());
+            return Err(Error::Device { device, call: "cast", code: 0, name, remedy: String::new() });
+        };
+        let table = moves.as_ptr().cast();
+        // SAFETY: runs inside memory of the device, apart from each other, aligned as the table says: the caller's promise.
+        // The cast and the moves are read before the call returns.
+        plugin.check("cast", unsafe { start(plugin.device, *stream, base, &cast, table, moves.len()) })?;
+        Ok(moves.len())
+    }
+
     fn timeline(&self) -> Arc<dyn Timeline> {
         Arc::new(PluginTimeline(self.0.clone()))
     }
+}
+
+fn cast_of(cast: Cast) -> Option<strait_cast> {
+    use strait_cast_kind as Kind;
+    let (kind, [factor, bias]) = match cast {
+        Cast::U16ToI32 => (Kind::U16ToI32, [1.0, 0.0]),
+        Cast::U16ToI64 => (Kind::U16ToI64, [1.0, 0.0]),
+        Cast::U32ToI64 => (Kind::U32ToI64, [1.0, 0.0]),
+        Cast::I32ToI64 => (Kind::I32ToI64, [1.0, 0.0]),
+        Cast::U8ToF32 { factor, bias } => (Kind::U8ToF32, [factor, bias]),
+        Cast::U8ToF16 { factor, bias } => (Kind::U8ToF16, [factor, bias]),
+        Cast::U8ToBF16 { factor, bias } => (Kind::U8ToBf16, [factor, bias]),
+        _ => return None,
+    };
+    Some(strait_cast { kind, factor, bias })
 }
 
 const _: () = assert!(

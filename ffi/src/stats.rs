@@ -59,7 +59,7 @@ macro_rules! numbers {
 
 numbers! {
     batches samples tensors bytes_wanted bytes_read reads reads_by_threads reads_continued reads_retried reads_in_flight_max
-    pinned_bytes_max region_bytes open_files_max bytes_copied bytes_gathered bytes_kept samples_skipped samples_replaced samples_dropped
+    pinned_bytes_max region_bytes open_files_max bytes_copied bytes_gathered bytes_cast bytes_kept samples_skipped samples_replaced samples_dropped
     bytes_verified mismatches samples_padded samples_wrapped batches_read_again waits_for_region waits_for_slab numa_node
 }
 

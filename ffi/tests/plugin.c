@@ -3,6 +3,8 @@
 
 #include "common.h"
 
+#include <stddef.h>
+
 #define RECORDS 96
 #define BYTES 3000
 
@@ -105,6 +107,51 @@ static void pinned_host(const strait_dataset *dataset) {
     sample_consumer_free(stream);
 }
 
+/* Elements that change on the way: by the device's own function, or not at all. */
+static void wide(const strait_dataset *dataset) {
+    strait_device_vtable table;
+    sample_device *device = sample_device_new(&table);
+    for (int with = 1; with >= 0; with--) {
+        strait_device *custom;
+        if (!with) { /* as a table of an earlier version */
+            device = sample_device_new(&table);
+            table.size = offsetof(strait_device_vtable, cast);
+        }
+        OK(strait_device_custom(&table, device, &custom, &error));
+        strait_loader_builder *builder = options(dataset, 8);
+        OK(strait_loader_builder_device(builder, custom, &error));
+        OK(strait_device_free(custom));
+        OK(strait_loader_builder_array(builder, "record", "u16", (const uint64_t[]){BYTES / 2}, 1, &error));
+        OK(strait_loader_builder_widen(builder, "record", "i64", &error));
+        if (!with) {
+            strait_loader *none;
+            FAILS(STRAIT_STATUS_CONFIG, "has no `cast`", strait_loader_builder_build(builder, &none, &error));
+            OK(strait_loader_builder_free(builder));
+            break;
+        }
+        strait_loader *loader = build(builder);
+        void *stream = sample_consumer_new(device);
+        OK(strait_loader_begin(loader, 0, &error));
+        strait_batch *batch = next(loader);
+        DLManagedTensorVersioned *tensor;
+        OK(strait_batch_field_tensor(batch, "record", (int64_t)(intptr_t)stream, 0, &tensor, &error));
+        CHECK(tensor->dl_tensor.dtype.code == kDLInt && tensor->dl_tensor.dtype.bits == 64);
+        static int64_t tokens[8][BYTES / 2];
+        sample_consumer_read(stream, (uint64_t)(uintptr_t)tensor->dl_tensor.data + tensor->dl_tensor.byte_offset, tokens,
+                             sizeof tokens);
+        sample_consumer_wait(stream);
+        for (unsigned record = 0; record < 8; record++) {
+            for (unsigned i = 0; i < BYTES / 2; i++) {
+                CHECK(tokens[record][i] == byte_at(record, 2 * i) + 256 * byte_at(record, 2 * i + 1));
+            }
+        }
+        tensor->deleter(tensor);
+        OK(strait_batch_free(batch));
+        OK(strait_loader_free(loader));
+        sample_consumer_free(stream);
+    }
+}
+
 static strait_loader *on_device(const strait_dataset *dataset) {
     strait_device_vtable table;
     own = sample_device_new(&table);
@@ -138,6 +185,7 @@ int main(int argc, char **argv) {
         slow_stream(dataset, way);
     }
     pinned_host(dataset);
+    wide(dataset);
 
     strait_loader *loader = on_device(dataset);
     void *stream = sample_consumer_new(own), *second = sample_consumer_new(own);

@@ -30,9 +30,40 @@ static unsigned held(strait_loader *loader) {
     return status == STRAIT_STATUS_PENDING;
 }
 
+/* Elements of an array that change on the way. */
+static void changed(const strait_dataset *dataset) {
+    const uint64_t bytes[] = {BYTES}, tokens[] = {BYTES / 4};
+    strait_loader_builder *builder = options(dataset, 4);
+    FAILS(STRAIT_STATUS_NOT_FOUND, "f33", strait_loader_builder_scale(builder, "record", "f33", 1, 0, &error));
+    OK(strait_loader_builder_array(builder, "record", "u8", bytes, 1, &error));
+    OK(strait_loader_builder_scale(builder, "record", "f32", 0.5f, -1, &error));
+    strait_loader *loader = build(builder);
+    OK(strait_loader_begin(loader, 0, &error));
+    strait_batch *batch = next(loader);
+    DLManagedTensorVersioned *tensor;
+    OK(strait_batch_field_tensor(batch, "record", STRAIT_STREAM_NONE, 0, &tensor, &error));
+    CHECK(tensor->dl_tensor.dtype.code == kDLFloat && tensor->dl_tensor.dtype.bits == 32);
+    CHECK(tensor->dl_tensor.ndim == 2 && tensor->dl_tensor.shape[0] == 4 && tensor->dl_tensor.shape[1] == BYTES);
+    const float *numbers = (const float *)((const char *)tensor->dl_tensor.data + tensor->dl_tensor.byte_offset);
+    for (uint64_t i = 0; i < 4 * BYTES; i++) {
+        CHECK(numbers[i] == (float)byte_at(i / BYTES, i % BYTES) * 0.5f - 1);
+    }
+    tensor->deleter(tensor);
+    OK(strait_batch_free(batch));
+    OK(strait_loader_free(loader));
+
+    builder = options(dataset, 4);
+    OK(strait_loader_builder_array(builder, "record", "u32", tokens, 1, &error));
+    OK(strait_loader_builder_widen(builder, "record", "u16", &error));
+    FAILS(STRAIT_STATUS_CONFIG, "no u16 is made of record, which is u32",
+          strait_loader_builder_build(builder, &loader, &error));
+    OK(strait_loader_builder_free(builder));
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     strait_dataset *dataset = shard(argv[1], "tensors.bin", RECORDS, BYTES);
+    changed(dataset);
     strait_loader_builder *builder = options(dataset, 4);
     OK(strait_loader_builder_hold(builder, 1, &error));
     OK(strait_loader_builder_prefetch(builder, 1, &error));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{DeviceKind, DevicePtr, Fence, RawDevice, RawMemory, RawStream, Seq, Stream, Timeline};
 use crate::error::Result;
 use crate::memory::Arena;
-use crate::plan::Move;
+use crate::plan::{Cast, Move};
 
 /// The host device.
 #[derive(Debug, Default)]
@@ -129,6 +129,25 @@ unsafe impl Stream for HostStream {
             }
         }
         Ok(())
+    }
+
+    fn ready_to_cast(&mut self, _cast: Cast) -> Result<(), String> {
+        Ok(())
+    }
+
+    unsafe fn cast(&mut self, base: DevicePtr, cast: Cast, moves: &[Move]) -> Result<usize> {
+        let caster = cast.caster();
+        for &Move { source, target, bytes } in moves {
+            let (source, target) = ((base + source) as *const u8, (base + target) as *mut u8);
+            // SAFETY: the caller promises that both lie in memory of this device, with these lengths and apart from each
+            // other; nobody else uses the target until a later mark is reached.
+            let (source, target) = unsafe {
+                let target = std::slice::from_raw_parts_mut(target, cast.bytes_of(bytes) as usize);
+                (std::slice::from_raw_parts(source, bytes as usize), target)
+            };
+            caster.cast(source, target);
+        }
+        Ok(moves.len())
     }
 
     fn timeline(&self) -> Arc<dyn Timeline> {

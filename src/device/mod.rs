@@ -20,12 +20,14 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::Result;
-use crate::plan::Move;
+use crate::error::{Error, Result};
+use crate::plan::{Cast, Move};
 use crate::stats::Fallback;
 
 /// An address in a device's memory; on the host device a plain pointer.
 pub type DevicePtr = u64;
+
+const NO_CAST: &str = "it changes no elements: leave `widen` and `scale` out, and change them where batches are used";
 
 /// A point on a [`Stream`]'s timeline. `Seq(0)` is always reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -246,6 +248,30 @@ pub unsafe trait Stream: Send {
     /// Every source and target lies in that memory, which is not freed until a later mark is reached. No target
     /// overlaps a source or another target.
     unsafe fn gather(&mut self, base: DevicePtr, moves: &[Move]) -> Result<()>;
+
+    /// Gets what a [`cast`](Stream::cast) of this kind needs. Where it cannot be had the answer is why, and what to do. By
+    /// default no kind of cast is offered.
+    fn ready_to_cast(&mut self, _cast: Cast) -> Result<(), String> {
+        Err(NO_CAST.into())
+    }
+
+    /// Whether a cast can be started now. Where not, there is room again once one has ended.
+    fn has_room_to_cast(&mut self) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Starts moves as [`gather`](Stream::gather) does, of whole elements that change on the way: [`Move::bytes`] is what they
+    /// take at the source, [`Cast::bytes_of`] that at the target. Says how many of the moves were started, in order: all of
+    /// them but for a lack of room, and at least one where there just was [room](Stream::has_room_to_cast).
+    ///
+    /// Kinds for which [`ready_to_cast`](Stream::ready_to_cast) has not said yes may be errors.
+    ///
+    /// # Safety
+    /// As for [`gather`](Stream::gather), of sources and targets of those lengths. Targets begin at multiples of their
+    /// elements' size; sources begin anywhere.
+    unsafe fn cast(&mut self, _base: DevicePtr, _cast: Cast, _moves: &[Move]) -> Result<usize> {
+        Err(Error::config("widen", NO_CAST))
+    }
 
     /// The consumer's view of this stream, for other threads.
     fn timeline(&self) -> Arc<dyn Timeline>;

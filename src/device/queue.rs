@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{DevicePtr, Fence, Seq, Stream, Timeline};
 use crate::error::{Error, Result};
-use crate::plan::Move;
+use crate::plan::{Cast, Move};
 use crate::stats::Fallback;
 
 /// The seq of a lease whose copies no mark covers yet; never reached.
@@ -165,6 +165,29 @@ impl<L> CopyQueue<L> {
         // the caller's promise holds until then.
         unsafe { self.stream.gather(base, moves) }?;
         self.mark()
+    }
+
+    /// Gets what a cast needs, or says why it cannot be had; see [`Stream::ready_to_cast`].
+    pub fn ready_to_cast(&mut self, cast: Cast) -> Result<(), String> {
+        self.stream.ready_to_cast(cast)
+    }
+
+    /// Whether a cast can be started now; see [`Stream::has_room_to_cast`].
+    pub fn has_room_to_cast(&mut self) -> Result<bool> {
+        self.stream.has_room_to_cast()
+    }
+
+    /// Starts moves that change elements, behind all copies so far, and says how many of them; see [`Stream::cast`].
+    /// `lease` comes back as that of a copy does, behind those that were started.
+    ///
+    /// # Safety
+    /// As for [`gather`](CopyQueue::gather), of sources as long as the moves say, and targets as [`Cast::bytes_of`] says, which
+    /// begin at multiples of their elements' size.
+    pub unsafe fn cast(&mut self, lease: L, base: DevicePtr, cast: Cast, moves: &[Move]) -> Result<(Seq, usize)> {
+        self.in_flight.push_back(InFlight { lease: ManuallyDrop::new(lease), seq: UNMARKED });
+        // SAFETY: as for a gather.
+        let started = unsafe { self.stream.cast(base, cast, moves) }?;
+        Ok((self.mark()?, started))
     }
 
     /// Starts copies into the memory of `lease`, in order. The seq is reached when all of them have ended. With no copy

@@ -10,10 +10,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stage::{Copying, gather};
+use super::stage::{Copying, cast, gather};
 use crate::batch::Body;
 use crate::device::{CopyQueue, Device, Seq, Timeline};
 use crate::error::Result;
+use crate::plan::Cast;
 use crate::stats::Fallback;
 
 /// A stream that carries gathers, and behind them and the consumers' fences the batches that come back.
@@ -35,9 +36,10 @@ impl From<Copying> for Passing {
 }
 
 impl Gate {
-    /// For at most `batches`. Dropping it waits until `deadline` for what is on the stream, then leaks it.
-    pub(crate) fn new(device: &Device, batches: usize, deadline: Duration) -> Result<Gate> {
-        let queue = CopyQueue::new(device.raw().stream()?, 2 * batches).drop_wait(deadline);
+    /// For at most `batches`, and as many gathers and casts. Dropping it waits until `deadline` for what is on the stream, then
+    /// leaks it.
+    pub(crate) fn new(device: &Device, batches: usize, gathers: usize, deadline: Duration) -> Result<Gate> {
+        let queue = CopyQueue::new(device.raw().stream()?, batches + gathers).drop_wait(deadline);
         Ok(Gate { queue, passed: Vec::with_capacity(batches) })
     }
 
@@ -49,6 +51,10 @@ impl Gate {
         self.queue.ready_to_gather()
     }
 
+    pub(crate) fn ready_to_cast(&mut self, cast: Cast) -> Result<(), String> {
+        self.queue.ready_to_cast(cast)
+    }
+
     /// Nothing is on the stream.
     pub(super) fn is_empty(&self) -> bool {
         self.queue.in_flight() == 0
@@ -57,6 +63,11 @@ impl Gate {
     /// Starts the gather of a batch whose reads have all ended; gives the point behind it.
     pub(super) fn gather(&mut self, body: &Body) -> Result<Seq> {
         gather(&mut self.queue, body)
+    }
+
+    /// Starts casts of a batch behind its gather, as far as there is room; see [`cast`].
+    pub(super) fn cast(&mut self, body: &Body, at: &mut (usize, usize)) -> Result<(Seq, u64)> {
+        cast(&mut self.queue, body, at)
     }
 
     /// Takes a batch that streams may still use: behind its fence, if there is one, and behind its gather.

@@ -1,16 +1,19 @@
-//! From reads that have ended to batches that are all there: copies, the worker's part, gathers.
+//! From reads that have ended to batches that are all there: copies, the worker's part, gathers and casts.
 //!
 //! ```text
-//!   direct   landed: the region, whole ---> worker checks, gathers ---> finished
+//!   direct   landed: the region, whole ---> worker checks, gathers, casts ---> finished
 //!   gated    landed: the region, whole ---> gather started, see gate.rs ---> finished
 //!   staged   landed: a slab ---> worker checks ---> copy started                   all of them ---> gather started ---> finished
 //! ```
+//!
+//! Casts follow the gather on its stream, as many at a time as the stream has room for.
 
-use super::stage::{copy_window, gather, keep};
+use super::stage::{cast, copy_window, gather, keep};
 use super::work::Job;
-use super::{Engine, Hold, Stage};
+use super::{Engine, Filling, Gate, Hold, Stage};
 use crate::error::{Error, Result};
 use crate::memory::Slab;
+use crate::stats::Counters;
 use crate::storage::Landed;
 
 impl Engine {
@@ -124,22 +127,50 @@ impl Engine {
                 worker.put(0, Job { slot, at: 0, limits, hold: Hold::Region(region), plan })?;
                 continue;
             }
-            if let (Some(verifier), None) = (&mut *verifier, &filling.failure) {
-                filling.damages = verifier.damages(&filling.body, dataset, selection, &shared.counters);
-                filling.failure = filling.damages.first().map(|damage| damage.error.clone());
+            if !std::mem::replace(&mut filling.gathered, true) {
+                if let (Some(verifier), None) = (&mut *verifier, &filling.failure) {
+                    filling.damages = verifier.damages(&filling.body, dataset, selection, &shared.counters);
+                    filling.failure = filling.damages.first().map(|damage| damage.error.clone());
+                }
+                filling.gather(stage, gate, &shared.counters)?;
             }
-            filling.finished = true;
-            let moved: u64 = filling.body.plan.gather().iter().map(|one| one.bytes).sum();
-            if moved == 0 || filling.failure.is_some() {
-                continue;
-            }
-            shared.counters.bytes_gathered.add(moved);
-            match (&mut *stage, &mut *gate) {
-                (Some(stage), _) => filling.body.seq = gather(&mut stage.copies, &filling.body)?,
-                (None, Some(gate)) => filling.body.seq = gate.gather(&filling.body)?,
-                (None, None) => {} // the worker has done it
-            }
+            filling.finished = filling.cast(stage, gate, &shared.counters)?;
         }
         Ok(())
+    }
+}
+
+impl Filling {
+    /// Starts the gather, if there is one and nobody has done it.
+    fn gather(&mut self, stage: &mut Option<Stage>, gate: &mut Option<Gate>, counters: &Counters) -> Result<()> {
+        let moved: u64 = self.body.plan.gather().iter().map(|one| one.bytes).sum();
+        if moved == 0 || self.failure.is_some() {
+            return Ok(());
+        }
+        counters.bytes_gathered.add(moved);
+        match (stage, gate) {
+            (Some(stage), _) => self.body.seq = gather(&mut stage.copies, &self.body)?,
+            (None, Some(gate)) => self.body.seq = gate.gather(&self.body)?,
+            (None, None) => {} // the worker has done it
+        }
+        Ok(())
+    }
+
+    /// Starts casts; true once all of them are, or there are none to start.
+    fn cast(&mut self, stage: &mut Option<Stage>, gate: &mut Option<Gate>, counters: &Counters) -> Result<bool> {
+        if self.failure.is_some() || self.body.plan.cast_moves(0).is_none() {
+            return Ok(true);
+        }
+        let (seq, bytes) = match (stage, gate) {
+            (Some(stage), _) => cast(&mut stage.copies, &self.body, &mut self.cast)?,
+            (None, Some(gate)) => gate.cast(&self.body, &mut self.cast)?,
+            (None, None) => {
+                counters.bytes_cast.add(self.body.plan.cast_bytes());
+                return Ok(true); // the worker has done it
+            }
+        };
+        self.body.seq = seq;
+        counters.bytes_cast.add(bytes);
+        Ok(self.body.plan.cast_moves(self.cast.0).is_none())
     }
 }

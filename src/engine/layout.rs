@@ -65,7 +65,10 @@ impl Engine {
                 plan.build(std::iter::empty(), shard_bytes, limits);
                 return Err(error);
             }
-            plan.array(views, dense.dtype.bytes().unwrap_or(1), limits);
+            match dense.cast {
+                Some(cast) => plan.cast(views, cast, limits),
+                None => plan.array(views, dense.dtype.bytes().unwrap_or(1), limits),
+            }
         }
         if self.stage.is_some() {
             plan.place(limits);
@@ -76,13 +79,13 @@ impl Engine {
 
 /// An array takes a batch whose every sample has the field, in the size that its shape says.
 fn fits(lengths: &[u64], samples: &[u64], dense: &Dense, selection: &Selection) -> Result<()> {
-    let Some(odd) = lengths.iter().position(|&len| len != dense.row_bytes) else { return Ok(()) };
+    let Some(odd) = lengths.iter().position(|&len| len != dense.stored_bytes) else { return Ok(()) };
     let name = &selection.fields[dense.field].name;
     let has = match lengths[odd] {
         Plan::ABSENT => format!("no {name}"),
         len => format!("a {name} of {len} bytes"),
     };
-    let (sample, bytes) = (samples[odd], dense.row_bytes);
+    let (sample, bytes) = (samples[odd], dense.stored_bytes);
     let problem =
         format!("sample {sample} has {has}, not of {bytes}: it fits no array; leave {name} out of the tensors");
     Err(Error::config("tensors", problem))

@@ -64,7 +64,7 @@ pub(crate) struct Pinned {
 }
 
 impl Stage {
-    /// Maps and pins slabs, and opens a copy stream for them, and for so many gathers at once.
+    /// Maps and pins slabs, and opens a copy stream for them, and for so many gathers and casts at once.
     pub(crate) fn new(
         device: &Device,
         slabs: usize,
@@ -161,4 +161,31 @@ pub(super) fn gather<L: From<Copying>>(copies: &mut CopyQueue<L>, body: &Body) -
     // read. As for the copies, a share in the memory moves into the queue, and whoever gets the region next writes to it
     // through the same stream, or has waited for it at the gate.
     unsafe { copies.gather(copying.into(), region.base(), moves) }
+}
+
+/// Starts the casts of a batch behind those in `at`, as far as the stream has room; gives the point behind them, and the
+/// bytes that they make.
+pub(super) fn cast<L: From<Copying>>(
+    copies: &mut CopyQueue<L>,
+    body: &Body,
+    at: &mut (usize, usize),
+) -> Result<(Seq, u64)> {
+    let region = body.region.as_ref().expect("staged batches keep their region");
+    let (end, mut seq, mut bytes) = (region.bytes() as u64, body.seq, 0);
+    while let Some((cast, moves)) = body.plan.cast_moves(at.0)
+        && copies.has_room_to_cast()?
+    {
+        let left = &moves[at.1..];
+        assert!(
+            left.iter().all(|one| one.source + one.bytes <= one.target && one.target + cast.bytes_of(one.bytes) <= end)
+        );
+        let copying = Copying { slab: None, _target: region.memory().clone() };
+        // SAFETY: the moves stay within the body's region, by the check above, and a plan's targets lie behind all that is
+        // read, each at a multiple of its elements' size. The rest is as for a gather.
+        let (point, started) = unsafe { copies.cast(copying.into(), region.base(), cast, left) }?;
+        seq = point;
+        bytes += left[..started].iter().map(|one| cast.bytes_of(one.bytes)).sum::<u64>();
+        *at = if started < left.len() { (at.0, at.1 + started) } else { (at.0 + 1, 0) };
+    }
+    Ok((seq, bytes))
 }

@@ -1,9 +1,9 @@
-//! What a worker does with a landing: checksums of its parts, and the gathers of a whole batch.
+//! What a worker does with a landing: checksums of its parts, and the gathers and casts of a whole batch.
 
 use std::sync::Arc;
 
 use super::Hold;
-use crate::plan::{Limits, Move, Part, Plan};
+use crate::plan::{Cast, Caster, Limits, Move, Part, Plan};
 use crate::storage::Memory;
 use crate::workers;
 
@@ -26,6 +26,10 @@ impl workers::Job for Job {
         parts.filter(|part| part.purpose.check).for_each(|part| part.set_crc(crc32c::crc32c(self.bytes(part))));
         if let Hold::Region(_) = self.hold {
             self.plan.gather().iter().for_each(|&one| self.carry_out(one));
+            for (cast, moves) in (0..).map_while(|number| self.plan.cast_moves(number)) {
+                let caster = cast.caster();
+                moves.iter().for_each(|&one| self.change(cast, &caster, one));
+            }
         }
     }
 }
@@ -47,5 +51,21 @@ impl Job {
             let (source, target) = (base.add(source as usize), base.add(target as usize));
             source.copy_to_nonoverlapping(target, bytes as usize);
         }
+    }
+
+    fn change(&self, cast: Cast, caster: &Caster, Move { source, target, bytes }: Move) {
+        let (base, end, target_bytes) = (self.hold.base(), self.hold.bytes() as u64, cast.bytes_of(bytes));
+        assert!(
+            source + bytes <= target && target + target_bytes <= end,
+            "a cast out of its region, or into its source"
+        );
+        // SAFETY: both ranges are inside the lease, which is this job's alone, and hardware has done with it; by the check
+        // above they do not overlap.
+        let (source, target) = unsafe {
+            let (source, target) = (base.add(source as usize).as_ptr(), base.add(target as usize).as_ptr());
+            let source = std::slice::from_raw_parts(source, bytes as usize);
+            (source, std::slice::from_raw_parts_mut(target, target_bytes as usize))
+        };
+        caster.cast(source, target);
     }
 }

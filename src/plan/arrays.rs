@@ -6,6 +6,8 @@
 //!  placed     | [s1][s2][s3] |                       large pieces on the staged path: the copies put them there, and the
 //!                                                    region has no extents
 //! ```
+//!
+//! Those whose elements change on the way (`cast.rs`) lie behind the extents, and so do all beside them.
 
 use std::ops::Range;
 
@@ -54,7 +56,8 @@ impl Plan {
         let arrays = || self.arrays.iter().filter(gathered);
         let moved: u64 = arrays().flat_map(|(views, _)| lengths(views)).sum();
         let small = arrays().flat_map(|(views, _)| lengths(views)).any(|bytes| bytes < PLACED_BYTES_MIN);
-        if self.moves.is_empty() || small || moved < self.wanted_bytes {
+        // Casts read what lies in extents.
+        if self.moves.is_empty() || !self.casts.is_empty() || small || moved < self.wanted_bytes {
             return;
         }
         self.moves.clear();

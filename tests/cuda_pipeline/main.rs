@@ -7,9 +7,13 @@
 mod check;
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/nearest.rs"]
+#[allow(dead_code, reason = "casts only")]
+mod nearest;
 #[path = "../stand_in/mod.rs"]
 mod stand_in;
 
+mod casts;
 mod faults;
 mod lifetimes;
 mod sound;
@@ -19,7 +23,7 @@ use std::path::Path;
 use check::shards::{Shards, Source};
 use stand_in::Fake;
 use strait::sim::Rng;
-use strait::{Builder, Device, Loader};
+use strait::{Builder, DType, Device, Loader};
 
 /// A loader's dataset on disk, its device, and the stand-in as it was before.
 struct Bed {

@@ -1,5 +1,6 @@
 //! One conformance suite for all devices. A test binary makes a [`Bed`] per device and calls [`run`].
 
+mod casts;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 mod faults;
@@ -13,8 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use strait::Device;
 use strait::device::{CopyQueue, DevicePtr, RawCopy, RawCopyOut, RawMemory, RawRows, RawStream, Seq};
+use strait::{DType, Device};
+
+#[path = "../common/nearest.rs"]
+mod nearest;
 
 /// Long enough for any copy here, on a busy machine.
 pub(crate) const WAIT: Duration = Duration::from_secs(20);
@@ -62,7 +66,7 @@ type Test = (&'static str, fn(&Bed));
 
 /// Runs every test that this bed allows.
 pub(crate) fn run(make: &dyn Fn() -> Bed) {
-    let tests: [Test; 22] = [
+    let tests: [Test; 26] = [
         ("memory: allocated, aligned, freed", memory::allocated_aligned_and_freed),
         ("memory: pinned once, and again after unpin", memory::pinned_once),
         ("memory: read back", memory::read_back),
@@ -77,6 +81,10 @@ pub(crate) fn run(make: &dyn Fn() -> Bed) {
         ("gather: between the copies before and behind it", gather::between_the_copies_before_and_behind_it),
         ("gather: a consumer's stream waits for its seq", gather::a_consumer_waits_for_its_seq),
         ("gather: one that fails gives its lease back", gather::one_that_fails_gives_its_lease_back),
+        ("cast: every value of every kind", casts::every_value_of_every_kind),
+        ("cast: between the copies before and behind it", casts::between_the_copies_before_and_behind_it),
+        ("cast: a consumer's stream waits for its seq", casts::a_consumer_waits_for_its_seq),
+        ("cast: one that fails gives its lease back", casts::one_that_fails_gives_its_lease_back),
         ("out: behind the copies in, at any offset", out::behind_the_copies_in),
         ("out: late, and the lease is inside until then", out::late_and_inside_until_then),
         ("out: a copy that fails gives its lease back", out::a_copy_that_fails),

@@ -184,6 +184,7 @@ int main() {
     widens<u16, int>("u16 to i32", strait_widen_u16_i32);
     widens<u16, long long>("u16 to i64", strait_widen_u16_i64);
     widens<u32, long long>("u32 to i64", strait_widen_u32_i64);
+    widens<int, long long>("i32 to i64", strait_widen_i32_i64);
     rounds();
     scales();
     std::puts("kernels: every byte in its place, every number rounded as IEEE 754 says");

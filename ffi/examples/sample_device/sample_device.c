@@ -12,7 +12,7 @@
 #define DEVICE_BIT ((uint64_t)1 << 62)
 #define RANGES_MAX 64
 
-enum code { LOST = 900, FAULT = 901, UNPINNED = 902, NO_MEMORY = 903 };
+enum code { LOST = 900, FAULT = 901, UNPINNED = 902, NO_MEMORY = 903, UNKNOWN = 904 };
 
 typedef struct {
     uint64_t base;
@@ -38,7 +38,7 @@ typedef struct {
 
 typedef struct stream stream;
 
-enum what { COPY, COPY_OUT, GATHER, READ, MARK, PASS, WAIT_FENCE, WAIT_MARK };
+enum what { COPY, COPY_OUT, GATHER, CAST, READ, MARK, PASS, WAIT_FENCE, WAIT_MARK };
 
 typedef struct op {
     struct op *next;
@@ -48,6 +48,7 @@ typedef struct op {
     size_t bytes;
     strait_move *moves;
     size_t count;
+    strait_cast cast;
     uint64_t number; /* of a mark, or of a record of a fence */
     fence *fence;
     stream *other;
@@ -162,6 +163,49 @@ static bool ready(const op *op) {
 
 static char *host_of(uint64_t at) { return (char *)(uintptr_t)(at & ~DEVICE_BIT); }
 
+/* The nearest of the numbers of 16 bits that have so many for the fraction; ties to even. Numbers are finite. */
+static uint16_t half(float value, int fraction_bits, int bias) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    uint16_t sign = (bits >> 16) & 0x8000, infinity = (uint16_t)((2 * bias + 1) << fraction_bits);
+    int exponent = (int)((bits >> 23) & 0xFF) - 127;
+    uint64_t fraction = (bits & 0x7FFFFF) | (uint64_t)(exponent > -127) << 23; /* in units of 2^(exponent - 23) */
+    exponent += exponent == -127;
+    int least = 1 - bias, own = exponent < least ? least : exponent;
+    int drop = 23 - fraction_bits + own - exponent;
+    if (drop > 40) {
+        return sign;
+    }
+    uint64_t kept = fraction >> drop, rest = fraction & (((uint64_t)1 << drop) - 1), tie = (uint64_t)1 << (drop - 1);
+    kept += rest > tie || (rest == tie && (kept & 1));
+    uint64_t all = ((uint64_t)(own - least) << fraction_bits) + kept; /* a leading one carries into the exponent */
+    return sign | (all < infinity ? (uint16_t)all : infinity);
+}
+
+static size_t stored_bytes(strait_cast_kind kind) {
+    return kind >= STRAIT_CAST_KIND_U8_TO_F32 ? 1 : kind >= STRAIT_CAST_KIND_U32_TO_I64 ? 4 : 2;
+}
+
+/* One element, at any address. */
+static size_t put(const strait_cast *cast, const unsigned char *from, unsigned char *to) {
+    uint32_t bits = from[0];
+    for (size_t i = 1; i < stored_bytes(cast->kind); i++) {
+        bits |= (uint32_t)from[i] << (8 * i);
+    }
+    int64_t whole = cast->kind == STRAIT_CAST_KIND_I32_TO_I64 ? (int32_t)bits : (int64_t)bits;
+    int32_t narrow = (int32_t)whole;
+    volatile float product = (float)bits * cast->factor; /* rounded, not fused */
+    float number = product + cast->bias;
+    uint16_t small;
+    switch (cast->kind) {
+    case STRAIT_CAST_KIND_U16_TO_I32: memcpy(to, &narrow, 4); return 4;
+    case STRAIT_CAST_KIND_U8_TO_F32: memcpy(to, &number, 4); return 4;
+    case STRAIT_CAST_KIND_U8_TO_F16: small = half(number, 10, 15); memcpy(to, &small, 2); return 2;
+    case STRAIT_CAST_KIND_U8_TO_BF16: small = half(number, 7, 127); memcpy(to, &small, 2); return 2;
+    default: memcpy(to, &whole, 8); return 8;
+    }
+}
+
 /* Without the lock: the bytes are moved while others go on. */
 static void move(const op *op) {
     struct timespec late = {0, 50000};
@@ -176,6 +220,16 @@ static void move(const op *op) {
             memcpy(host_of(op->device_at + m->target), host_of(op->device_at + m->source), m->bytes);
         }
         break;
+    case CAST:
+        for (size_t i = 0; i < op->count; i++) {
+            const strait_move *m = &op->moves[i];
+            unsigned char *to = (unsigned char *)host_of(op->device_at + m->target);
+            const unsigned char *from = (unsigned char *)host_of(op->device_at + m->source);
+            for (uint64_t at = 0; at < m->bytes; at += stored_bytes(op->cast.kind)) {
+                to += put(&op->cast, from + at, to);
+            }
+        }
+        break;
     default: break;
     }
 }
@@ -185,7 +239,7 @@ static bool allowed(sample_device *device, const op *op) {
         uint64_t host = (uint64_t)(uintptr_t)op->host_at;
         return inside(device->memory, op->device_at, op->bytes) && inside(device->pinned, host, op->bytes);
     }
-    return op->what > READ || op->what == GATHER || inside(device->memory, op->device_at, op->bytes);
+    return op->what > READ || op->what == GATHER || op->what == CAST || inside(device->memory, op->device_at, op->bytes);
 }
 
 static void *run(void *argument) {
@@ -360,19 +414,30 @@ static int32_t copy_out(void *self, void *on, uint64_t source, void *target, siz
     });
 }
 
-static int32_t gather(void *self, void *on, uint64_t base, const strait_move *moves, size_t count) {
-    sample_device *device = self;
+static int32_t push_moves(sample_device *device, stream *on, op value, const strait_move *moves) {
     LOCKED(device, {
         if (fails(device, SAMPLE_GATHER_FAILS)) {
             code = FAULT;
         } else {
-            strait_move *own = malloc((count ? count : 1) * sizeof *own);
-            if (count) {
-                memcpy(own, moves, count * sizeof *own);
+            value.moves = malloc((value.count ? value.count : 1) * sizeof *moves);
+            if (value.count) {
+                memcpy(value.moves, moves, value.count * sizeof *moves);
             }
-            push(on, (op){.what = GATHER, .device_at = base, .moves = own, .count = count});
+            push(on, value);
         }
     });
+}
+
+static int32_t gather(void *self, void *on, uint64_t base, const strait_move *moves, size_t count) {
+    return push_moves(self, on, (op){.what = GATHER, .device_at = base, .count = count}, moves);
+}
+
+static int32_t cast(void *self, void *on, uint64_t base, const strait_cast *cast, const strait_move *moves,
+                    size_t count) {
+    if (cast->kind < STRAIT_CAST_KIND_U16_TO_I32 || cast->kind > STRAIT_CAST_KIND_U8_TO_BF16) {
+        return UNKNOWN;
+    }
+    return push_moves(self, on, (op){.what = CAST, .device_at = base, .count = count, .cast = *cast}, moves);
 }
 
 static int32_t mark(void *self, void *on, uint64_t *number) {
@@ -474,6 +539,7 @@ static const char *error_name(void *self, int32_t code) {
     case LOST: return "SAMPLE_LOST";
     case FAULT: return "SAMPLE_FAULT";
     case UNPINNED: return "SAMPLE_UNPINNED";
+    case UNKNOWN: return "SAMPLE_UNKNOWN";
     case NO_MEMORY: return "SAMPLE_NO_MEMORY";
     default: return NULL;
     }
@@ -514,6 +580,7 @@ sample_device *sample_device_new(strait_device_vtable *table) {
         .wait_fence = wait_fence,
         .read_back = read_back,
         .gather = gather,
+        .cast = cast,
         .error_name = error_name,
     };
     return device;

@@ -21,7 +21,7 @@ TENSOR_BYTES = 2
 
 TYPES: dict[str, Any] = {
     "b": ctypes.c_bool, "i": ctypes.c_int32, "I": ctypes.c_uint32, "q": ctypes.c_int64, "Q": ctypes.c_uint64,
-    "z": ctypes.c_size_t, "s": ctypes.c_char_p, "p": ctypes.c_void_p, "v": None,
+    "z": ctypes.c_size_t, "f": ctypes.c_float, "s": ctypes.c_char_p, "p": ctypes.c_void_p, "v": None,
 }
 
 

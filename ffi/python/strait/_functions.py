@@ -1,6 +1,6 @@
 """Made of strait.h by `ffi/python/declare`; do not edit.
 
-For each function its result and its parameters, a letter each: b bool, i I 32 bits, q Q 64 bits, z size_t, s text,
+For each function its result and its parameters, a letter each: b bool, i I 32 bits, q Q 64 bits, z size_t, f float, s text,
 p any pointer or handle, v nothing; and a star and a letter for where an output goes. Capitals and z are unsigned.
 """
 
@@ -82,6 +82,8 @@ FUNCTIONS = {
     "strait_loader_builder_tensors": ("I", "p p z *p"),
     "strait_loader_builder_on_host": ("I", "p p z *p"),
     "strait_loader_builder_array": ("I", "p s s p z *p"),
+    "strait_loader_builder_widen": ("I", "p s s *p"),
+    "strait_loader_builder_scale": ("I", "p s s f f *p"),
     "strait_loader_builder_tokens": ("I", "p s Q *p"),
     "strait_loader_builder_windows": ("I", "p Q Q *p"),
     "strait_loader_builder_pack": ("I", "p Q *p"),

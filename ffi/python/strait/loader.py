@@ -40,6 +40,9 @@ class Loader(_abi.Owned):
         mixture: weights of the datasets of `Dataset.concat`; with `mixture_positions` an epoch has so many positions.
         fields: reads only these. tensors: those that come as one array. on_host: those whose bytes are on the host too.
         array: {field: (dtype, shape)} where the format does not say them.
+        dtype: {field: dtype} of arrays that are to be wider than they are stored, with the same values: `{"tokens": "int64"}`.
+        scale: {field: (dtype, factor, bias)}, or without bias: `byte * factor + bias` of each u8, as float16, bfloat16 or
+            float32.
         tokens: (field, item_bytes): what samples are measured in. windows: (tokens, stride). pack: tokens of a window.
         budget: dict(samples_max, cost_max, padded, window, run): batches cut by length.
         prefetch, hold, block_bytes, gap_bytes, align_bytes, reads_in_flight, bytes_in_flight, pinned_bytes_max,
@@ -231,7 +234,11 @@ def _set(builder: int, options: dict[str, Any]) -> None:
         if name in options:
             call(name, *_abi.texts(options.pop(name)))
     for field, (dtype, shape) in options.pop("array", {}).items():
-        call("array", field.encode(), dtype.encode(), (ctypes.c_uint64 * len(shape))(*shape), len(shape))
+        call("array", field.encode(), _dtype(dtype), (ctypes.c_uint64 * len(shape))(*shape), len(shape))
+    for field, dtype in options.pop("dtype", {}).items():
+        call("widen", field.encode(), _dtype(dtype))
+    for field, (dtype, factor, *bias) in options.pop("scale", {}).items():
+        call("scale", field.encode(), _dtype(dtype), factor, *(bias or (0.0,)))
     _set_order(call, options)
     if "tokens" in options:
         field, item_bytes = options.pop("tokens")
@@ -245,6 +252,16 @@ def _set(builder: int, options: dict[str, Any]) -> None:
         call("budget", *[budget[key] for key in ("samples_max", "cost_max", "padded", "window", "run")])
     if options:
         raise TypeError(f"a loader has no option {', '.join(options)}")
+
+
+def _dtype(dtype: Any) -> bytes:
+    """The name of a type here, `"i64"`, of that name or of what NumPy or PyTorch call it: `"int64"`, `torch.int64`."""
+    name = str(getattr(dtype, "__name__", dtype)).rpartition(".")[2]
+    for theirs, own in (("bfloat", "bf"), ("float", "f"), ("uint", "u"), ("int", "i")):
+        if name.startswith(theirs):
+            name = own + name.removeprefix(theirs)
+            break
+    return name.encode()
 
 
 def _set_order(call: Any, options: dict[str, Any]) -> None:

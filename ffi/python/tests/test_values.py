@@ -71,6 +71,38 @@ def test_windows_of_tokens(tokens):
     assert count == 78
 
 
+def test_wide_windows(tokens):
+    path, values = tokens
+    dataset = strait.Dataset(path, dtype="u16")
+    for dtype, name in (("int64", "i64"), ("i32", "i32"), (np.int64, "i64"), (np.dtype("int32"), "i32")):
+        loader = strait.Loader(dataset, batch_size=4, device="host", windows=(129, 128), dtype={"tokens": dtype})
+        for batch in loader:
+            tensor = batch["tokens"]
+            assert (tensor.dtype, tensor.shape) == (name, (len(batch), 129))
+            for row, window in zip(tensor.numpy(), batch.samples):
+                assert np.array_equal(row, values[128 * window:128 * window + 129])
+            assert batch.window(0).lengths[0] == 258
+        assert loader.stats()["bytes_cast"] == 78 * 129 * int(name[1:]) // 8
+    with pytest.raises(strait.errors.ConfigError, match="no u8 is made of tokens, which is u16"):
+        strait.Loader(dataset, device="host", windows=(129, 128), dtype={"tokens": "uint8"})
+
+
+def test_scaled_bytes(tmp_path):
+    values = np.random.default_rng(5).integers(0, 256, (40, 3, 5), dtype=np.uint8)
+    np.save(tmp_path / "pictures.npy", values)
+    factor, bias = np.float32(1 / 255), np.float32(-0.5)
+    wanted = values.astype(np.float32) * factor + bias
+    for dtype, name in (("float16", "f16"), ("f32", "f32")):
+        scale = {"array": (dtype, 1 / 255, -0.5)}
+        for batch in strait.Loader(tmp_path / "pictures.npy", batch_size=9, device="host", shuffle=True, scale=scale):
+            found = batch["array"]
+            assert found.dtype == name
+            assert np.array_equal(found.numpy(), wanted[list(batch.samples)].astype(found.numpy().dtype))
+            assert np.array_equal(batch.ragged("array")[1].numpy(), values[batch.samples[1]])
+    for batch in strait.Loader(tmp_path / "pictures.npy", device="host", dtype={"array": "bfloat16"}):
+        assert (batch["array"].dtype, batch["array"].shape) == ("bf16", (40, 3, 5))
+
+
 def test_described_arrays_and_unaligned_samples(tmp_path):
     values = np.random.default_rng(4).integers(0, 2**16, (50, 7), dtype=np.uint16)
     values.tofile(tmp_path / "records.bin")

@@ -17,7 +17,7 @@ use super::driver::{Handle, MEMORY_DEVICE, MEMORY_HOST, NOT_READY, Rows, SUCCESS
 use super::gather::Tables;
 use super::shared::Shared;
 use crate::error::{Error, Result};
-use crate::plan::Move;
+use crate::plan::{Cast, Move};
 use crate::stats::Fallback;
 
 /// More than there are slabs of 512 KiB in 256 MiB.
@@ -238,6 +238,27 @@ unsafe impl Stream for CudaStream {
             // reached, and that they do not overlap.
             shared.check(call, unsafe { copy(base + target, base + source, bytes as usize, *stream) })
         })
+    }
+
+    fn ready_to_cast(&mut self, _cast: Cast) -> Result<(), String> {
+        let why = if self.tables.is_some() { None } else { self.ready_to_gather() };
+        why.map_or(Ok(()), |Fallback { reason, remedy, .. }| {
+            Err(format!("only a kernel does that, and none can be had: {reason}; {remedy}. Else leave this option out"))
+        })
+    }
+
+    fn has_room_to_cast(&mut self) -> Result<bool> {
+        let _entered = self.points.shared.enter()?;
+        self.tables.as_mut().map_or(Ok(true), Tables::has_room)
+    }
+
+    unsafe fn cast(&mut self, base: DevicePtr, cast: Cast, moves: &[Move]) -> Result<usize> {
+        let _entered = self.points.shared.enter()?;
+        match &mut self.tables {
+            // SAFETY: the caller's promise is the same; the context is entered.
+            Some(tables) => unsafe { tables.cast(base, cast, moves) },
+            None => Err(Error::config("widen", "no kernel was made ready for it")),
+        }
     }
 
     fn timeline(&self) -> Arc<dyn Timeline> {

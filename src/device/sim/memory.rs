@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use super::super::DevicePtr;
 use super::failure;
 use crate::error::{Error, Result};
+use crate::plan::Cast;
 
 /// What fresh memory holds.
 const POISON: u8 = 0xA5;
@@ -101,6 +102,17 @@ impl Memory {
         // SAFETY: `locate` says that both are live for this length; they may overlap where a caller breaks his promise.
         unsafe { std::ptr::copy(source.as_ptr(), target.as_ptr(), bytes) };
         true
+    }
+
+    /// The same of elements that change on the way. `bytes` is what they take at the source.
+    pub(super) fn cast_within(&self, source: DevicePtr, target: DevicePtr, bytes: usize, cast: Cast) -> bool {
+        let mut stored = vec![0; bytes];
+        let mut wide = vec![0; cast.bytes_of(bytes as u64) as usize];
+        if !self.read(source, &mut stored) {
+            return false;
+        }
+        cast.caster().cast(&stored, &mut wide);
+        self.store(target, &wide)
     }
 
     /// The other way. False if the source is not live or the target not pinned: then nothing is copied.

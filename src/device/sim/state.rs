@@ -7,7 +7,7 @@ use super::super::{DevicePtr, Fence, RawStream, Seq};
 use super::memory::Memory;
 use super::{SimFaults, SimRead, failure};
 use crate::error::{Error, Result};
-use crate::plan::Move;
+use crate::plan::{Cast, Move};
 use crate::sim::Rng;
 
 #[derive(Debug)]
@@ -60,9 +60,10 @@ pub(super) enum Op {
         done: usize,
         found: Vec<u8>,
     },
-    /// What is left of the moves, the last one first, as addresses.
+    /// What is left of the moves, the last one first, as addresses; and what becomes of their elements.
     Gather {
         moves: Vec<Move>,
+        cast: Option<Cast>,
     },
     Read {
         source: DevicePtr,
@@ -251,18 +252,50 @@ impl State {
         self.start(queue, now, Op::CopyOut { source, target, bytes, done: 0, found })
     }
 
+    /// Whether a cast can be started: where one is on its way already, that is left to chance.
+    pub(super) fn has_room_to_cast(&mut self, queue: usize) -> bool {
+        let casting = self.queues[queue].ops.iter().any(|(_, op)| matches!(op, Op::Gather { cast: Some(_), .. }));
+        !casting || self.rng.one_in(2)
+    }
+
+    /// Starts some of the moves; says how many.
+    pub(super) fn start_cast(
+        &mut self,
+        queue: usize,
+        now: Duration,
+        base: DevicePtr,
+        cast: Cast,
+        moves: &[Move],
+    ) -> Result<usize> {
+        let started = if self.rng.one_in(3) { 1 + self.rng.below(moves.len() as u64) as usize } else { moves.len() };
+        let (from, to) = (cast.from().bits() / 8, cast.to().bits() / 8);
+        if moves.iter().any(|one| !one.bytes.is_multiple_of(from) || !(base + one.target).is_multiple_of(to)) {
+            return Err(self.violation("cast", "half an element, or a target where none may begin".into()));
+        }
+        self.start_gather(queue, now, base, &moves[..started], Some(cast))?;
+        Ok(started)
+    }
+
     /// Counts as one copy.
-    pub(super) fn start_gather(&mut self, queue: usize, now: Duration, base: DevicePtr, moves: &[Move]) -> Result<()> {
+    pub(super) fn start_gather(
+        &mut self,
+        queue: usize,
+        now: Duration,
+        base: DevicePtr,
+        moves: &[Move],
+        cast: Option<Cast>,
+    ) -> Result<()> {
         let addresses = |at: &Move| Move { source: base + at.source, target: base + at.target, bytes: at.bytes };
         let moves: Vec<Move> = moves.iter().rev().map(addresses).collect();
         let inside = |at: DevicePtr, bytes: u64| self.memory.locate(at, bytes as usize).is_some();
-        if !moves.iter().all(|at| at.bytes > 0 && inside(at.source, at.bytes) && inside(at.target, at.bytes)) {
+        let wide = |at: &Move| bytes_of(cast, at.bytes);
+        if !moves.iter().all(|at| at.bytes > 0 && inside(at.source, at.bytes) && inside(at.target, wide(at))) {
             return Err(self.violation("gather", "a move of nothing, or from or to what is not live memory".into()));
         }
-        if overlap(&moves) {
+        if overlap(&moves, cast) {
             return Err(self.violation("gather", "a target overlaps a source or another target".into()));
         }
-        self.start(queue, now, Op::Gather { moves })
+        self.start(queue, now, Op::Gather { moves, cast })
     }
 
     fn start(&mut self, queue: usize, now: Duration, copy: Op) -> Result<()> {
@@ -330,8 +363,12 @@ impl State {
         if left == 0 { 0 } else { 1 + self.rng.below(left as u64) as usize }
     }
 
-    fn gather(&mut self, Move { source, target, bytes }: Move) {
-        if !self.memory.copy_within(source, target, bytes as usize) {
+    fn gather(&mut self, Move { source, target, bytes }: Move, cast: Option<Cast>) {
+        let done = match cast {
+            None => self.memory.copy_within(source, target, bytes as usize),
+            Some(cast) => self.memory.cast_within(source, target, bytes as usize, cast),
+        };
+        if !done {
             self.violation("gather", "its memory was freed while it was in flight".into());
         }
     }
@@ -375,21 +412,23 @@ impl State {
                 }
                 self.copies_ended += 1;
             }
-            Op::Gather { mut moves } => {
+            Op::Gather { mut moves, cast } => {
                 // Some moves and a piece of one more.
                 for _ in 0..self.rng.below(moves.len() as u64 + 1) {
                     let Some(whole) = moves.pop() else { break };
-                    self.gather(whole);
+                    self.gather(whole, cast);
                 }
                 if let Some(Move { source, target, bytes }) = moves.pop() {
-                    let piece = self.piece(bytes as usize) as u64;
-                    self.gather(Move { source, target, bytes: piece });
+                    let item = cast.map_or(1, |cast| cast.from().bits() / 8);
+                    let piece = self.piece((bytes / item) as usize) as u64 * item;
+                    self.gather(Move { source, target, bytes: piece }, cast);
                     if piece < bytes {
-                        moves.push(Move { source: source + piece, target: target + piece, bytes: bytes - piece });
+                        let target = target + bytes_of(cast, piece);
+                        moves.push(Move { source: source + piece, target, bytes: bytes - piece });
                     }
                 }
                 if !moves.is_empty() {
-                    self.queues[queue].ops.push_front((at, Op::Gather { moves }));
+                    self.queues[queue].ops.push_front((at, Op::Gather { moves, cast }));
                     return;
                 }
                 self.copies_ended += 1;
@@ -406,10 +445,15 @@ impl State {
     }
 }
 
+/// What so many bytes of a source take at the target.
+fn bytes_of(cast: Option<Cast>, bytes: u64) -> u64 {
+    cast.map_or(bytes, |cast| cast.bytes_of(bytes))
+}
+
 /// Whether a target meets a source or another target.
-fn overlap(moves: &[Move]) -> bool {
+fn overlap(moves: &[Move], cast: Option<Cast>) -> bool {
     let ends = |at: u64, bytes: u64| (at, at + bytes);
-    let mut targets: Vec<(u64, u64)> = moves.iter().map(|one| ends(one.target, one.bytes)).collect();
+    let mut targets: Vec<(u64, u64)> = moves.iter().map(|one| ends(one.target, bytes_of(cast, one.bytes))).collect();
     targets.sort_unstable();
     let meets = |(start, end): (u64, u64)| {
         let next = targets.partition_point(|&(_, target_end)| target_end <= start);
@@ -424,7 +468,7 @@ impl Op {
             Op::Copy { target, .. } => Some(*target),
             Op::CopyOut { source, .. } | Op::Read { source, .. } => Some(*source),
             // All of them lie in one allocation.
-            Op::Gather { moves } => moves.last().map(|last| last.target),
+            Op::Gather { moves, .. } => moves.last().map(|last| last.target),
             _ => None,
         }
     }

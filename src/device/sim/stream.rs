@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::{DevicePtr, Fence, RawStream, Seq, Stream, Timeline};
 use super::{Op, Shared, failure};
 use crate::error::Result;
-use crate::plan::Move;
+use crate::plan::{Cast, Move};
 
 pub(super) struct SimStream(SimTimeline);
 
@@ -64,7 +64,21 @@ unsafe impl Stream for SimStream {
     unsafe fn gather(&mut self, base: DevicePtr, moves: &[Move]) -> Result<()> {
         let SimTimeline { shared, queue } = &self.0;
         let now = shared.clock.now();
-        shared.current().start_gather(*queue, now, base, moves)
+        shared.current().start_gather(*queue, now, base, moves, None)
+    }
+
+    fn ready_to_cast(&mut self, _cast: Cast) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn has_room_to_cast(&mut self) -> Result<bool> {
+        Ok(self.0.shared.current().has_room_to_cast(self.0.queue))
+    }
+
+    unsafe fn cast(&mut self, base: DevicePtr, cast: Cast, moves: &[Move]) -> Result<usize> {
+        let SimTimeline { shared, queue } = &self.0;
+        let now = shared.clock.now();
+        shared.current().start_cast(*queue, now, base, cast, moves)
     }
 
     fn timeline(&self) -> Arc<dyn Timeline> {

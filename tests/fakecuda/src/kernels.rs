@@ -77,15 +77,20 @@ pub unsafe extern "C" fn cuLaunchKernel(
         {
             return machine.refuse(INVALID_VALUE, "a grid that no GPU takes, or in which warps are not whole");
         }
-        if kernel != "strait_gather" {
-            return machine.refuse(INVALID_VALUE, format!("the stand-in does not know the kernel {kernel}"));
-        }
+        // SAFETY: the program gives the arguments of this kernel: two numbers behind the table, where it scales.
+        let number = |place: usize| unsafe { *(*arguments.add(place)).cast::<f32>() };
+        let cast = match Cast::of(&kernel, number) {
+            None if kernel != "strait_gather" => {
+                return machine.refuse(INVALID_VALUE, format!("the stand-in does not know the kernel {kernel}"));
+            }
+            cast => cast,
+        };
         // SAFETY: the program gives the arguments of this kernel: a table's address, and how many rows it has.
         let (table, count) = unsafe { (*(*arguments).cast::<u64>(), *(*arguments.add(1)).cast::<u32>() as usize) };
         if machine.device_bytes(table, count * 24).is_none() {
             return machine.refuse(INVALID_VALUE, "a table that is not on the device");
         }
-        let within = machine.within(stream as usize, table, count).ok_or(INVALID_VALUE)?;
-        push(machine, stream, Op::Gather { table, count, within })
+        let within = machine.within(stream as usize, table, count, cast).ok_or(INVALID_VALUE)?;
+        push(machine, stream, Op::Gather { table, count, cast, within })
     })
 }

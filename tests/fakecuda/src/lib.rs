@@ -9,9 +9,10 @@
 //!      |  the functions of cuda.h                                 |
 //!      +----------------- machine.rs: everything there is --------+
 //!                             |
-//!                         worker.rs: one thread per stream
+//!                         worker.rs: one thread per stream     casts.rs: what kernels make of elements
 //! ```
 
+mod casts;
 mod control;
 mod copies;
 mod driver;

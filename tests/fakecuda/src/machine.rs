@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub(crate) use crate::casts::Cast;
+
 pub(crate) const INVALID_VALUE: i32 = 1;
 pub(crate) const OUT_OF_MEMORY: i32 = 2;
 pub(crate) const NOT_INITIALIZED: i32 = 3;
@@ -82,10 +84,18 @@ pub(crate) enum Op {
         bytes: usize,
         row: bool,
     },
+    /// A row of a kernel that changes elements.
+    Change {
+        source: u64,
+        target: u64,
+        bytes: usize,
+        cast: Cast,
+    },
     /// The moves of a table of `count` rows, in any order.
     Gather {
         table: u64,
         count: usize,
+        cast: Option<Cast>,
         /// All that the rows read and write lies in here.
         within: Range<u64>,
     },
@@ -107,6 +117,7 @@ impl Op {
             Op::ToDevice { target, bytes, .. } => (None, range(target, bytes)),
             Op::ToHost { source, bytes, .. } => (range(source, bytes), None),
             Op::OnDevice { source, target, bytes, .. } => (range(source, bytes), range(target, bytes)),
+            Op::Change { source, target, bytes, cast } => (range(source, bytes), range(target, cast.bytes_of(bytes))),
             Op::Gather { ref within, .. } => (None, Some(within.clone())),
             Op::Record { .. } | Op::Wait { .. } => (None, None),
         }
@@ -239,7 +250,9 @@ impl Machine {
             Op::ToDevice { source: Source::Pinned { at, .. }, target, .. } => device(*target) || host(*at),
             Op::ToDevice { target, .. } => device(*target),
             Op::ToHost { source, target, .. } => device(*source) || host(*target),
-            Op::OnDevice { source, target, .. } => device(*source) || device(*target),
+            Op::OnDevice { source, target, .. } | Op::Change { source, target, .. } => {
+                device(*source) || device(*target)
+            }
             Op::Gather { table, within, .. } => device(*table) || device(within.start),
             Op::Record { .. } | Op::Wait { .. } => false,
         })
@@ -251,7 +264,7 @@ impl Machine {
     }
 
     /// What the rows of a table name: the table is on its way to the device, or there.
-    pub(crate) fn within(&mut self, stream: usize, table: u64, count: usize) -> Option<Range<u64>> {
+    pub(crate) fn within(&mut self, stream: usize, table: u64, count: usize, cast: Option<Cast>) -> Option<Range<u64>> {
         let on_its_way = self.streams.get(&stream)?.ops.iter().rev().find_map(|op| match op {
             Op::ToDevice { source: Source::Pinned { started_with, .. }, target, .. } if *target == table => {
                 Some(started_with.clone())
@@ -262,7 +275,8 @@ impl Machine {
         let number = |row: &[u8], at: usize| u64::from_le_bytes(row[8 * at..8 * at + 8].try_into().expect("8 bytes"));
         let rows = || rows.chunks_exact(24).take(count).map(|row| (number(row, 0), number(row, 1), number(row, 2)));
         let start = rows().map(|(source, target, _)| source.min(target)).min()?;
-        let end = rows().map(|(source, target, bytes)| source.max(target) + bytes).max()?;
+        let wide = |bytes: u64| cast.map_or(bytes, |cast| cast.bytes_of(bytes as usize) as u64);
+        let end = rows().map(|(source, target, bytes)| (source + bytes).max(target + wide(bytes))).max()?;
         Some(start..end)
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::machine::{Machine, Op, Source, changed, machine, wait_for_change};
+use crate::machine::{Cast, Machine, Op, Source, changed, machine, wait_for_change};
 
 /// A copy gives others a turn after this many bytes.
 const PIECE_BYTES: usize = 64 << 10;
@@ -27,7 +27,7 @@ fn turn(stream: usize) -> bool {
 }
 
 /// Puts the moves of a table in the place of the kernel that carries them out: on a GPU warps run in any order.
-fn unfold(machine: &mut Machine, stream: usize, table: u64, count: usize) -> Option<Duration> {
+fn unfold(machine: &mut Machine, stream: usize, table: u64, count: usize, cast: Option<Cast>) -> Option<Duration> {
     let Some(rows) = machine.device_bytes(table, count * 24).map(|rows| rows.to_vec()) else {
         machine.misuse.push("a kernel's table was freed".into());
         return None;
@@ -36,11 +36,14 @@ fn unfold(machine: &mut Machine, stream: usize, table: u64, count: usize) -> Opt
     let mut moves: Vec<Op> = Vec::with_capacity(count);
     for row in rows.chunks(24) {
         let (source, target, bytes) = (number(row, 0), number(row, 1), number(row, 2) as usize);
-        if bytes > 16 << 10 {
+        if cast.is_none() && bytes > 16 << 10 {
             machine.misuse.push("more than 16 KiB for one warp".into());
         }
         let place = machine.below(moves.len() as u64 + 1) as usize;
-        moves.push(Op::OnDevice { source, target, bytes, row: true });
+        moves.push(match cast {
+            None => Op::OnDevice { source, target, bytes, row: true },
+            Some(cast) => Op::Change { source, target, bytes, cast },
+        });
         let last = moves.len() - 1;
         moves.swap(place, last);
     }
@@ -81,12 +84,12 @@ fn step(stream: usize, done: &mut usize) -> Option<Duration> {
     let mut op = guard.streams.get_mut(&stream)?.ops.pop_front()?;
     let bytes = match &op {
         Op::ToDevice { bytes, .. } | Op::ToHost { bytes, .. } | Op::OnDevice { bytes, .. } => *bytes,
-        Op::Gather { .. } | Op::Record { .. } | Op::Wait { .. } => 0,
+        Op::Change { .. } | Op::Gather { .. } | Op::Record { .. } | Op::Wait { .. } => 0,
     };
     let piece = (bytes - *done).min(PIECE_BYTES);
     guard.check_order(stream, &op);
-    if let Op::Gather { table, count, .. } = op {
-        return unfold(&mut guard, stream, table, count);
+    if let Op::Gather { table, count, cast, .. } = op {
+        return unfold(&mut guard, stream, table, count, cast);
     }
     perform(&mut guard, &mut op, *done, piece);
     *done += piece;
@@ -134,6 +137,16 @@ fn perform(machine: &mut Machine, op: &mut Op, done: usize, piece: usize) {
             match (moved, machine.device_bytes(*target + done as u64, piece)) {
                 (Some(moved), Some(memory)) => memory.copy_from_slice(&moved),
                 _ => machine.misuse.push("memory was freed while a copy used it".into()),
+            }
+        }
+        Op::Change { source, target, bytes, cast } => {
+            if !target.is_multiple_of(cast.wide_item() as u64) || !bytes.is_multiple_of(cast.stored_item()) {
+                machine.misuse.push("a kernel's elements are not aligned, or not whole".into());
+            }
+            let stored = machine.device_bytes(*source, *bytes).map(|memory| memory.to_vec());
+            match (stored, machine.device_bytes(*target, cast.bytes_of(*bytes))) {
+                (Some(stored), Some(memory)) => cast.change(&stored, memory),
+                _ => machine.misuse.push("memory was freed while a kernel used it".into()),
             }
         }
         Op::Gather { .. } | Op::Record { .. } | Op::Wait { .. } => {}

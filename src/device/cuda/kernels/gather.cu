@@ -1,4 +1,4 @@
-// Gathers pieces of a batch's region into its dense tensors, on the device.
+// Gathers pieces of a batch's region into its dense tensors, on the device; and gathers elements that change on the way.
 //
 //   moves   | source, target, bytes | source, target, bytes | ...        24 bytes each, in device or pinned memory
 //   warps   |         0             |          1            | ...        a warp takes a move, then the one `warps` on
@@ -76,19 +76,21 @@ template <typename T> static __device__ T load(const u8 *source) {
     return value;
 }
 
-// Widens whole numbers without a sign: tokens. Targets are aligned to their elements.
-template <typename From, typename To> static __device__ void widen(const Move *moves, u32 count) {
+// Widens whole numbers: tokens. `Bits` is `From` without a sign. Targets are aligned to their elements.
+template <typename Bits, typename From, typename To> static __device__ void widen(const Move *moves, u32 count) {
     for (u32 i = warp_index(); i < count; i += warp_count()) {
         const u8 *source = (const u8 *)moves[i].source;
         To *target = (To *)moves[i].target;
-        u64 elements = moves[i].bytes / sizeof(From);
-        for (u64 at = lane_index(); at < elements; at += LANES) target[at] = (To)load<From>(source + at * sizeof(From));
+        u64 elements = moves[i].bytes / sizeof(Bits);
+        for (u64 at = lane_index(); at < elements; at += LANES)
+            target[at] = (To)(From)load<Bits>(source + at * sizeof(Bits));
     }
 }
 
-extern "C" __global__ void strait_widen_u16_i32(const Move *moves, u32 count) { widen<u16, int>(moves, count); }
-extern "C" __global__ void strait_widen_u16_i64(const Move *moves, u32 count) { widen<u16, long long>(moves, count); }
-extern "C" __global__ void strait_widen_u32_i64(const Move *moves, u32 count) { widen<u32, long long>(moves, count); }
+extern "C" __global__ void strait_widen_u16_i32(const Move *moves, u32 count) { widen<u16, u16, int>(moves, count); }
+extern "C" __global__ void strait_widen_u16_i64(const Move *moves, u32 count) { widen<u16, u16, long long>(moves, count); }
+extern "C" __global__ void strait_widen_u32_i64(const Move *moves, u32 count) { widen<u32, u32, long long>(moves, count); }
+extern "C" __global__ void strait_widen_i32_i64(const Move *moves, u32 count) { widen<u32, int, long long>(moves, count); }
 
 // The nearest IEEE binary16, ties to even. Done by hand: cuda_fp16.h is not the compiler's, and bfloat16 has no instruction
 // before sm_80.

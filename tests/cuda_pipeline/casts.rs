@@ -1,0 +1,126 @@
+//! Elements that change on the way, by kernels: whatever is late, in use or refused.
+
+use std::path::PathBuf;
+
+use strait::order::Shuffle;
+use strait::{Builder, DType, Dataset, Device, Error, Loader};
+
+use super::{Bed, nearest};
+use crate::stand_in::take;
+
+/// Every `u16`, in an order that is not theirs.
+fn words() -> Vec<u8> {
+    (0..1u32 << 16).flat_map(|i| ((i * 40_503) as u16).to_le_bytes()).collect()
+}
+
+fn file(bed: &Bed, name: &str, words: &[u8]) -> PathBuf {
+    let path = bed.path().join(name);
+    std::fs::write(&path, words).unwrap();
+    path
+}
+
+fn builder(dataset: &Dataset, device: &Device) -> Builder {
+    Loader::builder(dataset.clone()).device(device.clone()).block_bytes(16 << 10).bytes_in_flight(64 << 10)
+}
+
+/// Compares the arrays of an epoch with what rows of `row` bytes, each `stride` bytes behind the last, become.
+fn check(builder: Builder, words: &[u8], (row, stride): (usize, usize), from: DType, scale: Option<(f32, f32)>) -> u64 {
+    let mut loader = builder.shuffle(Shuffle::Full).build().unwrap();
+    let mut bytes = Vec::new();
+    for batch in loader.epoch(0) {
+        let batch = batch.unwrap();
+        let array = batch.tensor("record").unwrap();
+        array.read_back(&mut bytes).unwrap();
+        let rows = batch.samples().iter().flat_map(|&sample| &words[sample as usize * stride..][..row]);
+        let stored: Vec<u8> = rows.copied().collect();
+        assert!(bytes == nearest::cast(from, array.dtype(), scale, &stored), "{from} {} {scale:?}", array.dtype());
+    }
+    loader.stats().bytes_cast
+}
+
+#[test]
+fn every_value_is_that_of_the_host() {
+    let (fake, _alone) = take();
+    let bed = Bed::new(&fake);
+    {
+        let (device, words) = (Device::cuda(0).unwrap(), words());
+        let path = file(&bed, "words.bin", &words);
+        let rows = Dataset::records(&[&path], 512).unwrap();
+        let tokens = Dataset::records(&[&path], 2).unwrap();
+        for (seed, latency_us_max) in [(1, 0), (2, 300)] {
+            fake.pace(seed, latency_us_max, 0);
+            for to in [DType::I32, DType::I64] {
+                let windows = || builder(&tokens, &device).tokens("record", 2).widen("record", to).batch_size(9);
+                let cast = check(windows().windows(129, 128), &words, (258, 256), DType::U16, None);
+                assert_eq!(cast, 511 * 129 * to.bytes().unwrap());
+                check(windows().pack(512), &words, (1024, 1024), DType::U16, None);
+            }
+            for from in [DType::U32, DType::I32] {
+                let typed = builder(&rows, &device).array("record", from, &[128]).widen("record", DType::I64);
+                check(typed, &words, (512, 512), from, None);
+            }
+            for to in [DType::F16, DType::BF16, DType::F32] {
+                let typed = || builder(&rows, &device).array("record", DType::U8, &[2, 256]).batch_size(11);
+                check(typed().widen("record", to), &words, (512, 512), DType::U8, None);
+                let scaled = typed().scale("record", to, 1.0 / 255.0, -0.5);
+                assert_eq!(
+                    check(scaled, &words, (512, 512), DType::U8, Some((1.0 / 255.0, -0.5))),
+                    131_072 * to.bytes().unwrap()
+                );
+            }
+        }
+    }
+    bed.nothing_is_left(&fake);
+}
+
+/// Far more casts on their way than there are tables, or with more pieces than one table has rows: they wait for tables,
+/// and the engine does not wait for them alone.
+///
+/// Mutants that this catches: a table that is filled while its kernel is still to run; casts that are left out, or started
+/// twice, where there was no room.
+#[test]
+fn casts_beyond_the_tables_come_later_and_are_whole() {
+    let (fake, _alone) = take();
+    let bed = Bed::new(&fake);
+    {
+        let (device, words) = (Device::cuda(0).unwrap(), words());
+        let path = file(&bed, "words.bin", &words);
+        fake.pace(3, 2000, 0);
+        let rows = Dataset::records(&[&path], 1024).unwrap();
+        let typed = |dataset, shape: &[u64]| builder(dataset, &device).array("record", DType::U16, shape);
+        let many = typed(&rows, &[512]).widen("record", DType::I64).batch_size(2).prefetch(40);
+        let many = many.bytes_in_flight(1 << 20); // and as many slabs
+        check(many, &words, (1024, 1024), DType::U16, None);
+        // Hardly two samples are neighbours: each is a row, and a batch has more than fit all tables.
+        let twice = words.repeat(2);
+        let numbers = Dataset::records(&[file(&bed, "twice.bin", &twice)], 2).unwrap();
+        let large = typed(&numbers, &[]).widen("record", DType::I64).batch_size(90_000).region_bytes(16 << 20);
+        assert_eq!(check(large, &twice, (2, 2), DType::U16, None), 8 * 131_072);
+    }
+    bed.nothing_is_left(&fake);
+}
+
+/// Mutant that this catches: a loader whose arrays stay as they are stored.
+#[test]
+fn a_driver_that_takes_no_kernel_is_an_error_of_build() {
+    let (fake, _alone) = take();
+    let bed = Bed::new(&fake);
+    let words = words();
+    let dataset = Dataset::records(&[file(&bed, "words.bin", &words)], 512).unwrap();
+    for (symbol, code) in [("cuModuleLoadData", 222), ("cuModuleGetFunction", 500)] {
+        let device = Device::cuda(0).unwrap();
+        let typed = builder(&dataset, &device).array("record", DType::U16, &[256]);
+        fake.fail(symbol, 1, code, false);
+        let error = typed.widen("record", DType::I64).build().err().unwrap();
+        let text = error.to_string();
+        assert!(matches!(error, Error::Config { .. }) && text.contains(symbol), "{text}");
+        assert!(
+            text.contains("widen")
+                && text.contains("update the NVIDIA driver")
+                && text.contains("leave this option out"),
+            "{text}"
+        );
+        drop(device);
+        bed.nothing_is_left(&fake);
+    }
+}
