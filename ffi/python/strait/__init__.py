@@ -14,17 +14,19 @@ library has to say besides errors goes to the logger "strait" (see `strait.log`)
 from . import errors, log
 from .batch import Batch, Ragged, Window
 from .checkup import doctor, version
+from .cursor import merge
 from .dataset import Dataset, Extent, Field, Shard, Sidecars
 from .device import Device
 from .errors import Error
 from .loader import Loader
+from .opened import safe_open
 from .save import Saved, save_file
 from .tensor import Tensor
-from .weights import Checkpoint, load_file, load_into, safe_open
+from .weights import Checkpoint, load_file, load_into
 
 __version__ = version()
 __all__ = [
     "Batch", "Checkpoint", "Dataset", "Device", "Error", "Extent", "Field", "Loader", "Ragged", "Saved", "Shard", "Sidecars",
-    "Tensor", "Window", "doctor", "errors", "load_file", "load_into", "safe_open", "save_file", "version",
+    "Tensor", "Window", "doctor", "errors", "load_file", "load_into", "merge", "safe_open", "save_file", "version",
 ]
 log.start()

@@ -52,9 +52,9 @@ def array_of(value: Any, what: str, copies: bool = False) -> Array:
     if hasattr(value, "__dlpack__"):
         return _of_dlpack(value, what)
     if hasattr(value, "__array_interface__"):
-        import numpy
+        import numpy as np
 
-        return _of_numpy(numpy, numpy.asarray(value), what, copies)
+        return _of_numpy(np, np.asarray(value), what, copies)
     raise TypeError(f"{what} is of {type(value).__name__}: an array of NumPy, PyTorch or JAX is wanted, or one with __dlpack__")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any, Iterator, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, Iterator, NamedTuple, cast
 
 from . import _abi
 from .tensor import Tensor
@@ -58,13 +58,14 @@ class Batch(_abi.Owned):
         """The names of the fields: a batch is a mapping by them."""
         return self.fields
 
-    def __getitem__(self, field: str) -> Union[Tensor, Ragged]:
+    def __getitem__(self, field: str) -> Column:
+        """A field: a `Tensor`, or a `Ragged` if it does not come as one array; `isinstance` tells, and the loader's data."""
         if field not in self._names:
             raise KeyError(f"no field {field!r}: there are {', '.join(self._names)}")
         try:
-            return Tensor(self, "strait_batch_field_tensor", (self._handle, field.encode()))
+            return cast("Column", Tensor(self, "strait_batch_field_tensor", (self._handle, field.encode())))
         except _abi.errors.OrderError:
-            return Ragged(self, field)
+            return cast("Column", Ragged(self, field))
 
     def ragged(self, field: str) -> Ragged:
         """A field sample by sample, also where it comes as one array."""
@@ -158,7 +159,7 @@ class Batch(_abi.Owned):
         return f"<strait.Batch of {self._length}: {', '.join(self._names)}>"
 
 
-class Ragged(Sequence):
+class Ragged(Sequence[Any]):
     """One field of all samples, whose sizes differ: a sequence of `Tensor`s, None where a sample lacks the field.
 
     They have the field's dtype and shape where the format says them, else one dimension of bytes (`u8`).
@@ -245,6 +246,12 @@ class Ragged(Sequence):
 
     def __repr__(self) -> str:
         return f"<strait.Ragged {self._name}: {len(self)} samples>"
+
+
+if TYPE_CHECKING:
+
+    class Column(Tensor, Ragged):
+        """What `batch[field]` is to type checkers, which cannot know which of the two comes: what either has."""
 
 
 def varints(data: bytes) -> list[int]:

@@ -70,7 +70,7 @@ class Dataset(_abi.Owned):
     ):
         one = isinstance(paths, (str, bytes, os.PathLike))
         many: Any = [paths] if one else paths
-        encoded = [os.fsencode(path) for path in many]
+        encoded = [path_for_c(path) for path in many]
         options: dict[str, Any] = dict(format=format, record_bytes=record_bytes, dtype=dtype, index_dir=index_dir,
                                        examples=examples, verify=verify)
         self._arguments: tuple[Any, Any] = encoded, options
@@ -80,7 +80,7 @@ class Dataset(_abi.Owned):
                 _abi.strait_dataset_builder_add_path(builder, path)
             for name, value in options.items():
                 if value is not None:
-                    value = os.fsencode(value) if name == "index_dir" else value
+                    value = path_for_c(value) if name == "index_dir" else value
                     value = value.encode() if isinstance(value, str) else value
                     getattr(_abi, f"strait_dataset_builder_{name}")(builder, value)
             handle = _abi.strait_dataset_builder_build(builder)
@@ -98,7 +98,7 @@ class Dataset(_abi.Owned):
         self._own(_abi.strait_dataset_concat(handles, len(datasets)), _abi.strait_dataset_free)
         return self
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _remake, self._arguments
 
     def __len__(self) -> int:
@@ -145,8 +145,8 @@ class Dataset(_abi.Owned):
     @property
     def sidecars(self) -> Sidecars:
         """Which shards' indexes came from sidecars."""
-        *counts, why = _abi.strait_dataset_sidecars(self._handle)
-        return Sidecars(*counts, None if why is None else _abi.text(why))
+        used, checksums, unusable, why = _abi.strait_dataset_sidecars(self._handle)
+        return Sidecars(used, checksums, unusable, None if why is None else _abi.text(why))
 
     @property
     def largest_sample(self) -> int:
@@ -165,5 +165,20 @@ class Dataset(_abi.Owned):
         return f"<strait.Dataset {self.format}: {len(self)} samples, fields {', '.join(self.fields)}>"
 
 
-def _remake(paths, options) -> Dataset:
+def path_for_c(path: Any) -> bytes:
+    """A path for C, where a text ends with its first NUL."""
+    encoded = os.fsencode(path)
+    if b"\0" in encoded:
+        raise ValueError(f"no path has a NUL in it: {path!r}")
+    return encoded
+
+
+def text_for_c(text: str) -> bytes:
+    """The same of a name."""
+    if "\0" in text:
+        raise ValueError(f"no name or text has a NUL in it: {text!r}")
+    return text.encode()
+
+
+def _remake(paths: Any, options: Any) -> Dataset:
     return Dataset.concat(paths) if options is None else Dataset(paths, **options)

@@ -27,6 +27,14 @@ class Device(_abi.Owned):
         self._own(handle, _abi.strait_device_free)
 
     @classmethod
+    def pinned_host(cls, accelerator: Any = "cuda") -> Device:
+        """Host memory that this device has pinned, so that its streams copy from batches directly; the host addresses it too.
+
+        What DLPack calls kDLCUDAHost for a CUDA device. Giving a batch back waits for streams that still read from it."""
+        kept = accelerator if isinstance(accelerator, Device) else Device(accelerator)
+        return cls._of(_abi.strait_device_pinned_host(kept._handle))
+
+    @classmethod
     def _of(cls, handle: int) -> Device:
         self = cls.__new__(cls)
         self._own(handle, _abi.strait_device_free)

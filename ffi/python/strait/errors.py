@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import errno as _errno
+from typing import Any
 
 from ._functions import STATUSES
 
@@ -34,7 +35,7 @@ class Error(Exception):
     def __str__(self) -> str:
         return self.message
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         fields = ("errno", "device_code", "path", "offset", "sample")
         return _remake, (self.status, self.message, {field: getattr(self, field) for field in fields})
 
@@ -116,7 +117,10 @@ _CLASSES = {
 }
 
 
-def make(status, message, *, errno=None, device_code=None, path=None, offset=None, sample=None) -> Error:
+def make(
+    status: int, message: str, *, errno: int | None = None, device_code: int | None = None, path: str | None = None,
+    offset: int | None = None, sample: int | None = None,
+) -> Error:
     """The exception of a status."""
     code = STATUSES.get(status, "OTHER")
     kind = _CLASSES.get(code, Error)
@@ -129,5 +133,5 @@ def make(status, message, *, errno=None, device_code=None, path=None, offset=Non
     return error
 
 
-def _remake(status, message, fields):
+def _remake(status: int, message: str, fields: dict[str, Any]) -> Error:
     return make(status, message, **fields)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from typing import Any, Iterable, Iterator, Mapping
+from typing import Any, Iterable, Iterator, Mapping, NoReturn
 
 from . import _abi
 from .batch import Batch, cursor_json
-from .dataset import Dataset
+from .dataset import Dataset, Path
 from .device import Device
 from .tensor import capsules
 
@@ -51,7 +51,25 @@ class Loader(_abi.Owned):
 
     __slots__ = ("dataset", "_names", "_lock", "_epoch", "_rest", "_turn")
 
-    def __init__(self, dataset: Dataset | Any, batch_size: int | None = None, *, device: Any = None, **options: Any):
+    def __init__(
+        self, dataset: Dataset | Path | Iterable[Path], batch_size: int | None = None, *, device: Any = None,
+        shuffle: bool | str | tuple[int, int] | None = None, seed: int | None = None, rank: int | None = None,
+        world: int | None = None, rank_from_env: bool | None = None, policy: str | None = None,
+        bad_samples: str | tuple[int, int] | None = None, mixture: Iterable[int] | None = None,
+        mixture_positions: int | None = None, fields: Iterable[str] | None = None, tensors: Iterable[str] | None = None,
+        on_host: Iterable[str] | None = None, array: Mapping[str, tuple[Any, Iterable[int]]] | None = None,
+        dtype: Mapping[str, Any] | None = None, scale: Mapping[str, tuple[Any, ...]] | None = None,
+        tokens: tuple[str, int] | None = None, windows: tuple[int, int] | None = None, pack: int | None = None,
+        budget: Mapping[str, Any] | None = None, prefetch: int | None = None, hold: int | None = None,
+        block_bytes: int | None = None, gap_bytes: int | None = None, align_bytes: int | None = None,
+        reads_in_flight: int | None = None, bytes_in_flight: int | None = None, pinned_bytes_max: int | None = None,
+        region_bytes_max: int | None = None, region_bytes: int | None = None, open_files_max: int | None = None,
+        deadline_ms: int | None = None, ring: str | None = None, path: str | None = None, verify: str | None = None,
+    ):
+        # By name, so that an option is named once here and once where it is passed on.
+        options = dict(locals())
+        for argument in ("self", "dataset", "batch_size", "device"):
+            del options[argument]
         self.dataset = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
         builder = _abi.strait_loader_builder_new(self.dataset._handle)
         try:
@@ -174,7 +192,7 @@ class Loader(_abi.Owned):
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def __reduce__(self):
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a loader has a thread and memory of its process: pass the dataset, and make a loader there")
 
 

@@ -16,15 +16,17 @@ from . import _abi
 _LEVELS = {1: logging.ERROR, 2: logging.WARNING, 3: logging.INFO, 4: logging.DEBUG}
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_char_p, ctypes.c_char_p)
 def _say(context: int | None, level: int, source: bytes, message: bytes) -> None:
     # "strait::storage::queue" is the logger "strait.storage.queue".
     logger = logging.getLogger(source.decode(errors="replace").replace("::", "."))
     logger.log(_LEVELS.get(level, logging.DEBUG), "%s", message.decode(errors="replace"))
 
 
+_SAY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_char_p, ctypes.c_char_p)(_say)
+
+
 def start() -> None:
     """Passes everything on from now on, until the program ends: Python's own levels say what is wanted."""
-    _abi.strait_log_to(4, ctypes.cast(_say, ctypes.c_void_p), None)
+    _abi.strait_log_to(4, ctypes.cast(_SAY, ctypes.c_void_p), None)
     # Waits for calls that are under way, since none may come once the interpreter is taken apart.
     atexit.register(_abi.strait_log_to, 0, None, None)

@@ -8,6 +8,7 @@ from typing import Any, Mapping, NamedTuple
 
 from . import _abi
 from .arrays import Array, array_of
+from .dataset import path_for_c, text_for_c
 from .device import Device
 from .tensor import CUDA
 
@@ -21,7 +22,7 @@ class Saved(NamedTuple):
     """
 
     files: list[str]
-    index: str | None
+    index: str | None  # type: ignore[assignment]  # in place of the tuple's method
     bytes: int
     manifest: str | None
     ring: str
@@ -50,13 +51,13 @@ def save_file(
     try:
         for name, array in arrays.items():
             shape = (ctypes.c_uint64 * len(array.shape))(*array.shape)
-            described = save, name.encode(), array.dtype.encode(), shape, len(array.shape)
+            described = save, text_for_c(name), array.dtype.encode(), shape, len(array.shape)
             if array.device[0] == CUDA:
                 _abi.strait_save_add_device(*described, array.address)
             else:
                 _abi.strait_save_add_host(*described, array.address or None, array.nbytes)
         for key, value in (metadata or {}).items():
-            _abi.strait_save_metadata(save, key.encode(), value.encode())
+            _abi.strait_save_metadata(save, text_for_c(key), text_for_c(value))
         for stream in {array.stream for array in arrays.values() if array.stream is not None}:
             _abi.strait_save_after(save, stream)
         if digests is not None:
@@ -68,7 +69,7 @@ def save_file(
             if setter is None:
                 raise TypeError(f"a save has no option {name}")
             setter(save, value.encode() if isinstance(value, str) else value)
-        return _saved(_abi.strait_save_write(save, os.fsencode(filename)))
+        return _saved(_abi.strait_save_write(save, path_for_c(filename)))
     finally:
         _abi.strait_save_free(save)
 

@@ -219,7 +219,8 @@ class Tensor:
         return self._interface() | {"stream": 1}
 
     def numpy(self) -> Any:
-        """A `numpy.ndarray` without a copy, of host memory. bf16 and f8 need the package ml_dtypes."""
+        """A `numpy.ndarray` without a copy, of host memory. bf16 and f8 need the package ml_dtypes. Children of a fork have that of a
+        checkpoint, if its load was over, and not that of a batch: they are killed if they look at it."""
         import numpy
 
         if self.__dlpack_device__()[0] not in (HOST, CUDA_HOST):

@@ -5,19 +5,44 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
-import threading
-from typing import Any, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, TypedDict, overload
 
 from . import _abi
 from .arrays import Array, array_of
+from .dataset import path_for_c, text_for_c
 from .device import Device
 from .tensor import CUDA, Tensor
+from .theirs import as_theirs
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _SLICE_MS = 100
 _FRAMEWORKS = {
     None: None, "strait": None, "pt": "torch", "torch": "torch", "pytorch": "torch", "np": "numpy", "numpy": "numpy",
     "jax": "jax", "flax": "jax",
 }
+
+
+class LoadOptions(TypedDict, total=False):
+    """How tensors are read; each has a default.
+
+    `ring`: `"auto"`, `"uring"`, `"pread"` (threads), `"cufile"`. `path`: `"auto"`, or `"staged"` (through pinned memory).
+    `block_bytes`: the length of a read. `gap_bytes`: what is read along between what is wanted. `align_bytes`: what reads
+    start at a multiple of. `reads_in_flight`, `bytes_in_flight`, `pinned_bytes_max`, `open_files_max`: bounds. `deadline_ms`:
+    what takes longer is an error that names it.
+    """
+
+    ring: str
+    path: str
+    deadline_ms: int
+    block_bytes: int
+    gap_bytes: int
+    align_bytes: int
+    reads_in_flight: int
+    bytes_in_flight: int
+    pinned_bytes_max: int
+    open_files_max: int
 
 
 class _Loaded(_abi.Owned):
@@ -29,11 +54,11 @@ class _Loaded(_abi.Owned):
         self._own(handle, _abi.strait_tensor_free)
 
 
-def _convert(tensor: Tensor, framework: str | None) -> Any:
+def convert(tensor: Tensor, framework: str | None) -> Any:
     return tensor if framework is None else getattr(tensor, framework)()
 
 
-def _framework(name: str | None) -> str | None:
+def framework_of(name: str | None) -> str | None:
     if name not in _FRAMEWORKS:
         raise ValueError(f'{name!r} is no framework: "pt", "np", "jax", or None for strait.Tensor')
     return _FRAMEWORKS[name]
@@ -48,7 +73,7 @@ class Checkpoint(_abi.Owned):
     __slots__ = ("_numbers",)
 
     def __init__(self, path: Any):
-        self._own(_abi.strait_checkpoint_open(os.fsencode(path)), _abi.strait_checkpoint_free)
+        self._own(_abi.strait_checkpoint_open(path_for_c(path)), _abi.strait_checkpoint_free)
         count, _ = _abi.strait_checkpoint_tensors(self._handle)
         names = (_abi.strait_checkpoint_tensor(self._handle, number)[0] for number in range(count))
         self._numbers = {_abi.text(name): number for number, name in enumerate(names)}
@@ -65,7 +90,7 @@ class Checkpoint(_abi.Owned):
 
     def _number(self, name: str) -> int:
         if name not in self._numbers:
-            return _abi.strait_checkpoint_find(self._handle, name.encode())  # raises
+            return _abi.strait_checkpoint_find(self._handle, text_for_c(name))  # raises
         return self._numbers[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -102,7 +127,7 @@ class Checkpoint(_abi.Owned):
 
     def load(
         self, device: Any = "auto", *, names: list[str] | None = None, matching: str | None = None,
-        slices: dict[str, tuple[int, int, int]] | None = None, verify: Any = None, **options: Any,
+        slices: dict[str, tuple[int, int, int]] | None = None, verify: Any = None, **options: Unpack[LoadOptions],
     ) -> Iterator[tuple[str, Tensor]]:
         """Yields (name, `Tensor`) as tensors finish.
 
@@ -111,7 +136,7 @@ class Checkpoint(_abi.Owned):
                 empty.
             slices: {name: (dim, from, to)}: only elements `from` to `to`, without that, of a dimension.
             verify: a manifest to check bytes against.
-            options: see strait.h, Loading checkpoints.
+            options: those of `LoadOptions`.
         """
         if names is not None and not names and matching is None:
             return iter(())
@@ -120,16 +145,16 @@ class Checkpoint(_abi.Owned):
             kept = device if isinstance(device, Device) else Device(device)
             _abi.strait_load_builder_device(builder, kept._handle)
             for name in names or ():
-                _abi.strait_load_builder_name(builder, name.encode())
+                _abi.strait_load_builder_name(builder, text_for_c(name))
             if matching is not None:
-                _abi.strait_load_builder_matching(builder, matching.encode())
+                _abi.strait_load_builder_matching(builder, text_for_c(matching))
             for name, (dim, start, stop) in (slices or {}).items():
-                _abi.strait_load_builder_slice(builder, name.encode(), 0, dim, start, stop)
+                _abi.strait_load_builder_slice(builder, text_for_c(name), 0, dim, start, stop)
             return _start(builder, verify, options)
         finally:
             _abi.strait_load_builder_free(builder)
 
-    def load_into(self, tensors: Mapping[str, Any], *, verify: Any = None, **options: Any) -> None:
+    def load_into(self, tensors: Mapping[str, Any], *, verify: Any = None, **options: Unpack[LoadOptions]) -> None:
         """Reads tensors into arrays that are there: parameters of a model, shared or pinned memory.
 
         Args:
@@ -152,7 +177,7 @@ class Checkpoint(_abi.Owned):
                 kept = Device(number if kind == CUDA else "host")
                 _abi.strait_load_builder_device(builder, kept._handle)
             for name, array in arrays.items():
-                key = name.encode()
+                key = text_for_c(name)
                 _abi.strait_load_builder_name(builder, key)
                 for place, device in enumerate(devices):
                     if device != array.device:
@@ -193,12 +218,12 @@ _lent: dict[int, Array] = {}
 _numbers = itertools.count(1)
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 def _release(owner: int) -> None:
     _lent.pop(owner, None)
 
 
-_RELEASE = ctypes.cast(_release, ctypes.c_void_p)
+_release_by_c = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_release)
+_RELEASE = ctypes.cast(_release_by_c, ctypes.c_void_p)
 
 
 def _come_to_rest(array: Array) -> None:
@@ -209,24 +234,18 @@ def _come_to_rest(array: Array) -> None:
         torch.cuda.current_stream(array.kept.device).synchronize()
 
 
-def _start(builder: int, verify: Any, options: dict[str, Any]) -> _Load:
+def _start(builder: int, verify: Any, options: Mapping[str, Any]) -> _Load:
     """Starts a load with these options."""
     if verify is not None:
-        _abi.strait_load_builder_verify(builder, os.fsencode(verify))
+        _abi.strait_load_builder_verify(builder, path_for_c(verify))
     for name, value in options.items():
-        if name not in _OPTIONS:
-            raise TypeError(f"a load has no option {name}")
-        getattr(_abi, f"strait_load_builder_{name}")(builder, value.encode() if isinstance(value, str) else value)
+        if name not in LoadOptions.__annotations__:
+            raise TypeError(f"a load has no option {name}; it has {', '.join(LoadOptions.__annotations__)}")
+        getattr(_abi, f"strait_load_builder_{name}")(builder, text_for_c(value) if isinstance(value, str) else value)
     return _Load(_abi.strait_load_builder_start(builder))
 
 
-_OPTIONS = (
-    "ring", "path", "deadline_ms", "block_bytes", "gap_bytes", "align_bytes", "reads_in_flight", "bytes_in_flight",
-    "pinned_bytes_max", "open_files_max",
-)
-
-
-class _Load(_abi.Owned, Iterator):
+class _Load(_abi.Owned, Iterator[Any]):
     """A load under way."""
 
     __slots__ = ()
@@ -261,152 +280,32 @@ def _abi_host(tensor: Tensor) -> bool:
     return tensor.__dlpack_device__()[0] == 1
 
 
-def load_file(filename: Any, device: Any = "cpu", *, framework: str | None = None, **options: Any) -> dict[str, Any]:
+@overload
+def load_file(
+    filename: Any, device: Any = "cpu", *, framework: None = None, verify: Any = None, **options: Unpack[LoadOptions],
+) -> dict[str, Tensor]: ...
+
+
+@overload
+def load_file(
+    filename: Any, device: Any = "cpu", *, framework: str | None, verify: Any = None, **options: Unpack[LoadOptions],
+) -> dict[str, Any]: ...
+
+
+@as_theirs
+def load_file(
+    filename: Any, device: Any = "cpu", *, framework: str | None = None, verify: Any = None, **options: Unpack[LoadOptions],
+) -> dict[str, Any]:
     """All tensors of a checkpoint by name, on `device`: as `strait.Tensor`s, or of a framework (`"pt"`, `"np"`, `"jax"`).
 
     `strait.torch.load_file` and `strait.numpy.load_file` are those of the safetensors package.
     """
-    chosen = _framework(framework)
+    chosen = framework_of(framework)
     checkpoint = Checkpoint(filename)
-    loaded = {name: _convert(tensor, chosen) for name, tensor in checkpoint.load(device, **options)}
+    loaded = {name: convert(tensor, chosen) for name, tensor in checkpoint.load(device, verify=verify, **options)}
     return {name: loaded[name] for name in checkpoint.keys()}
 
 
-def load_into(filename: Any, tensors: Mapping[str, Any], **options: Any) -> None:
+def load_into(filename: Any, tensors: Mapping[str, Any], *, verify: Any = None, **options: Unpack[LoadOptions]) -> None:
     """Reads tensors of a checkpoint into arrays that are there: see `Checkpoint.load_into`."""
-    Checkpoint(filename).load_into(tensors, **options)
-
-
-# Bytes that are read ahead of those who take tensors one by one.
-_AHEAD_MAX = 8 << 20
-
-
-class safe_open:  # noqa: N801, the name is that of the safetensors package
-    """Opens a checkpoint to read single tensors and slices: a drop-in for `safetensors.safe_open`.
-
-    Headers are read once. A load costs a fraction of a millisecond whatever its size, so whoever takes tensors in the order of
-    `keys()` is read ahead of: as many bytes as were taken in a row, up to 8 MiB.
-    """
-
-    def __init__(self, filename: Any, framework: str | None = None, device: Any = "cpu"):
-        self._framework = _framework(framework)
-        self._device = Device(device)
-        self._checkpoint: Checkpoint | None = Checkpoint(filename)
-        self._lock = threading.Lock()
-        self._keys = sorted(self._checkpoint.keys())
-        self._places = {name: place for place, name in enumerate(self._keys)}
-        # The place that is asked for next if tensors are taken in order, the bytes taken so, and what was read ahead.
-        self._next, self._run = 0, 0
-        self._ahead: dict[str, Tensor] = {}
-
-    def __enter__(self) -> safe_open:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._checkpoint = None
-        self._ahead = {}
-
-    def _open(self) -> Checkpoint:
-        if self._checkpoint is None:
-            raise ValueError("the file is closed")
-        return self._checkpoint
-
-    def keys(self) -> list[str]:
-        """The names of the tensors, sorted."""
-        self._open()
-        return list(self._keys)
-
-    def offset_keys(self) -> list[str]:
-        """The names of the tensors, in the order of their places in the file."""
-        return self._open().keys()
-
-    def metadata(self) -> dict[str, str] | None:
-        """`__metadata__`, or None."""
-        return self._open().metadata() or None
-
-    def get_tensor(self, name: str) -> Any:
-        """A tensor, on the device, of the framework."""
-        checkpoint = self._open()
-        checkpoint._number(name)
-        with self._lock:
-            place, in_order = self._places[name], self._places[name] == self._next
-            if not in_order:
-                self._run, self._ahead = 0, {}
-            if name not in self._ahead:
-                self._ahead = dict(checkpoint.load(self._device, names=self._names_from(checkpoint, place)))
-            tensor = self._ahead.pop(name)
-            self._next, self._run = place + 1, self._run + tensor.nbytes
-        return _convert(tensor, self._framework)
-
-    def _names_from(self, checkpoint: Checkpoint, place: int) -> list[str]:
-        """The name at `place`, and those behind it that are read with it."""
-        names, left = [self._keys[place]], min(self._run, _AHEAD_MAX)
-        for name in self._keys[place + 1:]:
-            left -= checkpoint.extent(name)[2]
-            if left < 0:
-                break
-            names.append(name)
-        return names
-
-    def get_tensors(self) -> dict[str, Any]:
-        """All of them in one load, which is faster than one by one."""
-        return {name: _convert(tensor, self._framework) for name, tensor in self._open().load(self._device)}
-
-    def get_slice(self, name: str) -> Slice:
-        """A tensor to be indexed: only what that needs is read."""
-        self._open()._number(name)
-        return Slice(self, name)
-
-    def _load(self, name: str, part: tuple[int, int, int] | None) -> Any:
-        checkpoint = self._open()
-        checkpoint._number(name)
-        slices = None if part is None else {name: part}
-        [(_, tensor)] = checkpoint.load(self._device, names=[name], slices=slices)
-        return _convert(tensor, self._framework)
-
-
-class Slice:
-    """A tensor of which parts are read: `opened.get_slice("w")[:, 8:16]`."""
-
-    def __init__(self, opened: safe_open, name: str):
-        self._opened, self._name = opened, name
-
-    def get_shape(self) -> list[int]:
-        """The shape of the whole."""
-        return list(self._opened._open().shape(self._name))
-
-    def get_dtype(self) -> str:
-        """The type of the elements as safetensors writes it: `"BF16"`."""
-        return self._opened._open().dtype(self._name).upper()
-
-    def __getitem__(self, index: Any) -> Any:
-        index = index if isinstance(index, tuple) else (index,)
-        shape = self.get_shape()
-        if Ellipsis in index:
-            at = index.index(Ellipsis)
-            index = index[:at] + (slice(None),) * (len(shape) - len(index) + 1) + index[at + 1:]
-        if len(index) > len(shape):
-            raise IndexError(f"{len(index)} indices into {self._name}, which has {len(shape)} dimensions")
-        # The first dimension that is cut is read in part; the rest is the framework's.
-        for dim, (part, length) in enumerate(zip(index, shape)):
-            if isinstance(part, slice):
-                start, stop, step = part.indices(length)
-                if (start, stop, step) == (0, length, 1) or step != 1 or stop <= start:
-                    continue
-            else:
-                start = part + length if part < 0 else part
-                if not 0 <= start < length:
-                    raise IndexError(f"{part} in dimension {dim} of {self._name}, which is {length} long")
-                stop = start + 1
-            tensor = self._opened._load(self._name, (dim, start, stop))
-            rest = slice(None) if isinstance(part, slice) else 0
-            return _index(tensor, index[:dim] + (rest,) + index[dim + 1:])
-        return _index(self._opened._load(self._name, None), index)
-
-
-def _index(tensor: Any, index: tuple[Any, ...]) -> Any:
-    if all(part == slice(None) for part in index if isinstance(part, slice)) and all(isinstance(p, slice) for p in index):
-        return tensor
-    if isinstance(tensor, Tensor):
-        raise TypeError("a strait.Tensor cannot be indexed: name a framework, or cut one dimension only")
-    return tensor[index]
+    Checkpoint(filename).load_into(tensors, verify=verify, **options)

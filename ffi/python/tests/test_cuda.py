@@ -87,3 +87,29 @@ print(text.raw[:driver.fakecuda_misuse(text, 4096)].decode() or "no misuse")
 def test_the_stand_in(rows, model, run_python):
     driver = os.environ.get("STRAIT_FAKECUDA") or pytest.skip("STRAIT_FAKECUDA does not name the stand-in for the driver")
     assert run_python(PROGRAM, driver, rows[0], model[0]) == "no misuse\n"
+
+
+PINNED = """
+import ctypes, logging, sys
+driver = ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
+import strait
+logging.getLogger("strait").setLevel(logging.ERROR)
+
+pinned = strait.Device.pinned_host("cuda:0")
+assert "pinned for cuda:0" in pinned.name and pinned.__dlpack_device__() == (3, 0), pinned
+loader = strait.Loader(sys.argv[2], batch_size=100, device=pinned)
+want = open(sys.argv[2], "rb").read()[-1000 * 48:]
+for number, batch in enumerate(loader):
+    tensor = batch["array"]
+    assert tensor.__dlpack_device__() == (3, 0)
+    address = tensor.__array_interface__["data"][0]
+    assert bytes((ctypes.c_uint8 * tensor.nbytes).from_address(address)) == want[number * 4800:][:4800]
+print("pinned", number + 1)
+"""
+
+
+def test_host_memory_that_a_device_has_pinned(rows, run_python):
+    fake = os.environ.get("STRAIT_FAKECUDA")
+    if not fake:
+        pytest.skip("STRAIT_FAKECUDA does not name the stand-in")
+    assert run_python(PINNED, fake, rows[0]) == "pinned 10\n"

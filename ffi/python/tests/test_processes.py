@@ -73,6 +73,51 @@ def test_fork_is_a_clear_error_and_children_make_their_own(rows):
     assert sum(len(batch) for batch in iteration) == 900 and len(array) == 100
 
 
+def killed_by(question):
+    """What ends the child of a fork that asks: None if it comes to an answer, which is True."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if question() else 1)
+    status = os.waitpid(child, 0)[1]
+    return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else os.WEXITSTATUS(status) or None
+
+
+def test_children_have_loaded_tensors(tmp_path):
+    # As servers load first, and fork then.
+    import numpy as np
+
+    arrays = {"w": np.arange(1 << 20, dtype=np.float32), "b": np.ones(3, np.float32)}
+    path = tmp_path / "m.safetensors"
+    strait.save_file(arrays, path)
+    with strait.safe_open(path, framework="np") as opened:
+        one, part = opened.get_tensor("w"), opened.get_slice("w")[5:1000]
+    loaded = strait.load_file(path, framework="np")
+    load = strait.Checkpoint(path).load("host")
+    first, tensor = next(load)
+    early = tensor.numpy()
+    del load  # left before its end, or at it
+    for question in (
+        lambda: np.array_equal(loaded["w"], arrays["w"]) and np.array_equal(loaded["b"], arrays["b"]),
+        lambda: np.array_equal(one, arrays["w"]), lambda: np.array_equal(part, arrays["w"][5:1000]),
+        lambda: np.array_equal(early, arrays[first]),
+    ):
+        assert killed_by(question) is None
+    # What the child changes or gives back is its own.
+    assert killed_by(lambda: loaded["w"].fill(7) or loaded.clear() or True) is None
+    assert np.array_equal(loaded["w"], arrays["w"])
+
+
+def test_torch_workers_have_loaded_tensors(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    import strait.torch
+
+    weights = {"w": torch.arange(1 << 20)}
+    strait.torch.save_file(weights, tmp_path / "m.safetensors")
+    loaded = strait.torch.load_file(tmp_path / "m.safetensors")
+    # A sum of torch's own would wait for threads that a child does not have.
+    assert killed_by(lambda: loaded["w"][12345].item() == 12345 and loaded["w"][-1].item() == (1 << 20) - 1) is None
+
+
 def samples_of(dataset, rank):
     """Run in a process of its own: the samples of a rank."""
     loader = strait.Loader(dataset, batch_size=10, device="host", rank=rank, world=2, shuffle=True)

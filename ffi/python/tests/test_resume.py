@@ -110,3 +110,21 @@ def test_ranks_from_the_launcher(rows, monkeypatch):
             monkeypatch.setenv(name, value)
         parts += samples(loader_of(rows[0], rank_from_env=True, batch_size=50))
     assert sorted(parts) == list(range(1000))
+
+
+def test_states_of_ranks_merge(rows):
+    loader = loader_of(rows[0], bad_samples=(10, 10))
+    batch = next(iter(loader))
+    cursor = json.loads(batch.cursor())
+    ours, theirs = (json.dumps(cursor | {"skipped": skipped}) for skipped in ([3, 5], [5, 900]))
+    assert json.loads(strait.merge([ours, theirs]))["skipped"] == [3, 5, 900]
+    state = strait.merge([loader.state_dict() | {"cursor": text} for text in (ours, theirs)])
+    assert state["strait"] == 1 and json.loads(state["cursor"])["skipped"] == [3, 5, 900]
+    loader.load_state_dict(state)
+    left = samples(loader)
+    assert not {3, 5, 900} & set(left) and len(left) <= 1000 - 64
+    next(iter(loader))
+    with pytest.raises(strait.Error):
+        strait.merge([ours, loader.state_dict()["cursor"]])
+    with pytest.raises(ValueError, match="no states"):
+        strait.merge([])

@@ -196,7 +196,7 @@ def test_errors(tmp_path, rows):
     assert error.value.status == 3 and error.value.path == str(bad) and str(error.value) == error.value.message
     with pytest.raises(ValueError):
         strait.Loader(rows[0], device="host", shuffle="sideways")
-    with pytest.raises(TypeError, match="no option batchsize"):
+    with pytest.raises(TypeError, match="batchsize"):
         strait.Loader(rows[0], device="host", batchsize=3)
     with pytest.raises(ValueError, match="is no device"):
         strait.Loader(rows[0], device="tape")

@@ -1,5 +1,7 @@
 """Checkpoints are what the safetensors package makes of them."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -138,3 +140,140 @@ def test_numpy_module(model):
     path = model[0].with_name("plain.safetensors")
     path.write_bytes(safetensors_bytes({"a": ("F32", [2], b"\0\0\x80\x3f" * 2)}))
     assert load_file(path)["a"].tolist() == [1.0, 1.0]
+
+
+def test_options_are_those_of_loads(model):
+    # `start` and `free` are functions of a load's builder, and no options.
+    for name in ("start", "free", "name", "new", "skip"):
+        for load in (strait.load_file, strait.Checkpoint(model[0]).load):
+            arguments = (model[0],) if load is strait.load_file else ("host",)
+            with pytest.raises(TypeError):
+                load(*arguments, **{name: 1})
+    with pytest.raises(TypeError, match="no option start; it has ring, path, deadline_ms"):
+        strait.load_file(model[0], start=1)
+    assert "cube" in strait.load_file(model[0], ring="pread", block_bytes=1 << 20, deadline_ms=60_000)
+
+
+def test_names_with_a_nul_are_refused_and_not_cut(tmp_path, model):
+    path = tmp_path / "nul.safetensors"
+    path.write_bytes(safetensors_bytes({"a\0b": ("U8", [1], b"x"), "a": ("U8", [1], b"y")}))
+    with pytest.raises(strait.errors.FormatError, match="a.*0b.*NUL") as caught:
+        strait.load_file(path)
+    assert caught.value.path == str(path)
+    checkpoint = strait.Checkpoint(model[0])
+    for call in (
+        lambda: strait.load_file(str(model[0]) + "\0x"), lambda: strait.Dataset("x\0y"), lambda: checkpoint.shape("cube\0"),
+        lambda: list(checkpoint.load("host", names=["cube\0x"])), lambda: list(checkpoint.load("host", matching="cube\0x")),
+        lambda: list(checkpoint.load("host", slices={"cube\0": (0, 0, 1)})), lambda: strait.load_file(model[0], ring="auto\0"),
+        lambda: strait.save_file({"a\0b": np.zeros(1)}, tmp_path / "x"),
+        lambda: strait.save_file({"a": np.zeros(1)}, tmp_path / "x", {"k\0": "v"}),
+        lambda: strait.save_file({"a": np.zeros(1)}, str(tmp_path / "x") + "\0"),
+    ):
+        with pytest.raises(ValueError, match="NUL"):
+            call()
+
+
+def test_errors_are_those_of_the_safetensors_package_too(model, tmp_path, run_python):
+    safetensors = pytest.importorskip("safetensors", reason="the safetensors package is not installed")
+    (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 20)
+    opened = strait.safe_open(model[0], "np")
+    for call, own in (
+        (lambda: strait.safe_open(tmp_path / "bad.safetensors", "np"), strait.errors.FormatError),
+        (lambda: strait.load_file(tmp_path / "bad.safetensors"), strait.errors.FormatError),
+        (lambda: opened.get_tensor("nope"), strait.errors.NotFoundError), (lambda: opened.get_slice("nope"), KeyError),
+        (lambda: opened.get_slice("cube")[3], IndexError),
+    ):
+        with pytest.raises(safetensors.SafetensorError) as caught:
+            call()
+        assert isinstance(caught.value, own), caught.value
+    with pytest.raises(safetensors.SafetensorError) as caught:
+        strait.safe_open(tmp_path / "bad.safetensors", "np")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert type(again) is strait.errors.FormatError and (again.status, again.path) == (caught.value.status, caught.value.path)
+    with pytest.raises(FileNotFoundError) as caught:
+        strait.safe_open(tmp_path / "none", "np")
+    assert not isinstance(caught.value, safetensors.SafetensorError)
+    opened.__exit__()
+    with pytest.raises(safetensors.SafetensorError):
+        opened.keys()
+    # Nobody imports that package for it.
+    program = """
+import sys, strait
+try:
+    strait.load_file(sys.argv[1])
+except strait.errors.FormatError as error:
+    print(type(error).__mro__[1].__name__, "safetensors" in sys.modules)
+"""
+    assert run_python(program, tmp_path / "bad.safetensors") == "Error False\n"
+
+
+FANCY = ["[[0, 2]]", "[np.array([0, 2])]", "[None]", "[True]", "[..., None]", "[None, 1]", "[..., ...]", "[:, [3, 0]]", "[-1, ..., -1]",
+         "[np.int64(1)]", "[()]", "[1.0]", "['a']", "[:, :, :, 0]", "[3]"]
+
+
+def test_slices_for_torch_are_what_the_safetensors_package_makes_of_them(model):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    safetensors = pytest.importorskip("safetensors", reason="the safetensors package is not installed")
+    with safetensors.safe_open(str(model[0]), "pt") as theirs, strait.safe_open(model[0], "pt") as ours:
+        for form in FANCY:
+            def taken(opened):
+                try:
+                    return eval(f"opened.get_slice('cube'){form}", {"opened": opened, "np": np})
+                except (IndexError, TypeError) as error:
+                    return type(error).__name__
+
+            mine, other = taken(ours), taken(theirs)
+            if isinstance(other, torch.Tensor):
+                assert isinstance(mine, torch.Tensor) and torch.equal(mine, other), form
+            else:
+                assert mine == other, form
+
+
+def test_slices_of_the_whole_for_numpy(model):
+    with strait.safe_open(model[0], "np") as opened:
+        for index in ([0, 2], np.array([0, 2]), (None, 1), (slice(None), [3, 0]), model[1]["cube"] > 30):
+            assert np.array_equal(opened.get_slice("cube")[index], model[1]["cube"][index]), index
+        assert np.array_equal(opened.get_slice("cube")[True], model[1]["cube"][1])  # as theirs
+
+
+def test_bytes_in_memory(model):
+    from strait.numpy import load, save
+
+    arrays = model[1]
+    data = save(arrays, {"k": "v"})
+    found = load(data)
+    assert found.keys() == arrays.keys() and all(np.array_equal(found[name], array) for name, array in arrays.items())
+    safetensors = pytest.importorskip("safetensors.numpy", reason="the safetensors package is not installed")
+    assert all(np.array_equal(safetensors.load(data)[name], array) for name, array in arrays.items())
+    assert load(safetensors.save(arrays)).keys() == arrays.keys()
+    with pytest.raises(strait.Error):
+        load(data[:-1])
+
+
+def test_models_of_torch(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    theirs = pytest.importorskip("safetensors.torch", reason="the safetensors package is not installed")
+    import strait.torch
+
+    def model(seed):
+        torch.manual_seed(seed)
+        made = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+        made[1].weight = made[0].weight
+        return made
+
+    for save in (strait.torch.save_model, theirs.save_model):
+        for load in (strait.torch.load_model, theirs.load_model):
+            path, source, target = str(tmp_path / "model.safetensors"), model(1), model(2)
+            save(source, path)
+            with strait.safe_open(path, "pt") as opened:
+                assert "0.weight" in opened.keys() and "1.weight" not in opened.keys()
+                assert opened.metadata()["1.weight"] == "0.weight"
+            missing, unexpected = load(target, path)
+            assert not list(missing) and not list(unexpected)
+            assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values()))
+            assert target[1].weight is target[0].weight
+    other = torch.nn.Linear(4, 4)
+    with pytest.raises(RuntimeError, match="missing: bias, weight.*unexpected: 0.bias"):
+        strait.torch.load_model(other, path)
+    missing, unexpected = strait.torch.load_model(other, path, strict=False)
+    assert sorted(missing) == ["bias", "weight"] and "0.bias" in unexpected
