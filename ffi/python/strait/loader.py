@@ -45,8 +45,12 @@ class Loader(_abi.Owned):
             float32.
         tokens: (field, item_bytes): what samples are measured in. windows: (tokens, stride). pack: tokens of a window.
         budget: dict(samples_max, cost_max, padded, window, run): batches cut by length.
-        prefetch, hold, block_bytes, gap_bytes, align_bytes, reads_in_flight, bytes_in_flight, pinned_bytes_max,
-            region_bytes_max, region_bytes, open_files_max, deadline_ms, ring, path, verify: see strait.h, Loader options.
+        prefetch: batches read ahead. hold: batches that may be held at once while others are read.
+        block_bytes: the length of a read. gap_bytes: what is read along between samples. align_bytes: what reads start at a
+            multiple of. reads_in_flight, bytes_in_flight, pinned_bytes_max, region_bytes_max, open_files_max: bounds.
+            region_bytes: memory for batches, where it is not to be worked out. deadline_ms: what takes longer is an error.
+        ring: `"auto"`, `"uring"`, `"pread"` (threads), `"cufile"`. path: `"auto"`, or `"staged"` (through pinned memory).
+        verify: `"off"`, or `"checksums"`: compares samples with those of their sidecars.
     """
 
     __slots__ = ("dataset", "_names", "_lock", "_epoch", "_rest", "_turn")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Mapping
 
 from . import memory, weights
-from .save import Saved
+from .save import SaveOptions, Saved
 from .save import save_file as _save_file
 from .theirs import as_theirs
 
@@ -28,7 +28,7 @@ def load(data: bytes) -> dict[str, Any]:
 
 @as_theirs
 def save_file(
-    tensor_dict: Mapping[str, Any], filename: Any, metadata: Mapping[str, str] | None = None, **options: Any,
+    tensor_dict: Mapping[str, Any], filename: Any, metadata: Mapping[str, str] | None = None, **options: Unpack[SaveOptions],
 ) -> Saved:
     """Writes arrays to a file: see `strait.save_file`."""
     return _save_file(tensor_dict, filename, metadata, **options)

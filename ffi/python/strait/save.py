@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple, TypedDict
 
 from . import _abi
 from .arrays import Array, array_of
@@ -30,9 +30,24 @@ class Saved(NamedTuple):
     fallbacks: list[str]
 
 
+class SaveOptions(TypedDict, total=False):
+    """How arrays are written: see `save_file`."""
+
+    shard_bytes_max: int | None
+    digests: str | None
+    per: str
+    block_bytes: int | None
+    writes_in_flight: int | None
+    pinned_bytes_max: int | None
+    ring: str | None
+    deadline_ms: int | None
+
+
 def save_file(
     tensors: Mapping[str, Any], filename: Any, metadata: Mapping[str, str] | None = None, *,
-    shard_bytes_max: int | None = None, digests: str | None = None, per: str = "both", **options: Any,
+    shard_bytes_max: int | None = None, digests: str | None = None, per: str = "both", block_bytes: int | None = None,
+    writes_in_flight: int | None = None, pinned_bytes_max: int | None = None, ring: str | None = None,
+    deadline_ms: int | None = None,
 ) -> Saved:
     """Writes arrays to a safetensors file, in place of what is there: the old one or the new one, whole, whatever happens.
 
@@ -43,7 +58,8 @@ def save_file(
         metadata: `__metadata__`, texts by texts; `{"format": "pt"}` is what libraries for PyTorch look for.
         shard_bytes_max: several files where one would be longer, with an index.
         digests: sums up what is written: `"crc32c"`, `"xxh3-64"`, `"sha256"`; `per` `"file"`, `"tensor"` or `"both"`.
-        options: block_bytes, writes_in_flight, pinned_bytes_max, ring, deadline_ms: see strait.h, Saving checkpoints.
+        block_bytes: the length of a write. writes_in_flight, pinned_bytes_max: bounds. ring: `"auto"`, `"uring"`, `"pread"`
+            (threads). deadline_ms: what takes longer is an error that names it.
     """
     arrays = {name: array_of(value, f"tensor {name!r}", copies=True) for name, value in tensors.items()}
     device = _device(arrays)
@@ -62,19 +78,15 @@ def save_file(
             _abi.strait_save_after(save, stream)
         if digests is not None:
             _abi.strait_save_digests(save, digests.encode(), per.encode())
-        if shard_bytes_max is not None:
-            options["shard_bytes_max"] = shard_bytes_max
-        for name, value in options.items():
-            setter = getattr(_abi, f"strait_save_{name}", None) if name in _OPTIONS else None
-            if setter is None:
-                raise TypeError(f"a save has no option {name}")
-            setter(save, value.encode() if isinstance(value, str) else value)
+        options = dict(shard_bytes_max=shard_bytes_max, block_bytes=block_bytes, writes_in_flight=writes_in_flight,
+                       pinned_bytes_max=pinned_bytes_max, ring=ring, deadline_ms=deadline_ms)
+        for option, own in options.items():
+            if own is not None:
+                setter = getattr(_abi, f"strait_save_{option}")
+                setter(save, text_for_c(own) if isinstance(own, str) else own)
         return _saved(_abi.strait_save_write(save, path_for_c(filename)))
     finally:
         _abi.strait_save_free(save)
-
-
-_OPTIONS = ("shard_bytes_max", "block_bytes", "writes_in_flight", "pinned_bytes_max", "ring", "deadline_ms")
 
 
 def _device(arrays: Mapping[str, Array]) -> Device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Mapping
 
 from . import memory, weights
-from .save import Saved
+from .save import SaveOptions, Saved
 from .save import save_file as _save_file
 from .theirs import as_theirs
 
@@ -30,7 +30,7 @@ def load(data: bytes) -> dict[str, Any]:
 
 @as_theirs
 def save_file(
-    tensors: Mapping[str, Any], filename: Any, metadata: Mapping[str, str] | None = None, **options: Any,
+    tensors: Mapping[str, Any], filename: Any, metadata: Mapping[str, str] | None = None, **options: Unpack[SaveOptions],
 ) -> Saved:
     """Writes tensors to a file: see `strait.save_file`. Tensors that share memory are written each; `save_model` writes one of
     those that are the same."""
@@ -44,7 +44,8 @@ def save(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) 
 
 
 def save_model(
-    model: Any, filename: Any, metadata: Mapping[str, str] | None = None, force_contiguous: bool = True, **options: Any,
+    model: Any, filename: Any, metadata: Mapping[str, str] | None = None, force_contiguous: bool = True,
+    **options: Unpack[SaveOptions],
 ) -> Saved:
     """Writes a module's `state_dict`. Of names for one and the same tensor the first in alphabetical order is in the file, and the
     others are in its metadata, as the safetensors package has it."""
