@@ -7,9 +7,13 @@ What `END`, `PENDING` and `ABSENT` say is no error: they are returned in place o
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
 import pathlib
+import sys
+import threading
 import weakref
+from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Literal
 
 from . import errors
@@ -57,22 +61,103 @@ def _open() -> ctypes.CDLL:
             raise ImportError(f"{path} lacks {name}: it is of another version than this package")
         function.restype = TYPES[result]
         # Outputs go in by byref.
-        function.argtypes = [ctypes.c_void_p if kind[0] == "*" else TYPES[kind] for kind in parameters.split()]
+        function.argtypes = [ctypes.c_void_p if kind[0] == "*" else TYPES[kind[0]] for kind in parameters.split()]
     return library
 
+
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError("strait needs the GIL: it counts who refers to a tensor on its way to another library; start Python with -X gil=1")
 
 PATH = _find()
 LIBRARY = _open()
 
 
-def _wrap(name: str) -> Callable[..., Any]:
-    """The Python function of a C function whose last parameter is an error."""
-    function = getattr(LIBRARY, name)
+def integer(value: Any, name: str) -> int:
+    """A whole number: Python's, or NumPy's."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is a whole number, not {value!r}") from None
+
+
+def _range(kind: str) -> tuple[int, int]:
+    bits = 8 * ctypes.sizeof(TYPES[kind])
+    return (0, 1 << bits) if kind in "IQz" else (-1 << bits - 1, 1 << bits - 1)
+
+
+_RANGES = {kind: _range(kind) for kind in "iIqQz"}
+
+
+def whole(value: Any, kind: str, name: str) -> int:
+    """A whole number that a parameter of that type takes: ctypes would cut it off, and read -1 as 2**64 - 1."""
+    number = value if type(value) is int else integer(value, name)
+    first, end = _RANGES[kind]
+    if not first <= number < end:
+        raise ValueError(f"{name} is from {first} to {end - 1}, not {number}")
+    return number
+
+
+def real(value: Any, name: str) -> float:
+    """A number: Python's, or NumPy's."""
+    if isinstance(value, (str, bytes, bool)) or not hasattr(value, "__float__") and not hasattr(value, "__index__"):
+        raise TypeError(f"{name} is a number, not {value!r}")
+    return float(value)
+
+
+def encoded(value: Any, name: str) -> bytes | None:
+    """A text for C, where it ends with its first NUL."""
+    data = value.encode() if isinstance(value, str) else value
+    if type(data) is not bytes and data is not None:
+        raise TypeError(f"{name} is a text, not {value!r}")
+    if data and b"\0" in data:
+        raise ValueError(f"{name} has a NUL in it: {value!r}")
+    return data
+
+
+def truth(value: Any, name: str) -> bool:
+    """True or False, or NumPy's; not what Python takes for either."""
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError(f"{name} is True or False, not {value!r}")
+    return bool(value)
+
+
+def _checks(name: str) -> list[tuple[int, Callable[..., Any], tuple[str, ...]]]:
+    """Which inputs of a function are checked, how, and with what besides; by the names that options have."""
+    option = name.partition("_builder_")[2]
+    checks: list[tuple[int, Callable[..., Any], tuple[str, ...]]] = []
+    for at, parameter in enumerate(FUNCTIONS[name][1].split()):
+        kind, _, called = parameter.partition(":")
+        called = called if option in ("", called) else f"{option}: {called}"
+        if kind == "s":
+            checks.append((at, encoded, (called,)))
+        elif kind == "b":
+            checks.append((at, truth, (called,)))
+        elif kind == "f":
+            checks.append((at, real, (called,)))
+        elif kind in "iIqQz":
+            checks.append((at, whole, (kind, called)))
+    return checks
+
+
+def _wrap(name: str, checking: bool = True) -> Any:
+    """The Python function of a C function whose last parameter is an error.
+
+    Outputs go `into` cells of the caller's if it has some: a signal that comes while C works is handled when C is done, by an
+    exception in place of the result.
+    """
+    function, checks = getattr(LIBRARY, name), _checks(name) if checking else []
     kinds = [TYPES[kind[1]] for kind in FUNCTIONS[name][1].split() if kind[0] == "*"][:-1]
     byref, pointer = ctypes.byref, ctypes.c_void_p
 
-    def call(*inputs: Any) -> Any:
-        outputs = [kind() for kind in kinds]
+    def call(*inputs: Any, into: tuple[Any, ...] | None = None) -> Any:
+        if checks:
+            checked = list(inputs)
+            for at, check, besides in checks:
+                checked[at] = check(checked[at], *besides)
+            inputs = tuple(checked)
+        outputs = [kind() for kind in kinds] if into is None else into
         error = pointer()
         status = function(*inputs, *[byref(output) for output in outputs], byref(error))
         if status:
@@ -84,6 +169,9 @@ def _wrap(name: str) -> Callable[..., Any]:
         return tuple(output.value for output in outputs) if outputs else None
 
     call.__name__ = name
+    if checks:
+        # For inputs that this package has made itself.
+        call.unchecked = _wrap(name, False)  # type: ignore[attr-defined]
     return call
 
 
@@ -133,18 +221,102 @@ class Owned:
         self._handle = handle
         self._free = weakref.finalize(self, free, handle)
 
+    def _own_cell(self, free: Callable[[Any], Any]) -> Any:
+        """The same of the handle that a call will write: it never is without an owner."""
+        cell: Any = ctypes.c_void_p()
+        self._free = weakref.finalize(self, free, cell)
+        return cell
+
+
+class Handle(Owned):
+    """A handle for the length of a `with`, which gives the cell that a call writes it to."""
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, free: Callable[[Any], Any]):
+        self._cell = self._own_cell(free)
+
+    def __enter__(self) -> Any:
+        return self._cell
+
+    def __exit__(self, *_: Any) -> None:
+        self._free()
+
+
+class Slot:
+    """An object to be, and the cell that a call will write its handle to. The frames of that call have only this, so that an
+    exception which keeps them does not keep the object once it is handed over."""
+
+    __slots__ = ("made", "cell", "turn", "before")
+
+    def __init__(self, made: Owned, free: Callable[[Any], Any]):
+        self.made: Any = made
+        self.cell: Any = made._own_cell(free)
+        # Of a loader: the iteration that it is for, and where the run stood before it, if it did not come at once.
+        self.turn: int | None = None
+        self.before: Handle | None = None
+
+
+class Coming:
+    """What calls that wait are about to make, by thread. If an exception (of Ctrl-C, most often) takes the place of a call's
+    result, the result is here, for the next call of that thread."""
+
+    __slots__ = ("_kind", "_free", "_slots")
+
+    def __init__(self, kind: Any, free: Callable[[Any], Any]):
+        self._kind, self._free = kind, free
+        self._slots: dict[int, Slot] = {}
+
+    def slot(self) -> Slot:
+        """What this thread's last call left, or a new one."""
+        thread = threading.get_ident()
+        found = self._slots.get(thread)
+        if found is None:
+            found = self._slots[thread] = Slot(self._kind.__new__(self._kind), self._free)
+        return found
+
+    def left(self) -> Slot | None:
+        """The same, if its object has come."""
+        found = self._slots.get(threading.get_ident())
+        return None if found is None or found.cell.value is None else found
+
+    def taken(self) -> None:
+        """The caller has the object."""
+        if (slot := self._slots.pop(threading.get_ident(), None)) is not None:
+            slot.made = None
+
+    def drop(self) -> None:
+        """Gives back what this thread's last call left, whatever still refers to it."""
+        if (slot := self._slots.pop(threading.get_ident(), None)) is not None:
+            slot.made._free()
+
 
 def text(value: bytes | None) -> str:
     """A text of the C ABI."""
     return "" if value is None else value.decode()
 
 
-def texts(values: Any) -> tuple[Any, int]:
+def texts(values: Any, name: str = "names") -> tuple[Any, int]:
     """Texts as the C ABI takes many: an array, and how many."""
-    if isinstance(values, str):
-        raise TypeError(f"a list of names is wanted, not {values!r}")
-    values = [value.encode() for value in values]
-    return (ctypes.c_char_p * len(values))(*values), len(values)
+    data = [encoded(value, f"one of {name}") for value in listed(values, name)]
+    return (ctypes.c_char_p * len(data))(*data), len(data)
+
+
+def wholes(values: Any, kind: Literal["Q", "I"], name: str) -> tuple[Any, int]:
+    """The same of whole numbers."""
+    numbers = [whole(value, kind, f"one of {name}") for value in listed(values, name)]
+    return (TYPES[kind] * len(numbers))(*numbers), len(numbers)
+
+
+def listed(values: Any, name: str, *parts: str) -> list[Any]:
+    """Several values, of which each has a name if there are so many."""
+    what = f"({', '.join(parts)})" if parts else "a list"
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} is {what}, not {values!r}")
+    values = list(values)
+    if parts and len(values) != len(parts):
+        raise ValueError(f"{name} is {what}, not {values!r}")
+    return values
 
 
 def u64s(address: int | None, count: int) -> tuple[int, ...]:

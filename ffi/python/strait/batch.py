@@ -35,9 +35,11 @@ class Batch(_abi.Owned):
 
     __slots__ = ("_length", "_names")
 
-    def __init__(self, handle: int, names: dict[str, str | None]):
-        self._own(handle, _abi.strait_batch_free)
-        self._names = names
+    def __init__(self) -> None:
+        raise TypeError("batches come from a strait.Loader")
+
+    def _filled(self, handle: int, names: dict[str, str | None]) -> None:
+        self._handle, self._names = handle, names
         self._length = _abi.strait_batch_len(handle)
 
     def __len__(self) -> int:
@@ -103,11 +105,11 @@ class Batch(_abi.Owned):
 
     def cursor(self) -> str:
         """Where the run stands once every rank has used its batch of this step: JSON for `Loader.resume`."""
-        return cursor_json(_abi.strait_batch_cursor(self._handle))
+        return cursor_json(_abi.strait_batch_cursor, self._handle)
 
     def origin(self, sample: int) -> tuple[int, int]:
         """The dataset that a sample comes from, by its place in `Dataset.concat`, and its id there."""
-        return _abi.strait_batch_origin(self._handle, sample)
+        return _abi.strait_batch_origin(self._handle, place(sample, len(self), "sample"))
 
     @property
     def origins(self) -> list[tuple[int, int]]:
@@ -127,6 +129,7 @@ class Batch(_abi.Owned):
 
     def window(self, window: int) -> Window:
         """The pieces of a window of tokens."""
+        window = place(window, len(self), "window")
         pieces, tokens, offsets, lengths = _abi.strait_batch_window(self._handle, window)
         places = [_abi.strait_batch_window_piece(self._handle, window, piece) for piece in range(pieces)]
         return Window(
@@ -168,7 +171,7 @@ class Ragged(Sequence[Any]):
     __slots__ = ("_batch", "_name", "_key", "_places")
 
     def __init__(self, batch: Batch, name: str):
-        self._batch, self._name, self._key = batch, name, name.encode()
+        self._batch, self._name, self._key = batch, name, _abi.encoded(name, "field")
         self._places = _abi.strait_batch_field(batch._handle, self._key), len(batch)
 
     @property
@@ -200,7 +203,7 @@ class Ragged(Sequence[Any]):
         return self._tensor(sample, _abi.TENSOR_BYTES)
 
     def _tensor(self, sample: int, flags: int) -> Tensor | None:
-        sample = self._index(sample)
+        sample = place(sample, len(self), "sample")
         try:
             return Tensor(self._batch, "strait_batch_sample_tensor", (self._batch._handle, self._key, sample), flags)
         except LookupError as error:
@@ -208,14 +211,9 @@ class Ragged(Sequence[Any]):
                 raise
             return None
 
-    def _index(self, sample: int) -> int:
-        if not -len(self) <= sample < len(self):
-            raise IndexError(f"sample {sample} of a batch of {len(self)}")
-        return sample % len(self)
-
     def bytes(self, sample: int) -> bytes | None:
         """A copy of a sample's bytes on the host, from whatever device: for labels, texts, and checks."""
-        sample = self._index(sample)
+        sample = place(sample, len(self), "sample")
         try:
             found = _abi.strait_batch_host_bytes(self._batch._handle, self._key, sample)
         except _abi.errors.ConfigError:
@@ -232,7 +230,7 @@ class Ragged(Sequence[Any]):
 
     def integer(self, sample: int) -> int | None:
         """A sample's value as a whole number: of the field's own type, else decimal text, as WebDataset writes `cls`."""
-        value = _abi.strait_batch_integer(self._batch._handle, self._key, self._index(sample))
+        value = _abi.strait_batch_integer(self._batch._handle, self._key, place(sample, len(self), "sample"))
         return None if value is _abi.ABSENT else value
 
     def integers(self) -> list[int | None]:
@@ -271,9 +269,20 @@ def varints(data: bytes) -> list[int]:
     return numbers
 
 
-def cursor_json(handle: int) -> str:
-    """The JSON of a cursor, which is given back."""
-    try:
-        return _abi.text(_abi.strait_cursor_json(handle)[0])
-    finally:
-        _abi.strait_cursor_free(handle)
+def place(number: Any, count: int, name: str) -> int:
+    """One of `count` places of a batch, from its end if negative."""
+    number = _abi.integer(number, name)
+    if not -count <= number < count:
+        raise IndexError(f"{name} {number} of a batch of {count}")
+    return number % count
+
+
+def cursor_json(call: Any, *handles: int) -> str:
+    """The JSON of the cursor that a call gives."""
+    with _abi.Handle(_abi.strait_cursor_free) as cursor:
+        return json_of(call(*handles, into=(cursor,)))
+
+
+def json_of(cursor: int) -> str:
+    """The JSON of a cursor."""
+    return _abi.text(_abi.strait_cursor_json(cursor)[0])

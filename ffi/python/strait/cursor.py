@@ -30,7 +30,7 @@ def _merged(cursor: str, other: str) -> str:
         for text in (cursor, other):
             data = text.encode()
             handles.append(_abi.strait_cursor_parse(data, len(data)))
-        return cursor_json(_abi.strait_cursor_merge(*handles))
+        return cursor_json(_abi.strait_cursor_merge, *handles)
     finally:
         for handle in handles:
             _abi.strait_cursor_free(handle)

@@ -14,7 +14,7 @@ class Device(_abi.Owned):
     __slots__ = ()
 
     def __init__(self, device: Any = "auto"):
-        text = f"cuda:{device}" if isinstance(device, int) else str(device)
+        text = str(device) if isinstance(device, bool) or not hasattr(device, "__index__") else f"cuda:{device}"
         kind, _, ordinal = text.partition(":")
         if kind in ("host", "cpu") and ordinal in ("", "0"):
             handle = _abi.strait_device_host()

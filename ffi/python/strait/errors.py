@@ -23,21 +23,22 @@ class Error(Exception):
         sample: the id of the sample that cannot be read, or None.
     """
 
-    status: int
-    code: str
-    message: str
-    errno: int | None
-    device_code: int | None
-    path: str | None
-    offset: int | None
-    sample: int | None
+    status: int = 299
+    code: str = STATUSES[299]
+    message: str = ""
+    errno: int | None = None
+    device_code: int | None = None
+    path: str | None = None
+    offset: int | None = None
+    sample: int | None = None
+
+    def __init__(self, message: str = ""):
+        # What an exception is pickled with: this argument, and the attributes that it has been given.
+        super().__init__(message)
+        self.message = message
 
     def __str__(self) -> str:
-        return self.message
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        fields = ("errno", "device_code", "path", "offset", "sample")
-        return _remake, (self.status, self.message, {field: getattr(self, field) for field in fields})
+        return str(self.message)
 
 
 class ConfigError(Error, ValueError):
@@ -117,6 +118,12 @@ _CLASSES = {
 }
 
 
+for _number, _code in STATUSES.items():
+    # An exception that is made by its class alone says the first of those codes.
+    if "status" not in vars(_class := _CLASSES.get(_code, Error)):
+        _class.status, _class.code = _number, _code
+
+
 def make(
     status: int, message: str, *, errno: int | None = None, device_code: int | None = None, path: str | None = None,
     offset: int | None = None, sample: int | None = None,
@@ -127,11 +134,7 @@ def make(
     if kind is OpenError and errno == _errno.ENOENT:
         kind = MissingError
     error = kind(message)
-    error.status, error.code, error.message = status, code, message
+    error.status, error.code = status, code
     error.errno, error.device_code = errno, device_code
     error.path, error.offset, error.sample = path, offset, sample
     return error
-
-
-def _remake(status: int, message: str, fields: dict[str, Any]) -> Error:
-    return make(status, message, **fields)

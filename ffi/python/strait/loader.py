@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
+import gc
 import threading
-from typing import Any, Iterable, Iterator, Mapping, NoReturn
+from collections.abc import Mapping
+from typing import Any, Iterable, Iterator, NoReturn
 
-from . import _abi
-from .batch import Batch, cursor_json
+from . import _abi, errors
+from .batch import Batch, json_of
 from .dataset import Dataset, Path
 from .device import Device
 from .tensor import capsules
 
 _SLICE_MS = 100
+# Where reference cycles have kept batches before.
+_CYCLES_MS = 10
 _NUMBERS = (
     "batch_size", "seed", "prefetch", "hold", "block_bytes", "gap_bytes", "align_bytes", "reads_in_flight",
     "bytes_in_flight", "pinned_bytes_max", "region_bytes_max", "region_bytes", "open_files_max", "deadline_ms",
@@ -53,7 +56,7 @@ class Loader(_abi.Owned):
         verify: `"off"`, or `"checksums"`: compares samples with those of their sidecars.
     """
 
-    __slots__ = ("dataset", "_names", "_lock", "_epoch", "_rest", "_turn")
+    __slots__ = ("dataset", "_names", "_lock", "_epoch", "_rest", "_turn", "_ended", "_coming", "_cycles", "_starved")
 
     def __init__(
         self, dataset: Dataset | Path | Iterable[Path], batch_size: int | None = None, *, device: Any = None,
@@ -92,7 +95,11 @@ class Loader(_abi.Owned):
         self._epoch = 0
         # Whether the next iteration goes on from a cursor.
         self._rest = False
-        self._turn = 0
+        # The number of this iteration, and of the last one that came to its end.
+        self._turn = self._ended = 0
+        self._coming = _abi.Coming(Batch, _abi.strait_batch_free)
+        # Whether reference cycles have kept batches, and how often there was no memory when that was last looked for.
+        self._cycles, self._starved = False, 0
 
     @property
     def epoch(self) -> int:
@@ -107,6 +114,7 @@ class Loader(_abi.Owned):
     def set_epoch(self, epoch: int) -> None:
         """The epoch that the next iteration delivers. After `load_state_dict`, the epoch of that state goes on where it
         stood, and another one starts from its start."""
+        epoch = _abi.whole(epoch, "Q", "epoch")
         with self._lock:
             if epoch != self._epoch:
                 self._epoch, self._rest = epoch, False
@@ -117,6 +125,10 @@ class Loader(_abi.Owned):
         if steps == _abi.UNKNOWN:
             raise TypeError("batches are cut by a budget: how many there are shows only as they come")
         return steps
+
+    def __bool__(self) -> bool:
+        """True: also where there is no length."""
+        return True
 
     def __iter__(self) -> Iterator[Batch]:
         with self._lock:
@@ -129,44 +141,77 @@ class Loader(_abi.Owned):
             return _Iteration(self, self._turn)
 
     def _next(self, turn: int) -> Batch:
+        # An exception that came in place of the last batch has left it here.
+        slot = self._coming.slot()
+        if slot.turn not in (None, turn):
+            self._coming.drop()
+            slot = self._coming.slot()
+        slot.turn = turn
+        if slot.cell.value is None:
+            self._receive(slot, turn)
+        if self._names is None:
+            self._names = _names(slot.cell.value)
+        batch: Batch = slot.made
+        batch._filled(slot.cell.value, self._names)
+        self._coming.taken()
+        return batch
+
+    def _receive(self, slot: _abi.Slot, turn: int) -> None:
+        """Waits until the handle of the next batch is in the cell."""
+        wait = Wait(self)
         while True:
             if turn != self._turn:
+                if turn == self._ended:
+                    raise StopIteration
                 raise RuntimeError("the loader has begun another iteration: this one is over")
             capsules.sweep()
-            # In slices, for signals are handled between calls only.
-            handle = _abi.strait_loader_next(self._handle, _SLICE_MS)
-            if handle is _abi.END:
-                with self._lock:
-                    if turn == self._turn:
-                        self._turn += 1
-                        self._epoch = self._progress()[0]
+            try:
+                # In slices, for signals are handled between calls only.
+                answer = _abi.strait_loader_next(self._handle, wait.slice_ms, into=(slot.cell,))
+            except errors.TimeoutError as error:
+                raise wait.explained(error) from None
+            if answer is _abi.PENDING:
+                slot.before = slot.before or self._cursor()
+                wait.more()
+            elif answer is _abi.END:
+                self._end(turn)
                 raise StopIteration
-            if handle is not _abi.PENDING:
-                break
-        if self._names is None:
-            self._names = _names(handle)
-        return Batch(handle, self._names)
+            else:
+                return
+
+    def _end(self, turn: int) -> None:
+        with self._lock:
+            if turn == self._turn:
+                self._epoch = self._progress()[0]
+                self._ended = turn
+                self._turn += 1
+
+    def _cursor(self) -> _abi.Handle:
+        cursor = _abi.Handle(_abi.strait_cursor_free)
+        _abi.strait_loader_cursor(self._handle, into=(cursor._cell,))
+        return cursor
 
     def _progress(self) -> tuple[int, int, int]:
-        cursor = _abi.strait_loader_cursor(self._handle)
-        try:
+        with self._cursor() as cursor:
             return _abi.strait_cursor_progress(cursor)
-        finally:
-            _abi.strait_cursor_free(cursor)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run stands after the last batch that was delivered: a few hundred bytes of plain values."""
-        return {"strait": 1, "cursor": cursor_json(_abi.strait_loader_cursor(self._handle))}
+        """Where the run stands after the last batch that was delivered: a few hundred bytes of plain values. One in whose
+        place an exception came (of Ctrl-C) is yet to be."""
+        left = self._coming.left()
+        before = left.before if left is not None and left.turn == self._turn else None
+        cursor = before or self._cursor()
+        return {"strait": 1, "cursor": json_of(cursor._cell)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken, also with another batch size or on other ranks, when next iterated."""
-        if state.get("strait") != 1:
+        if not isinstance(state, Mapping) or state.get("strait") != 1 or not isinstance(state.get("cursor"), str):
             raise ValueError("not a state_dict of a strait.Loader of this version")
         self.resume(state["cursor"])
 
     def resume(self, cursor: str, allow_changed: bool = False) -> None:
         """Goes on from a cursor of `Batch.cursor` when next iterated; `allow_changed`: even if the dataset has changed."""
-        data = cursor.encode()
+        data = _abi.encoded(cursor, "cursor") or b""
         parsed = _abi.strait_cursor_parse(data, len(data))
         try:
             with self._lock:
@@ -180,14 +225,12 @@ class Loader(_abi.Owned):
     def stats(self) -> dict[str, Any]:
         """What the loader has done so far; never waits for a batch. Numbers (`"bytes_read"`), texts (`"path"`, `"ring"`),
         `"fallbacks"` with their reasons, and `"bad_samples"`."""
-        handle = _abi.strait_loader_stats(self._handle)
-        try:
-            return read_stats(handle)
-        finally:
-            _abi.strait_stats_free(handle)
+        with _abi.Handle(_abi.strait_stats_free) as stats:
+            return read_stats(_abi.strait_loader_stats(self._handle, into=(stats,)))
 
     def close(self) -> None:
         """Stops the loader in bounded time. Batches that are held stay valid."""
+        self._coming.drop()
         self._free()
 
     def __enter__(self) -> Loader:
@@ -215,6 +258,35 @@ class _Iteration(Iterator[Batch]):
         except StopIteration:
             self._over = True
             raise
+
+
+class Wait:
+    """How one batch is waited for. The first look is short: it is the usual case, and says what stood before the wait."""
+
+    __slots__ = ("slice_ms", "collected", "_loader")
+
+    def __init__(self, loader: Loader):
+        self._loader, self.slice_ms, self.collected = loader, 0, False
+
+    def more(self) -> None:
+        """After a slice without a batch. Where the engine found no memory for one, cycles of references may hold it, which go
+        only when Python looks for them."""
+        loader, first = self._loader, self.slice_ms == 0
+        self.slice_ms = _CYCLES_MS if first and loader._cycles else _SLICE_MS
+        if first or self.collected:
+            return
+        if (starved := loader.stats()["waits_for_region"]) > loader._starved:
+            loader._starved, self.collected = starved, True
+            live = _abi.strait_handles_live()
+            gc.collect()
+            loader._cycles |= _abi.strait_handles_live() < live
+
+    def explained(self, error: errors.TimeoutError) -> errors.TimeoutError:
+        """The error, with what was tried."""
+        if self.collected:
+            error.message += "; gc.collect() was called, so it is no garbage in reference cycles that holds them"
+            error.args = (error.message,)
+        return error
 
 
 def _names(batch: int) -> dict[str, str | None]:
@@ -246,32 +318,32 @@ def _set(builder: int, options: dict[str, Any]) -> None:
     def call(name: str, *values: Any) -> None:
         getattr(_abi, f"strait_loader_builder_{name}")(builder, *values)
 
-    for name in _NUMBERS:
+    for name in (*_NUMBERS, *_TEXTS, "pack"):
         if name in options:
             call(name, options.pop(name))
-    for name in _TEXTS:
-        if name in options:
-            call(name, options.pop(name).encode())
     for name in ("fields", "tensors", "on_host"):
         if name in options:
-            call(name, *_abi.texts(options.pop(name)))
-    for field, (dtype, shape) in options.pop("array", {}).items():
-        call("array", field.encode(), _dtype(dtype), (ctypes.c_uint64 * len(shape))(*shape), len(shape))
-    for field, dtype in options.pop("dtype", {}).items():
-        call("widen", field.encode(), _dtype(dtype))
-    for field, (dtype, factor, *bias) in options.pop("scale", {}).items():
-        call("scale", field.encode(), _dtype(dtype), factor, *(bias or (0.0,)))
+            call(name, *_abi.texts(options.pop(name), name))
+    for field, described in _mapping(options.pop("array", {}), "array").items():
+        dtype, shape = _abi.listed(described, f"array: {field}", "dtype", "shape")
+        call("array", field, _dtype(dtype), *_abi.wholes(shape, "Q", f"array: {field}: shape"))
+    for field, dtype in _mapping(options.pop("dtype", {}), "dtype").items():
+        call("widen", field, _dtype(dtype))
+    for field, described in _mapping(options.pop("scale", {}), "scale").items():
+        parts = ("dtype", "factor", "bias") if len(described := _abi.listed(described, f"scale: {field}")) > 2 else ("dtype", "factor")
+        dtype, factor, *bias = _abi.listed(described, f"scale: {field}", *parts)
+        call("scale", field, _dtype(dtype), factor, *(bias or (0.0,)))
     _set_order(call, options)
     if "tokens" in options:
-        field, item_bytes = options.pop("tokens")
-        call("tokens", field.encode(), item_bytes)
+        call("tokens", *_abi.listed(options.pop("tokens"), "tokens", "field", "item_bytes"))
     if "windows" in options:
-        call("windows", *options.pop("windows"))
-    if "pack" in options:
-        call("pack", options.pop("pack"))
+        call("windows", *_abi.listed(options.pop("windows"), "windows", "tokens", "stride"))
     if "budget" in options:
-        budget = {"padded": False, "window": 1, "run": 1} | options.pop("budget")
-        call("budget", *[budget[key] for key in ("samples_max", "cost_max", "padded", "window", "run")])
+        given = _mapping(options.pop("budget"), "budget")
+        budget = {"samples_max": None, "cost_max": None, "padded": False, "window": 1, "run": 1} | given
+        if len(budget) > 5 or None in budget.values():
+            raise TypeError(f"budget has samples_max, cost_max, and maybe padded, window and run; not {', '.join(map(str, given))}")
+        call("budget", *budget.values())
     if options:
         raise TypeError(f"a loader has no option {', '.join(options)}")
 
@@ -286,25 +358,36 @@ def _dtype(dtype: Any) -> bytes:
     return name.encode()
 
 
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} is a dict, not {value!r}")
+    return dict(value)
+
+
 def _set_order(call: Any, options: dict[str, Any]) -> None:
     """Which samples come, and in which order."""
     shuffle = options.pop("shuffle", False)
-    if isinstance(shuffle, tuple):
-        call("shuffle_blocks", *shuffle)
-    elif shuffle:
-        call("shuffle", b"full" if shuffle is True else shuffle.encode())
-    if options.pop("rank_from_env", False):
+    if isinstance(shuffle, (tuple, list)):
+        call("shuffle_blocks", *_abi.listed(shuffle, "shuffle", "block_bytes", "window"))
+    elif shuffle is not False:
+        call("shuffle", "full" if shuffle is True else shuffle)
+    if _abi.truth(options.pop("rank_from_env", False), "rank_from_env"):
         call("rank_from_env")
     if "rank" in options or "world" in options:
-        call("rank", options.pop("rank"), options.pop("world"))
+        rank, world = options.pop("rank", None), options.pop("world", None)
+        if rank is None or world is None:
+            raise TypeError("rank and world go together")
+        call("rank", rank, world)
     bad = options.pop("bad_samples", "raise")
-    if isinstance(bad, tuple):
-        call("bad_samples_skip", *bad)
+    if isinstance(bad, (tuple, list)):
+        call("bad_samples_skip", *_abi.listed(bad, "bad_samples", "budget", "consecutive"))
     elif bad in ("raise", "replace"):
         call(f"bad_samples_{bad}")
     else:
         raise ValueError(f'bad_samples is "raise", "replace" or (budget, consecutive), not {bad!r}')
     positions = options.pop("mixture_positions", 0)
-    weights: Iterable[int] = options.pop("mixture", ())
-    if weights := list(weights):
-        call("mixture", (ctypes.c_uint32 * len(weights))(*weights), len(weights), positions)
+    weights, count = _abi.wholes(options.pop("mixture", ()), "I", "mixture")
+    if count:
+        call("mixture", weights, count, positions)
+    elif positions:
+        raise TypeError("mixture_positions goes with mixture")

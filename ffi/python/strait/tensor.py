@@ -6,13 +6,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
-import threading
 import weakref
 from typing import Any
 
 from . import _abi
+from .dlpack import _delete, _Legacy, _Versioned, capsules, copied
 
 HOST, CUDA, CUDA_HOST = 1, 2, 3
 _NAMES = {
@@ -31,86 +29,6 @@ _ML_DTYPES = {
 _TORCH = _ML_DTYPES | {
     "bool": "bool", "f16": "float16", "f32": "float32", "f64": "float64", "c64": "complex64", "c128": "complex128",
 } | {f"i{bits}": f"int{bits}" for bits in (8, 16, 32, 64)} | {f"u{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
-
-
-class _DLTensor(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32), ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    ]
-
-
-_DELETER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
-
-class _Legacy(ctypes.Structure):
-    _fields_ = [("tensor", _DLTensor), ("owner", ctypes.c_void_p), ("deleter", _DELETER)]
-
-
-class _Versioned(ctypes.Structure):
-    _fields_ = [
-        ("major", ctypes.c_uint32), ("minor", ctypes.c_uint32), ("owner", ctypes.c_void_p), ("deleter", _DELETER),
-        ("flags", ctypes.c_uint64), ("tensor", _DLTensor),
-    ]
-
-
-def _delete(kind: Any, address: int) -> None:
-    kind.from_address(address).deleter(address)
-
-
-_capsule_new = ctypes.pythonapi.PyCapsule_New
-_capsule_new.restype, _capsule_new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-_capsule_is = ctypes.pythonapi.PyCapsule_IsValid
-_capsule_is.restype, _capsule_is.argtypes = ctypes.c_int, [ctypes.py_object, ctypes.c_char_p]
-
-
-class _Capsules:
-    """Capsules that were handed out and not yet seen to be consumed.
-
-    A consumer renames the capsule and owns the tensor from then on. One that failed to leaves it as it is: then nobody but
-    this list refers to the capsule, and the tensor is deleted here. A capsule's own destructor would have to be C, since
-    it runs while an exception is on its way.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.waiting: list[list[Any]] = []
-
-    def make(self, kind: type, address: int) -> Any:
-        name = b"dltensor" if kind is _Legacy else b"dltensor_versioned"
-        try:
-            capsule = _capsule_new(address, name, None)
-        except BaseException:
-            _delete(kind, address)
-            raise
-        self.sweep()
-        with self.lock:
-            self.waiting.append([capsule, name, kind, address])
-        return capsule
-
-    def sweep(self) -> None:
-        """Forgets those that were consumed, and deletes those that will never be."""
-        if not self.waiting:
-            return
-        with self.lock:
-            waiting, self.waiting = self.waiting, []
-        left = []
-        for entry in waiting:
-            if not _capsule_is(entry[0], entry[1]):
-                continue
-            # The entry's reference and the call's argument.
-            if sys.getrefcount(entry[0]) > 2:
-                left.append(entry)
-            else:
-                _delete(entry[2], entry[3])
-        if left:
-            with self.lock:
-                self.waiting += left
-
-
-capsules = _Capsules()
 
 
 class Tensor:
@@ -135,7 +53,7 @@ class Tensor:
 
     def _make(self, stream: int, legacy: bool = False, flags: int | None = None) -> int:
         function = getattr(_abi, self._function + ("_legacy" if legacy else ""))
-        made = function(*self._arguments, stream, self._bytes if flags is None else flags)
+        made = function.unchecked(*self._arguments, stream, self._bytes if flags is None else flags)
         if made is _abi.ABSENT:
             raise LookupError("the sample does not have that field")
         return made
@@ -174,25 +92,31 @@ class Tensor:
 
     def __dlpack__(self, *, stream: int | None = None, max_version: tuple[int, int] | None = None,
                    dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> Any:
-        """A DLPack capsule, ready on `stream` (see `strait.h`, Tensors). On CUDA None is the legacy default stream."""
-        if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
-            raise BufferError("strait makes no copies and moves nothing between devices: copy what this call returns")
+        """A DLPack capsule, ready on `stream` (see `strait.h`, Tensors). On CUDA None is the legacy default stream. Copies are
+        made of host memory only."""
+        if dl_device is not None and tuple(dl_device) != self.__dlpack_device__():
+            raise BufferError("strait moves nothing between devices: copy what this call returns for the tensor's own")
         legacy = max_version is None or max_version[0] < 1
-        return capsules.make(_Legacy if legacy else _Versioned, self._make(self._stream(stream), legacy))
+        kind, host = _Legacy if legacy else _Versioned, self.__dlpack_device__()[0] in (HOST, CUDA_HOST)
+        if copy and not host:
+            raise BufferError("strait makes no copies on a device: copy what this call returns without one")
+        made = self._make(self._stream(stream), legacy)
+        return capsules.make(kind, copied(kind, made, self.nbytes) if copy else made)
 
     def _stream(self, stream: int | None) -> int:
         if self.__dlpack_device__()[0] != CUDA:
             if stream not in (None, -1):
                 raise ValueError(f"host memory has no streams: stream is None or -1, not {stream}")
             return _abi.STREAM_NONE
-        return 1 if stream is None else stream
+        return 1 if stream is None else _abi.whole(stream, "q", "stream")
 
     def _pointer(self) -> int:
         """The first byte; the memory stays as long as this object. On CUDA it is ready on, and refilled behind, the legacy
         default stream."""
         if self._export is None:
             address = self._make(self._stream(None))
-            weakref.finalize(self, _delete, _Versioned, address)
+            # Not as the program ends: arrays may be used for longer than any Python code of this package runs.
+            weakref.finalize(self, _delete, _Versioned, address).atexit = False
             tensor = _Versioned.from_address(address).tensor
             self._export = address, (tensor.data or 0) + tensor.byte_offset
         return self._export[1]
@@ -210,6 +134,15 @@ class Tensor:
         if self.__dlpack_device__()[0] not in (HOST, CUDA_HOST):
             raise AttributeError("the memory is not the host's")
         return self._interface()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """What NumPy makes of a type that its array interface does not know, or says of memory that is not the host's."""
+        array = self.numpy()
+        if dtype is None or dtype == array.dtype:
+            return array.copy() if copy else array
+        if copy is False:
+            raise ValueError(f"{self.dtype} as {dtype} is a copy")
+        return array.astype(dtype)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:

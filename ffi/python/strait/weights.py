@@ -50,9 +50,6 @@ class _Loaded(_abi.Owned):
 
     __slots__ = ()
 
-    def __init__(self, handle: int):
-        self._own(handle, _abi.strait_tensor_free)
-
 
 def convert(tensor: Tensor, framework: str | None) -> Any:
     return tensor if framework is None else getattr(tensor, framework)()
@@ -197,12 +194,11 @@ class Checkpoint(_abi.Owned):
         finally:
             _abi.strait_load_builder_free(builder)
         try:
-            for handle in load.handles():
-                try:
-                    _abi.strait_tensor_wait(handle)
-                finally:
-                    _abi.strait_tensor_free(handle)
+            while (slot := load.arrived()) is not None:
+                _abi.strait_tensor_wait(slot.cell.value)
+                load._coming.drop()
         finally:
+            load._coming.drop()
             load._free()
 
     def _fits(self, name: str, array: Array) -> None:
@@ -248,31 +244,32 @@ def _start(builder: int, verify: Any, options: Mapping[str, Any]) -> _Load:
 class _Load(_abi.Owned, Iterator[Any]):
     """A load under way."""
 
-    __slots__ = ()
+    __slots__ = ("_coming",)
 
     def __init__(self, handle: int):
         self._own(handle, _abi.strait_load_free)
+        self._coming = _abi.Coming(_Loaded, _abi.strait_tensor_free)
 
-    def handles(self) -> Iterator[int]:
-        """Tensors as they finish, each to be given back."""
-        while True:
+    def arrived(self) -> _abi.Slot | None:
+        """Waits for the next tensor. If an exception came in place of the last one, it is still here."""
+        slot = self._coming.slot()
+        while slot.cell.value is None:
             # In slices, for signals are handled between calls only.
-            while (handle := _abi.strait_load_next(self._handle, _SLICE_MS)) is _abi.PENDING:
-                pass
-            if handle is _abi.END:
-                return
-            yield handle
+            if _abi.strait_load_next(self._handle, _SLICE_MS, into=(slot.cell,)) is _abi.END:
+                return None
+        return slot
 
     def __next__(self) -> tuple[str, Tensor]:
-        handle = next(self.handles(), None)
-        if handle is None:
+        slot = self.arrived()
+        if slot is None:
             self._free()
             raise StopIteration
-        loaded = _Loaded(handle)
+        handle = slot.cell.value
         name = _abi.text(_abi.strait_tensor_name(handle)[0])
         # On the host the bytes are there before anything looks at them; on a GPU streams wait for them.
-        if _abi_host(tensor := Tensor(loaded, "strait_tensor_dlpack", (handle,))):
+        if _abi_host(tensor := Tensor(slot.made, "strait_tensor_dlpack", (handle,))):
             _abi.strait_tensor_wait(handle)
+        self._coming.taken()
         return name, tensor
 
 

@@ -50,7 +50,7 @@ for batch in loader:
     for place, sample in enumerate(batch.samples):
         assert ragged.bytes(place) == want[48 * sample:48 * sample + 48]
     batch.release(stream=1)
-assert capsules.waiting == []
+assert not capsules.waiting
 del batch, ragged, tensor
 loader.close()
 tensors = strait.load_file(sys.argv[3], device="cuda")

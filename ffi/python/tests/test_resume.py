@@ -100,6 +100,7 @@ def test_budgets_have_no_length(pictures):
     loader = strait.Loader(pictures[0], device="host", budget={"samples_max": 8, "cost_max": 30_000})
     with pytest.raises(TypeError, match="budget"):
         len(loader)
+    assert loader
     assert sorted(samples(loader)) == list(range(60))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import strait
-from conftest import safetensors_bytes
+from conftest import Copies, safetensors_bytes
 from strait import _abi
 
 
@@ -180,9 +180,51 @@ def test_device_protocol(rows):
     with pytest.raises(ValueError, match="no streams"):
         tensor.__dlpack__(stream=1)
     with pytest.raises(BufferError):
-        tensor.__dlpack__(copy=True)
-    with pytest.raises(BufferError):
         tensor.__dlpack__(dl_device=(2, 0))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_copies_by_dlpack(rows, model, legacy):
+    """What the standard demands of host memory: bytes of their own."""
+    batch = next(iter(strait.Loader(rows[0], batch_size=10, device="host")))
+    shared, copy = batch["array"].numpy(), np.from_dlpack(Copies(batch["array"], legacy))
+    assert np.array_equal(copy, rows[1][:10]) and copy.shape == (10, 3, 4) and copy.flags.c_contiguous and copy.ctypes.data % 256 == 0
+    assert not np.shares_memory(copy, shared)
+    batch.release()
+    del batch
+    shared[:] = 0
+    assert np.array_equal(copy, rows[1][:10])
+    tensors = strait.load_file(model[0])
+    for name, array in model[1].items():
+        if array.dtype != bool or np.lib.NumpyVersion(np.__version__) >= "2.0.0":
+            assert np.array_equal(np.from_dlpack(Copies(tensors[name], legacy)), array), name
+
+
+def test_numpy_is_told_what_it_has_no_type_for(model):
+    """Not an array of one object."""
+    tensor = strait.load_file(model[0])["brain"]
+    try:
+        wanted = tensor.numpy()
+    except TypeError as error:
+        for make in (np.asarray, np.array, lambda tensor: np.stack([tensor, tensor]), lambda tensor: np.asarray(tensor, np.float32)):
+            with pytest.raises(TypeError, match=str(error)):
+                make(tensor)
+        return
+    found = np.asarray(tensor)
+    assert found.dtype == wanted.dtype and found.tobytes() == model[2]["brain"] and np.shares_memory(found, wanted)
+    copy = np.array(tensor)
+    assert copy.tobytes() == model[2]["brain"] and not np.shares_memory(copy, wanted)
+    assert np.array_equal(np.asarray(tensor, np.float32), wanted.astype(np.float32), equal_nan=True)
+    with pytest.raises(ValueError):
+        tensor.__array__(np.float32, copy=False)
+
+
+def test_numpy_is_told_without_the_package_of_its_types(model, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(TypeError, match="ml_dtypes"):
+        np.asarray(strait.load_file(model[0])["brain"])
 
 
 def test_errors(tmp_path, rows):
@@ -200,10 +242,6 @@ def test_errors(tmp_path, rows):
         strait.Loader(rows[0], device="host", batchsize=3)
     with pytest.raises(ValueError, match="is no device"):
         strait.Loader(rows[0], device="tape")
-    import pickle
-
-    again = pickle.loads(pickle.dumps(missing.value))
-    assert type(again) is strait.errors.MissingError and again.errno == 2 and again.path == missing.value.path
 
 
 def test_every_function_of_the_header_is_declared():
