@@ -13,6 +13,7 @@ mod stand_in;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
+use check::casts::Change;
 use check::cuda::Gpu;
 use check::exact;
 use check::race::{self, Load, Tally};
@@ -20,8 +21,9 @@ use check::reader::{Reader, Release};
 use check::shards::{Shards, Source};
 use cufile::FakeCufile;
 use stand_in::Fake;
+use strait::order::Shuffle;
 use strait::sim::Rng;
-use strait::{Builder, Device, Error, Loader, PathChoice, RingChoice};
+use strait::{Builder, DType, Device, Error, Loader, PathChoice, RingChoice};
 
 /// Both stand-ins, shards, and what was alive before.
 struct Bed {
@@ -113,17 +115,19 @@ fn memory_is_used_again_only_behind_the_streams_that_read_it() {
     assert!(misuse.contains("in no order"), "{misuse}");
 }
 
-/// Batches that nobody waits for go back while their gathers are still to run: their regions must not be read into before.
-#[test]
-fn memory_is_used_again_only_behind_its_gather() {
+/// Batches that nobody waits for go back while their kernels are still to run: their regions must not be read into before.
+fn behind_kernels(change: Option<&Change>) {
     let bed = Bed::new();
     {
         let records = 5000;
         let directory = bed.directory.path();
         let shards = Shards::records(&bed.source, directory, &mut Rng::new(4), records, 400 * records).unwrap();
         let builder = Loader::builder(shards.dataset.clone()).device(Device::cuda(0).unwrap());
-        let builder = builder.array("record", strait::DType::U8, &[records as u64]).ring(RingChoice::Cufile);
-        let builder = builder.shuffle(strait::order::Shuffle::Full).batch_size(8).prefetch(2).hold(1);
+        let stored = change.map_or(DType::U8, |change| change.from);
+        let shape = [records as u64 / stored.bytes().unwrap()];
+        let builder = builder.array("record", stored, &shape).ring(RingChoice::Cufile);
+        let builder = change.iter().fold(builder, |builder, change| change.ask(builder, "record"));
+        let builder = builder.shuffle(Shuffle::Full).batch_size(8).prefetch(2).hold(1);
         let mut loader = builder.region_bytes(1 << 20).build().unwrap();
         bed.cuda.pace(7, 3000, 0);
         let mut bytes = Vec::new();
@@ -133,13 +137,26 @@ fn memory_is_used_again_only_behind_its_gather() {
                 continue; // dropped at once
             }
             batch.tensor("record").unwrap().read_back(&mut bytes).unwrap();
-            for (row, &sample) in bytes.chunks(records).zip(batch.samples()) {
-                assert_eq!(Some(row), shards.field(sample, "record"), "sample {sample}");
+            for (row, &sample) in bytes.chunks(bytes.len() / batch.len()).zip(batch.samples()) {
+                let record = shards.field(sample, "record").unwrap();
+                assert!(row == change.map_or(record.to_vec(), |change| change.of(record)), "sample {sample}");
             }
         }
-        assert!(loader.stats().bytes_gathered > 0);
+        let stats = loader.stats();
+        let (gathered, cast) = (stats.bytes_gathered > 0, stats.bytes_cast > 0);
+        assert_eq!((stats.path, gathered, cast), ("direct", change.is_none(), change.is_some()));
     }
     bed.nothing_is_left();
+}
+
+#[test]
+fn memory_is_used_again_only_behind_its_gather() {
+    behind_kernels(None);
+}
+
+#[test]
+fn memory_is_used_again_only_behind_its_casts() {
+    behind_kernels(Some(&Change::new(DType::U16, DType::I64, None)));
 }
 
 /// The last batches are given back behind a slow stream, and the loader goes at once.

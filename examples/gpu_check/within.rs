@@ -11,7 +11,7 @@ use crate::check::exact::{self, Bed, Checked};
 use crate::check::race::{self, Load, Tally};
 use crate::check::reader::{Reader, Release};
 use crate::check::shards::Source;
-use crate::check::{Outcome, gather, weights};
+use crate::check::{Outcome, casts, gather, weights};
 use crate::options::Options;
 use crate::runner::NOTHING_HERE;
 use crate::{lines, machine, measure};
@@ -91,6 +91,10 @@ impl Ground<'_> {
 
     fn gathers(&self) {
         lines::check("arrays of rows at odd places", gather::check(&self.device, &self.source, &self.options.dir));
+        lines::check(
+            "arrays of wider elements, every value of every kind",
+            casts::check(&self.device, &self.options.dir),
+        );
     }
 
     /// Streams that are kept busy for longer than a batch takes to arrive, by copies of 64 MiB within the device: so many

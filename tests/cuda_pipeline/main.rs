@@ -7,9 +7,6 @@
 mod check;
 #[path = "../common/mod.rs"]
 mod common;
-#[path = "../common/nearest.rs"]
-#[allow(dead_code, reason = "casts only")]
-mod nearest;
 #[path = "../stand_in/mod.rs"]
 mod stand_in;
 
@@ -23,7 +20,7 @@ use std::path::Path;
 use check::shards::{Shards, Source};
 use stand_in::Fake;
 use strait::sim::Rng;
-use strait::{Builder, DType, Device, Loader};
+use strait::{Builder, Device, Loader};
 
 /// A loader's dataset on disk, its device, and the stand-in as it was before.
 struct Bed {

@@ -120,6 +120,53 @@ def types(strait, options, to_bytes):
                 assert to_bytes(ragged.raw(place))[0] == data[sample], f"sample {sample} has wrong bytes"
 
 
+def rounded(numbers, dtype):
+    """The bytes of these float32 as numbers of another type; bfloat16 by hand, which NumPy has not: to the nearest, ties to even."""
+    if dtype != "bfloat16":
+        return numbers.astype(dtype).tobytes()
+    bits = numbers.view(numpy.uint32).astype(numpy.uint64)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(numpy.uint16).tobytes()
+
+
+def changed(strait, device, directory, to_bytes, fractions):
+    """Arrays whose elements change on the way: tokens of 16 bits as int64, and every byte scaled to each of `fractions`."""
+    directory = pathlib.Path(directory)
+    rng = numpy.random.default_rng(8)
+    tokens = rng.permutation(1 << 16).astype("uint16")
+    (directory / "every-word.bin").write_bytes(tokens.tobytes())
+    with lines.check("tokens of 16 bits as int32 and int64"):
+        dataset = strait.Dataset(str(directory / "every-word.bin"), dtype="u16")
+        [field] = dataset.fields
+        for dtype in ("int32", "int64"):
+            loader = strait.Loader(
+                dataset, batch_size=8, device=device, windows=(129, 128), policy="short", dtype={field: dtype})
+            count = 0
+            for batch in loader:
+                found, name = to_bytes(batch[field])
+                want = b"".join(tokens[128 * one:128 * one + 129].astype(dtype).tobytes() for one in batch.samples)
+                assert name.endswith(dtype) and found == want, f"{name}: wrong tokens"
+                count += len(batch)
+            assert count == 511, f"{count} windows of 511"
+    rows = rng.permuted(numpy.tile(numpy.arange(256, dtype=numpy.uint8), (64, 1)), axis=1)
+    numpy.save(directory / "every-byte.npy", rows)
+    with lines.check("every byte as a fraction, to the bit") as detail:
+        factor, bias = numpy.float32(1 / 255), numpy.float32(-0.5)
+        for dtype in fractions:
+            for options, want in (
+                ({"dtype": {"array": dtype}}, rows.astype(numpy.float32)),
+                ({"scale": {"array": (dtype, 1 / 255, -0.5)}}, rows.astype(numpy.float32) * factor + bias),
+            ):
+                count = 0
+                for batch in strait.Loader(
+                    str(directory / "every-byte.npy"), batch_size=9, device=device, shuffle=True, policy="short", **options
+                ):
+                    found, name = to_bytes(batch["array"])
+                    assert name.endswith(dtype) and found == rounded(want[list(batch.samples)], dtype), f"{name}: wrong numbers"
+                    count += len(batch)
+                assert count == 64, f"{count} rows of 64"
+            detail.append(dtype)
+
+
 def outlives(strait, options, keep):
     """Arrays stay as they are when their batch and loader are gone."""
     path, data = shard(options.dir)
@@ -156,6 +203,7 @@ def with_torch(strait, options):
         return lambda: array.cpu().numpy().tobytes()
 
     types(strait, options, to_bytes)
+    changed(strait, options.strait_device, options.dir, to_bytes, ("float16", "bfloat16", "float32"))
     outlives(strait, options, keep)
 
     def make(streams):
@@ -180,6 +228,8 @@ def with_cupy(strait, options):
         return lambda: array.get().tobytes()
 
     types(strait, options, to_bytes)
+    # CuPy has no bfloat16.
+    changed(strait, options.strait_device, options.dir, to_bytes, ("float16", "float32"))
     outlives(strait, options, keep)
 
     def make(streams):
@@ -191,6 +241,15 @@ def with_cupy(strait, options):
 def with_driver(strait, options):
     def make(streams):
         return consumers.Driver(options.driver, options.device, streams)
+
+    consumer = make(1)
+
+    def to_bytes(tensor):
+        consumer.take(tensor, None)
+        [(found, _)] = consumer.values()
+        return found.tobytes(), {"bf16": "bfloat16"}.get(tensor.dtype, tensor.dtype.replace("f", "float").replace("i", "int"))
+
+    changed(strait, f"cuda:{options.device}", options.dir, to_bytes, ("float16", "bfloat16", "float32"))
 
     races(strait, options, make, [("two streams of the bare driver", 2), ("one stream of the bare driver", 1)])
 
