@@ -238,8 +238,8 @@ static void with_digests(const char *directory, const char *path) {
 /* What the format allows in JSON and C's texts do not is refused, and not cut: "a\0b" would become "a". */
 static void with_nul(const char *directory) {
     static const char *headers[] = {
-        "{\"a\\u0000b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
-        "\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}",
+        ("{\"a\\u0000b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
+         "\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}"),
         "{\"__metadata__\":{\"k\\u0000y\":\"v\"},\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}",
         "{\"__metadata__\":{\"k\":\"v\\u0000w\"},\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}",
     };
