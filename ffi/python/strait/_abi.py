@@ -228,6 +228,18 @@ class Owned:
         return cell
 
 
+# How often this process is the child of a fork. Handles of its parent are none of its own.
+forks = 0
+
+
+def _forked() -> None:
+    global forks
+    forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class Handle(Owned):
     """A handle for the length of a `with`, which gives the cell that a call writes it to."""
 

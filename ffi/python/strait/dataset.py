@@ -50,7 +50,8 @@ class Sidecars(NamedTuple):
 
 
 class Dataset(_abi.Owned):
-    """Shards and the place of every sample. It does not change, holds no file open, and pickles as its arguments.
+    """Shards and the place of every sample. It does not change, holds no file open, and pickles as its arguments;
+    of these the child of a fork opens it again when it uses it.
 
     Args:
         paths: shards, or directories: those stand for the files in them, sorted by name.
@@ -62,7 +63,7 @@ class Dataset(_abi.Owned):
         verify: reads the shards whole and compares the checksums that their format has.
     """
 
-    __slots__ = ("_arguments",)
+    __slots__ = ("_arguments", "_opened", "_forks")
 
     def __init__(
         self, paths: Path | Iterable[Path], *, format: str | None = None, record_bytes: int | None = None,
@@ -97,6 +98,18 @@ class Dataset(_abi.Owned):
         handles = (ctypes.c_void_p * len(datasets))(*[dataset._handle for dataset in datasets])
         self._own(_abi.strait_dataset_concat(handles, len(datasets)), _abi.strait_dataset_free)
         return self
+
+    @property
+    def _handle(self) -> int:
+        if self._forks != _abi.forks:
+            again = _remake(*self._arguments)
+            again._free.detach()
+            self._own(again._opened, _abi.strait_dataset_free)
+        return self._opened
+
+    @_handle.setter
+    def _handle(self, handle: int) -> None:
+        self._opened, self._forks = handle, _abi.forks
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remake, self._arguments

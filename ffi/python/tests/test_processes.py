@@ -77,7 +77,10 @@ def killed_by(question):
     """What ends the child of a fork that asks: None if it comes to an answer, which is True."""
     child = os.fork()
     if child == 0:
-        os._exit(0 if question() else 1)
+        try:
+            os._exit(0 if question() else 1)
+        finally:
+            os._exit(2)
     status = os.waitpid(child, 0)[1]
     return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else os.WEXITSTATUS(status) or None
 
@@ -105,6 +108,30 @@ def test_children_have_loaded_tensors(tmp_path):
     # What the child changes or gives back is its own.
     assert killed_by(lambda: loaded["w"].fill(7) or loaded.clear() or True) is None
     assert np.array_equal(loaded["w"], arrays["w"])
+
+
+def test_children_open_datasets_again(rows, pictures):
+    # As workers of PyTorch use those of a map-style dataset.
+    dataset, other = strait.Dataset(rows[0]), strait.Dataset(pictures[0], format="webdataset")
+    both = strait.Dataset.concat([dataset, other])
+
+    def question():
+        first = len(dataset) == 1000 and dataset.extent(3, "array") is not None and other.format == "webdataset"
+        assert killed_by(lambda: len(other) == 60) is None
+        with strait.Loader(dataset, batch_size=100, device="host") as loader:
+            return first and len(both) == 1060 and sum(len(batch) for batch in loader) == 1000
+
+    assert killed_by(question) is None
+    assert len(both) == 1060 and dataset.extent(3, "array") is not None
+    pictures[0].unlink()
+
+    def gone():
+        try:
+            return len(other) < 0
+        except strait.errors.MissingError:
+            return True
+
+    assert killed_by(gone) is None
 
 
 def test_torch_workers_have_loaded_tensors(tmp_path):
