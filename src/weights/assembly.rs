@@ -19,7 +19,7 @@ use super::cursor::{Cursor, Limits};
 use super::engine::{Copies, Engine, Shard, State};
 use super::load::{Handed, Load, Output, Shared};
 use super::memory::{Hold, Owner, Span, Spot};
-use super::pages::{self, Reached};
+use super::pages::Ahead;
 use super::plan::{Check, Plan, Where};
 use super::tensor::Home;
 use crate::assembly::way::{Way, stay_near};
@@ -41,7 +41,6 @@ pub(super) struct Parts {
     config: Config,
     devices: Vec<Device>,
     blocks: Vec<Option<Spot>>,
-    reached: Arc<Reached>,
     files: Arc<[ShardFile]>,
     shared: Arc<Shared>,
     output: Sender<Output>,
@@ -80,7 +79,6 @@ pub(super) fn frame(builder: &Builder, clock: Clock) -> Result<(Parts, Receiver<
     }
     let config = Config { deadline: builder.config.deadline.min(NEVER), ..builder.config.clone() };
     let blocks = blocks(&plan, &devices, &builder.blocks, config.deadline)?;
-    let reached = fault_in(&plan, &blocks, shards_at_once(&config));
     let tensors = builder.checkpoint.shared_tensors();
     let targets = plan.targets.iter().map(|target| Handed {
         place: target.place,
@@ -110,7 +108,7 @@ pub(super) fn frame(builder: &Builder, clock: Clock) -> Result<(Parts, Receiver<
     let (output, inbox) = channel::bounded(plan.targets.len() + 1);
     let files = builder.checkpoint.files().iter();
     let files = files.map(|file| ShardFile { path: file.path.clone(), bytes: file.bytes }).collect();
-    let parts = Parts { plan, way, config, devices, blocks, reached, files, shared: shared.clone(), output, clock };
+    let parts = Parts { plan, way, config, devices, blocks, files, shared: shared.clone(), output, clock };
     Ok((parts, inbox, shared))
 }
 
@@ -144,17 +142,6 @@ fn blocks(plan: &Plan, devices: &[Device], own: &[(usize, Place)], deadline: Dur
 /// No more than can be open: each would close the others' files.
 fn shards_at_once(config: &Config) -> usize {
     SHARDS_AT_ONCE.min(config.open_files_max)
-}
-
-/// Has the pages of what was allocated faulted in. Only a host device that is the only one has blocks like a file's.
-fn fault_in(plan: &Plan, blocks: &[Option<Spot>], at_once: usize) -> Arc<Reached> {
-    let mut reached = Arc::default();
-    for (block, &bytes) in blocks.iter().zip(&plan.block_bytes) {
-        if let Some(Spot { owner: Owner::Load(memory), .. }) = block {
-            reached = pages::fault_in(memory, bytes, &plan.spans, at_once);
-        }
-    }
-    reached
 }
 
 /// A place of the caller's. Memory of the host device is the host's.
@@ -230,6 +217,7 @@ impl Parts {
         let checkers = self.checkers(&mut queue)?;
         let state = self.state();
         let mut engine = Engine {
+            ahead: self.ahead(),
             queue,
             checkers,
             copies,
@@ -237,7 +225,6 @@ impl Parts {
             _pinned: pinned,
             limits,
             owners: Arc::new(self.owners()),
-            reached: self.reached,
             plan: self.plan,
             shared: self.shared,
             output: self.output,
@@ -299,6 +286,18 @@ impl Parts {
         let threads = cores.min(CHECKERS_MAX).min(shards.max(1));
         // As many jobs as windows, which slabs bound, and on the direct path the plan.
         Workers::start((0..threads).map(|_| Sums::new(&expected)).collect(), None, &waker).map(Some)
+    }
+
+    /// Has the pages of what was allocated faulted in; last, since it needs no thread as badly as others do.
+    fn ahead(&self) -> Ahead {
+        if self.clock.is_simulated() {
+            return Ahead::default();
+        }
+        let own = self.blocks.iter().zip(&self.plan.block_bytes).filter_map(|(block, &bytes)| match block {
+            Some(Spot { owner: Owner::Load(memory), .. }) => Some((memory.clone(), bytes)),
+            _ => None,
+        });
+        Ahead::start(own.collect(), &self.plan.spans, shards_at_once(&self.config))
     }
 
     fn say_setup(&self, slabs: Option<&SlabPool>, ring: &'static str, numa_node: Option<u32>) {

@@ -23,7 +23,7 @@ use super::check::{Job, Piece};
 use super::cursor::{Cursor, Limits};
 use super::load::{Output, Shared};
 use super::memory::{Copying, Hold, Owner, Span};
-use super::pages::Reached;
+use super::pages::Ahead;
 use super::plan::Plan;
 use super::window::{Landing, Window};
 use crate::device::{CopyQueue, RawRows, Seq};
@@ -44,6 +44,7 @@ const SHORT_READ: u64 = 64 << 10;
 
 /// The engine. Fields drop in order: reads, checks and copies drain before their memory is let go.
 pub(super) struct Engine {
+    pub(super) ahead: Ahead,
     pub(super) queue: ReadQueue<Hold>,
     /// Those who sum up what is checked.
     pub(super) checkers: Option<Workers<Job>>,
@@ -56,7 +57,6 @@ pub(super) struct Engine {
     pub(super) shared: Arc<Shared>,
     /// All memory that a copy may write to.
     pub(super) owners: Arc<Vec<Owner>>,
-    pub(super) reached: Arc<Reached>,
     pub(super) output: Sender<Output>,
     pub(super) clock: Clock,
     pub(super) state: State,
@@ -108,6 +108,7 @@ impl Engine {
     /// Turns until everything is handed over, or fails, or nobody wants it any more.
     pub(super) fn run(mut self) {
         while self.turn() && !self.shared.stop.load(Ordering::Relaxed) {}
+        drop(std::mem::take(&mut self.ahead)); // nothing is read any more
         if !self.has_handed_over_all() && self.queue.drained() {
             // SAFETY: every read has ended; copies write to memory that a child may have are those of a host, and end at once.
             unsafe { inherit(&self.owners) };

@@ -13,9 +13,9 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use crate::device::DevicePtr;
 use crate::region::DeviceMemory;
@@ -26,65 +26,98 @@ const STRETCH: u64 = 4 << 20;
 const THREADS_MAX: usize = 4;
 const PAGE: u64 = 4096;
 
-/// How far the reads into each shard's blocks have come, as addresses.
+/// Threads that fault in pages, until all are there or this is dropped: then each ends its stretch first.
 #[derive(Default)]
-pub(super) struct Reached(Vec<AtomicU64>);
+pub(super) struct Ahead {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
 
-impl Reached {
+#[derive(Default)]
+struct Shared {
+    order: Mutex<Order>,
+    /// How far the reads into each shard's blocks have come, as addresses.
+    reached: Vec<AtomicU64>,
+    over: AtomicBool,
+}
+
+impl Ahead {
+    /// Of each memory the first bytes, so many: of the first one `spans`, one of each shard, `at_once` of them in turn, then all
+    /// that is left. Where threads cannot be started, or the kernel is older than 5.14, the reads fault in what they need.
+    pub(super) fn start(memories: Vec<(Arc<DeviceMemory>, u64)>, spans: &[Range<u64>], at_once: usize) -> Ahead {
+        let ranges = memories.iter().filter_map(|(memory, bytes)| {
+            let base = memory.host()?.as_ptr().expose_provenance() as u64;
+            Some(base..base + bytes)
+        });
+        let ranges: Vec<_> = ranges.collect();
+        let Some(&Range { start: base, .. }) = ranges.first() else { return Ahead::default() };
+        let shared = Arc::new(Shared {
+            reached: spans.iter().map(|span| AtomicU64::new(base + span.start)).collect(),
+            order: Mutex::new(Order::new(&ranges, spans, at_once)),
+            over: AtomicBool::new(false),
+        });
+        let memories: Arc<[_]> = memories.into();
+        let count = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        let start = |_| {
+            let (shared, memories) = (shared.clone(), memories.clone());
+            let work = move || {
+                fault_in(&shared);
+                drop(memories);
+            };
+            thread::Builder::new().name("strait-pages".into()).spawn(work).ok()
+        };
+        Ahead { threads: (0..count).map_while(start).collect(), shared }
+    }
+
     /// The reads of the shard have been given all of its memory in front of `at`.
     pub(super) fn come_to(&self, shard: usize, at: DevicePtr) {
-        if let Some(reached) = self.0.get(shard) {
+        if let Some(reached) = self.shared.reached.get(shard) {
             reached.store(at, Ordering::Relaxed); // a hint: nothing hangs on it but work done twice
         }
     }
 }
 
-/// Starts threads that fault in the first `bytes` of `memory`: `spans`, one of each shard, `at_once` of them in turn, then what
-/// is behind the last of them. They end when it is done or the memory is let go. Where they cannot be started, or the kernel
-/// is older than 5.14, the reads fault in what they need.
-pub(super) fn fault_in(memory: &Arc<DeviceMemory>, bytes: u64, spans: &[Range<u64>], at_once: usize) -> Arc<Reached> {
-    let Some(base) = memory.host().map(|base| base.as_ptr().expose_provenance() as u64) else { return Arc::default() };
-    let reached = Arc::new(Reached(spans.iter().map(|span| AtomicU64::new(base + span.start)).collect()));
-    let order = Arc::new(Mutex::new(Order::new(base, bytes, spans, at_once)));
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-    for _ in 0..threads {
-        let (memory, order, reached) = (Arc::downgrade(memory), order.clone(), reached.clone());
-        let work = move || {
-            while let Some((shard, stretch)) = next(&order) {
-                let Some(_share) = memory.upgrade() else { return };
-                if shard.is_some_and(|shard| reached.0[shard].load(Ordering::Relaxed) >= stretch.end) {
-                    continue;
-                }
-                let begin = stretch.start & !(PAGE - 1);
-                let first = std::ptr::with_exposed_provenance_mut::<libc::c_void>(begin as usize);
-                // SAFETY: inside the memory, of which this thread has a share until the call has ended. Faulting pages in
-                // changes no byte that has been written.
-                if unsafe { libc::madvise(first, (stretch.end - begin) as usize, libc::MADV_POPULATE_WRITE) } != 0 {
-                    return;
-                }
-            }
-        };
-        let _ = thread::Builder::new().name("strait-pages".into()).spawn(work);
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
     }
-    reached
 }
 
-fn next(order: &Mutex<Order>) -> Option<(Option<usize>, Range<u64>)> {
-    order.lock().unwrap_or_else(PoisonError::into_inner).next()
+fn fault_in(shared: &Shared) {
+    let next = || shared.order.lock().unwrap_or_else(PoisonError::into_inner).next();
+    while let Some((shard, stretch)) = next() {
+        if shared.over.load(Ordering::Relaxed) {
+            return;
+        }
+        if shard.is_some_and(|shard| shared.reached[shard].load(Ordering::Relaxed) >= stretch.end) {
+            continue;
+        }
+        let begin = stretch.start & !(PAGE - 1);
+        let first = std::ptr::with_exposed_provenance_mut::<libc::c_void>(begin as usize);
+        // SAFETY: inside memory that this thread's share keeps until it ends. Faulting pages in changes no byte that has been
+        // written.
+        if unsafe { libc::madvise(first, (stretch.end - begin) as usize, libc::MADV_POPULATE_WRITE) } != 0 {
+            return;
+        }
+    }
 }
 
 /// Stretches of memory in the order in which they are needed, with their shard.
+#[derive(Default)]
 struct Order {
     active: VecDeque<(Option<usize>, Range<u64>)>,
     waiting: VecDeque<(Option<usize>, Range<u64>)>,
 }
 
 impl Order {
-    fn new(base: u64, bytes: u64, spans: &[Range<u64>], at_once: usize) -> Order {
-        let behind = (None, spans.last().map_or(0, |last| last.end)..bytes);
-        let shards = spans.iter().cloned().enumerate().map(|(shard, span)| (Some(shard), span));
-        let all = shards.chain([behind]).filter(|(_, span)| !span.is_empty());
-        let mut waiting: VecDeque<_> = all.map(|(shard, span)| (shard, base + span.start..base + span.end)).collect();
+    fn new(memories: &[Range<u64>], spans: &[Range<u64>], at_once: usize) -> Order {
+        let first = memories[0].clone();
+        let own = |span: &Range<u64>| first.start + span.start..first.start + span.end;
+        let behind = spans.last().map_or(first.start, |last| own(last).end)..first.end;
+        let shards = spans.iter().enumerate().map(|(shard, span)| (Some(shard), own(span)));
+        let others = [behind].into_iter().chain(memories[1..].iter().cloned()).map(|range| (None, range));
+        let mut waiting: VecDeque<_> = shards.chain(others).filter(|(_, range)| !range.is_empty()).collect();
         let active = waiting.drain(..waiting.len().min(at_once)).collect();
         Order { active, waiting }
     }
@@ -115,7 +148,10 @@ mod tests {
     fn every_byte_is_in_one_stretch_and_shards_take_turns() {
         let spans = [0..10 << 20, 10 << 20..10 << 20, 10 << 20..31 << 20, 31 << 20..32 << 20];
         let (base, bytes) = (2 << 20, (32 << 20) + 5);
-        let stretches: Vec<_> = Order::new(base, bytes, &spans, 2).collect();
+        let second = 1 << 30..(1 << 30) + 7;
+        let mut stretches: Vec<_> = Order::new(&[base..base + bytes, second.clone()], &spans, 2).collect();
+        let others = stretches.extract_if(.., |stretch| stretch.1 == second).count();
+        assert_eq!(others, 1);
         let shards: Vec<_> = stretches.iter().map(|(shard, _)| *shard).collect();
         let (a, c, d) = (Some(0), Some(2), Some(3));
         assert_eq!(shards, [a, c, a, c, a, c, d, c, None, c, c]);

@@ -70,7 +70,7 @@ impl Engine {
         let shard = &mut self.state.shards[index];
         let read = shard.cursor.next(&self.plan.items, &self.limits, self.limits.block_bytes).expect("there is one");
         let span = shard.span.as_mut().expect("direct items have their blocks").take(read.len);
-        self.reached.come_to(index, span.ptr() + read.len);
+        self.ahead.come_to(index, span.ptr() + read.len);
         let item = &self.plan.items[read.items.start];
         let own = &self.shared.targets[item.targets.start].memory;
         // Layout and cursor walk the same blocks; if they did not, bytes would be in the wrong place.
