@@ -17,8 +17,9 @@ use crate::error::{Error, Result};
 /// wait ([`Tensor::wait_on`]). It keeps its memory alive, also beyond the load that it came from; tensors of one load and
 /// device share one allocation, which is freed with the last of them.
 ///
-/// The child of a fork has a copy of tensors in host memory that the load allocated, if the load had handed over its last
-/// tensor, or was dropped, before the fork; as long as storage may write to that memory, children do not have it.
+/// The child of a fork has a copy of tensors in host memory that the load allocated, if before the fork the load had handed
+/// over its last tensor, or was dropped or failed and its reads ended within its deadline. As long as storage may write to
+/// that memory children do not have it: where reads do not end, they never do.
 pub struct Tensor {
     pub(super) tensors: Arc<[TensorInfo]>,
     pub(super) place: usize,
