@@ -629,55 +629,112 @@ mod tests {
     use crate::memory::Slab;
     use crate::storage::Uring;
 
-    /// Two rings are waited for by their descriptors, and who wakes is one more. Mutants that this catches: it is not; a
-    /// call before the wait that is lost; one that keeps the next wait from beginning, again and again.
-    #[test]
-    fn a_wait_for_two_rings_ends_when_somebody_wakes_it() {
-        let Ok(ring) = Uring::new(4, 4) else { return eprintln!("SKIPPED: no io_uring") };
-        let (hour, minute, moment) = (Duration::from_secs(3600), Duration::from_secs(20), Duration::from_millis(30));
+    const MINUTE: Duration = Duration::from_secs(20);
+    const MOMENT: Duration = Duration::from_millis(30);
+
+    fn queue_over(ring: Box<dyn Ring>) -> ReadQueue<Slab> {
         let options = Options {
             depth: 4,
             bytes_in_flight_max: 1 << 20,
             landings: 1,
             open_files_max: 1,
-            deadline: hour,
+            deadline: Duration::from_secs(3600),
             opening: Opening::Ring { direct: false },
             clock: Clock::real(),
         };
-        let mut queue = ReadQueue::<Slab>::new(Box::new(ring), Arc::new([]), options, Arc::default());
-        let waker = queue.waker().unwrap();
-        let wait = |queue: &mut ReadQueue<Slab>, later: bool| {
-            let start = std::time::Instant::now();
-            let waker = waker.clone();
-            let call = move || {
-                std::thread::sleep(if later { moment } else { Duration::ZERO });
-                waker.wake();
-            };
-            let caller = std::thread::spawn(call);
-            if !later {
-                caller.join().unwrap();
-                queue.wait(1, minute).unwrap();
-            } else {
-                queue.wait(1, minute).unwrap();
-                caller.join().unwrap();
-            }
-            start.elapsed() < minute / 2
+        ReadQueue::new(ring, Arc::new([]), options, Arc::default())
+    }
+
+    /// A read that is in flight on that ring for the queue alone.
+    fn put_read(queue: &mut ReadQueue<Slab>, ring: usize) -> u32 {
+        let want = Want { shard: 0, offset: 0, len: 0, want: 0, at: 0 };
+        let (retries, started) = (0, queue.clock.now());
+        queue.reads.put(Reading { want, landing: 0, slot: 0, ring, got: 0, from: 0, retries, started }).unwrap()
+    }
+
+    /// Whether a call, before the wait or during it, ends it.
+    fn woken(queue: &mut ReadQueue<Slab>, waker: &Arc<Waker>, later: bool) -> bool {
+        let start = std::time::Instant::now();
+        let waker = waker.clone();
+        let call = move || {
+            std::thread::sleep(if later { MOMENT } else { Duration::ZERO });
+            waker.wake();
         };
+        let caller = std::thread::spawn(call);
+        if !later {
+            caller.join().unwrap();
+            queue.wait(1, MINUTE).unwrap();
+        } else {
+            queue.wait(1, MINUTE).unwrap();
+            caller.join().unwrap();
+        }
+        start.elapsed() < MINUTE / 2
+    }
+
+    /// A device's ring: its reads do not end, and nobody wakes it.
+    struct Deaf;
+
+    // SAFETY: it starts nothing.
+    unsafe impl Ring for Deaf {
+        fn name(&self) -> &'static str {
+            "deaf"
+        }
+
+        fn capacity(&self) -> usize {
+            4
+        }
+
+        fn writes_to_device(&self) -> bool {
+            true
+        }
+
+        unsafe fn submit(&mut self, _: RawRead) -> Result<()> {
+            Err(Error::Stopped { reason: "this ring reads nothing".into() })
+        }
+
+        fn poll(&mut self, want: usize, timeout: Duration, _: &mut Vec<Completion>) -> Result<()> {
+            std::thread::sleep(if want > 0 { timeout } else { Duration::ZERO });
+            Ok(())
+        }
+    }
+
+    /// Where reads of both kinds are in flight, the ring of the device is looked at again and again. Mutants that this
+    /// catches: a call that is not looked for in between; one ring that is waited for to the end.
+    #[test]
+    fn a_wait_for_a_device_and_the_host_ends_when_somebody_wakes_it() {
+        let mut queue = queue_over(Box::new(Pread::new(4).unwrap()));
+        let waker = queue.waker().unwrap();
+        queue.add_device_ring(Box::new(Deaf));
+        let reads = [put_read(&mut queue, 0), put_read(&mut queue, 1)];
+        let woken = (0..6).all(|round| woken(&mut queue, &waker, round % 3 > 0));
+        let start = std::time::Instant::now();
+        (0..2).for_each(|_| queue.wait(1, MOMENT).unwrap());
+        let slept = start.elapsed() >= MOMENT;
+        // First: a queue that drops with a read waits for it.
+        reads.into_iter().for_each(|token| _ = queue.reads.take(token));
+        assert!(woken, "it sleeps on");
+        assert!(slept, "nobody called");
+    }
+
+    /// Two rings are waited for by their descriptors, and who wakes is one more. Mutants that this catches: it is not; a
+    /// call before the wait that is lost; one that keeps the next wait from beginning, again and again.
+    #[test]
+    fn a_wait_for_two_rings_ends_when_somebody_wakes_it() {
+        let Ok(ring) = Uring::new(4, 4) else { return eprintln!("SKIPPED: no io_uring") };
+        let mut queue = queue_over(Box::new(ring));
+        let waker = queue.waker().unwrap();
         for rings in [1, 2] {
             if rings == 2 {
                 queue.rings.push(Box::new(Pread::new(4).unwrap()));
             }
             for reading in [false, true] {
                 // A read that no ring has does not end.
-                let want = Want { shard: 0, offset: 0, len: 0, want: 0, at: 0 };
-                let (retries, started) = (0, queue.clock.now());
-                let read = Reading { want, landing: 0, slot: 0, ring: 0, got: 0, from: 0, retries, started };
-                let token = reading.then(|| queue.reads.put(read).unwrap());
+                let token = reading.then(|| put_read(&mut queue, 0));
                 if rings == 2 || !reading {
-                    let woken = (0..6).all(|round| wait(&mut queue, round % 3 > 0));
+                    let woken = (0..6).all(|round| woken(&mut queue, &waker, round % 3 > 0));
                     let start = std::time::Instant::now();
-                    (0..2).for_each(|_| queue.wait(1, moment).unwrap());
-                    let slept = start.elapsed() >= moment;
+                    (0..2).for_each(|_| queue.wait(1, MOMENT).unwrap());
+                    let slept = start.elapsed() >= MOMENT;
                     // First: a queue that drops with a read waits for it.
                     token.into_iter().for_each(|token| _ = queue.reads.take(token));
                     assert!(woken, "it sleeps on");
