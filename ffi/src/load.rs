@@ -416,10 +416,12 @@ pub extern "C" fn strait_load_builder_start(
             loading.devices.push((auto.device, auto.dl));
         }
         let (devices, dl): (Vec<Device>, _) = loading.devices.drain(..).unzip();
-        let started = options.devices(devices).start();
-        // The load has its own shares of what it was lent.
-        let chosen = std::mem::take(&mut *lock(&loading.chosen));
+        let chosen = loading.chosen.clone();
+        // What was lent may be let go here, and whoever takes it back may call functions of this builder: no lock is held.
         drop(loading);
+        let started = options.devices(devices).start();
+        // The load has its own shares of it.
+        let chosen = std::mem::take(&mut *lock(&chosen));
         drop(chosen);
         *load = register(Mutex::new(Underway { load: started?, dl }))?;
         Ok(())

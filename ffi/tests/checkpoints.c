@@ -159,6 +159,36 @@ static void into_own_memory(const strait_checkpoint *checkpoint) {
     free(block.base);
 }
 
+/* Who takes memory back, and asks the builder that it was lent to. */
+typedef struct {
+    strait_load_builder *builder;
+    unsigned released;
+} asker;
+
+static void ask(void *owner) {
+    asker *own = owner;
+    strait_error *why = NULL;
+    uint64_t bytes;
+    own->released += 1;
+    CHECK(strait_load_builder_gap_bytes(own->builder, 4096, &why) == STRAIT_STATUS_WRONG_ORDER && why);
+    CHECK(strait_load_builder_block_size(own->builder, 0, &bytes, NULL) == STRAIT_STATUS_WRONG_ORDER);
+    OK(strait_error_free(why));
+}
+
+/* A load that does not start gives back what it was lent before the call returns. Mutant that this catches, by its deadline: a
+   builder that is dropped under its own lock. */
+static void asked_when_given_back(const strait_checkpoint *checkpoint) {
+    asker own = {builder_of(checkpoint, 1), 0};
+    piece memory = piece_of(4096);
+    strait_load *load;
+    OK(strait_load_builder_place(own.builder, "layer.weight", 0, (uintptr_t)memory.base, 8, ask, &own, &error));
+    OK(strait_load_builder_block(own.builder, 0, (uintptr_t)memory.base, 4096, ask, &own, &error));
+    FAILS(STRAIT_STATUS_CONFIG, "layer.weight", strait_load_builder_start(own.builder, &load, &error));
+    CHECK(own.released == 2);
+    OK(strait_load_builder_free(own.builder));
+    free(memory.base);
+}
+
 /* Each of two devices gets what the other does not. */
 static void shared_out(const strait_checkpoint *checkpoint) {
     strait_load_builder *builder = builder_of(checkpoint, 2);
@@ -368,6 +398,7 @@ int main(int argc, char **argv) {
     load = start(checkpoint, "*", false);
     OK(strait_load_free(load));
     into_own_memory(checkpoint);
+    asked_when_given_back(checkpoint);
     shared_out(checkpoint);
     OK(strait_checkpoint_free(checkpoint));
     with_digests(argv[1], path);
