@@ -53,7 +53,7 @@ pub(crate) fn json_of(
         "fallbacks": result.map(|r| &r.fallbacks),
         "cold": strait.map(Strait::cold),
         "cached_pages_before": strait.map(|s| s.cached_before.cached),
-        "cached_pages_after": strait.map(|s| s.cached_after.cached),
+        "cached_pages_after": strait.and_then(|s| s.cached_after).map(|seen| seen.cached),
         "pages": strait.map(|s| s.cached_before.pages),
         "verified_bytes": verified_bytes,
         "limit_how": all.limit_how,
@@ -163,6 +163,7 @@ pub(crate) fn reference_facts(request: &Request, all: &Rounds) -> [Fact; 2] {
 pub(crate) fn strait_facts(strait: &Strait<'_>, line: &Line, shares: &[f64]) -> Vec<Fact> {
     let result = &strait.last.result;
     let (before, after) = (strait.cached_before, strait.cached_after);
+    let after = after.map_or("an unknown number".into(), |seen| seen.cached.to_string());
     let cold = if strait.cold() { "yes" } else { "no: a share of these bytes came from memory" };
     let spread = |shares: &[f64]| {
         let least = shares.iter().copied().fold(f64::INFINITY, f64::min);
@@ -191,7 +192,7 @@ pub(crate) fn strait_facts(strait: &Strait<'_>, line: &Line, shares: &[f64]) -> 
         ),
         ("device", result.device.clone()),
         ("path", format!("{}, ring {}: {}", result.path, result.ring, result.path_reason)),
-        ("cold", format!("{cold} ({} of {} pages cached before, {} after)", before.cached, before.pages, after.cached)),
+        ("cold", format!("{cold} ({} of {} pages cached before, {} after)", before.cached, before.pages, after)),
     ];
     facts.extend(result.fallbacks.iter().map(|fallback| ("fallback", fallback.clone())));
     facts

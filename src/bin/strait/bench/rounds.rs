@@ -26,7 +26,8 @@ pub(crate) struct StraitRun {
     pub(crate) result: RunResult,
     pub(crate) rss_bytes_max: u64,
     pub(crate) cached_before: Residency,
-    pub(crate) cached_after: Residency,
+    /// `None` if it cannot be told any more, as of files that are gone meanwhile.
+    pub(crate) cached_after: Option<Residency>,
 }
 
 /// What was measured in one round.
@@ -107,7 +108,7 @@ fn strait(request: &Request, watch: &mut Watch, run: Run<'_>) -> Result<StraitRu
             "name files that hold something",
         ));
     }
-    Ok(StraitRun { result, rss_bytes_max, cached_before, cached_after: residency_of_all(&request.paths)? })
+    Ok(StraitRun { result, rss_bytes_max, cached_before, cached_after: residency_of_all(&request.paths).ok() })
 }
 
 fn evict_all(paths: &[PathBuf]) -> Result<()> {
@@ -124,6 +125,53 @@ fn residency_of_all(paths: &[PathBuf]) -> Result<Residency> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::options::{DeviceOption, RingOption};
+    use crate::bench::report::strait_facts;
+    use crate::bench::summary::{Strait, Summary};
+
+    /// Mutant that this catches: a look at the page cache behind a run that fails the command.
+    #[test]
+    fn a_run_counts_though_its_files_are_gone_behind_it() {
+        let path = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap().into_temp_path();
+        let request = Request {
+            named: vec![path.to_path_buf()],
+            paths: vec![path.to_path_buf()],
+            file_bytes: 8192,
+            block_bytes: 4096,
+            depth: 1,
+            batch: 1,
+            record_bytes: 4096,
+            dataset: strait::dataset::Options::default(),
+            shuffle: false,
+            ring: RingOption::Auto,
+            device: DeviceOption::Host,
+            rank: strait::order::Rank::SINGLE,
+            seconds: None,
+            seed: 0,
+        };
+        let mut path = Some(path);
+        let mut load = |_: &Request, _: &mut Watch| {
+            path.take().expect("one round").close().unwrap();
+            Ok(RunResult {
+                measure: Measure { bytes: 8192, seconds: 1.0, cpu_seconds: 0.0 },
+                setup_seconds: 0.0,
+                first_batch_seconds: 0.0,
+                pinned_bytes_max: 0,
+                ring: String::new(),
+                device: String::new(),
+                path: String::new(),
+                path_reason: String::new(),
+                fallbacks: Vec::new(),
+            })
+        };
+        let all = run(&request, &[Stage::Strait], 1, &mut Watch::new(1), &mut load).unwrap();
+        let strait = Strait::new(&all.rounds).unwrap();
+        assert_eq!((strait.last.result.measure.bytes, strait.cached_after), (8192, None));
+        let line = Summary::new(&all.rounds).strait.unwrap();
+        let facts = strait_facts(&strait, &line, &[]);
+        let (_, cold) = facts.iter().find(|(name, _)| *name == "cold").unwrap();
+        assert!(cold.contains("an unknown number after"), "{cold}");
+    }
 
     #[test]
     fn every_stage_begins_a_round_once() {

@@ -60,23 +60,22 @@ pub(crate) struct Strait<'a> {
     pub(crate) first_batch_seconds: f64,
     pub(crate) setup_seconds: f64,
     pub(crate) cached_before: Residency,
-    pub(crate) cached_after: Residency,
+    /// `None` if it cannot be told of every run.
+    pub(crate) cached_after: Option<Residency>,
 }
 
 impl Strait<'_> {
     pub(crate) fn new(rounds: &[Round]) -> Option<Strait<'_>> {
         let runs: Vec<&StraitRun> = rounds.iter().filter_map(|round| round.strait.as_ref()).collect();
-        let most = |pick: fn(&StraitRun) -> Residency| {
-            runs.iter().map(|run| pick(run)).max_by_key(|seen| seen.cached).unwrap_or_default()
-        };
+        let most = |seen: Vec<Residency>| seen.into_iter().max_by_key(|seen| seen.cached).unwrap_or_default();
         Some(Strait {
             last: runs.last()?,
             pinned_bytes_max: runs.iter().map(|run| run.result.pinned_bytes_max).max()?,
             rss_bytes_max: runs.iter().map(|run| run.rss_bytes_max).max()?,
             first_batch_seconds: median(runs.iter().map(|run| run.result.first_batch_seconds))?,
             setup_seconds: median(runs.iter().map(|run| run.result.setup_seconds))?,
-            cached_before: most(|run| run.cached_before),
-            cached_after: most(|run| run.cached_after),
+            cached_before: most(runs.iter().map(|run| run.cached_before).collect()),
+            cached_after: runs.iter().map(|run| run.cached_after).collect::<Option<_>>().map(most),
         })
     }
 
