@@ -255,6 +255,17 @@ impl Error {
         Error::Format { path: path.into().into(), offset, problem: problem.into() }
     }
 
+    /// Something that is no file, where one is wanted: a pipe could keep one waiting for ever. `what` would be one.
+    pub(crate) fn no_file(path: &Path, meta: &std::fs::Metadata, what: &str) -> Error {
+        match meta.is_dir() {
+            true => Error::Open { path: path.into(), errno: libc::EISDIR },
+            false => {
+                let problem = format!("a pipe, socket or device, and {what} is a file: store it in one first");
+                Error::format(path, 0, problem)
+            }
+        }
+    }
+
     /// A thread that could not be started: there is no memory, or no number, for one more.
     pub(crate) fn thread(what: &'static str, source: &io::Error) -> Error {
         Error::Memory { what, bytes: 0, errno: source.raw_os_error().unwrap_or(libc::EAGAIN) }

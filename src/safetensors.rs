@@ -78,8 +78,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Header> {
     let failed = |e: std::io::Error| Error::open(path, &e);
     let meta = std::fs::metadata(path).map_err(failed)?; // before opening: a pipe would wait for its writer
     if !meta.is_file() {
-        let errno = if meta.is_dir() { libc::EISDIR } else { libc::EINVAL };
-        return Err(Error::Open { path: path.into(), errno });
+        return Err(Error::no_file(path, &meta, "a checkpoint"));
     }
     let mut file = File::open(path).map_err(failed)?;
     let file_bytes = file.metadata().map_err(failed)?.len();

@@ -101,6 +101,29 @@ fn links_lead_nowhere_else_but_into_the_hubs_cache() {
 }
 
 #[test]
+fn pipes_and_devices_are_refused_at_once_and_by_name() {
+    let directory = disk_directory();
+    let (pipe, index) = (directory.path().join("m.safetensors"), directory.path().join("m.safetensors.index.json"));
+    for path in [&pipe, &index] {
+        let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+        // SAFETY: a C string that outlives the call.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    }
+    let null = std::path::Path::new("/dev/null");
+    let hash = |path| Hash::new().manifest(&[path], Algorithm::Crc32c, Per::File).unwrap_err().to_string();
+    for (text, file) in [
+        (refused(&pipe), "a checkpoint"),
+        (refused(directory.path()), "an index"),
+        (refused(null), "a checkpoint"),
+        (refused(&index), "an index"),
+        (hash(&*pipe), "what is hashed"),
+        (hash(null), "what is hashed"),
+    ] {
+        assert!(text.contains(&format!("a pipe, socket or device, and {file} is a file")), "{text}");
+    }
+}
+
+#[test]
 fn what_is_no_checkpoint() {
     let directory = disk_directory();
     let path = directory.path();

@@ -17,8 +17,7 @@ pub(super) fn open_index(path: &Path) -> Result<Checkpoint> {
     let failed = |e: std::io::Error| Error::open(path, &e);
     let meta = std::fs::metadata(path).map_err(failed)?; // before opening: a pipe would wait for its writer
     if !meta.is_file() {
-        let errno = if meta.is_dir() { libc::EISDIR } else { libc::EINVAL };
-        return Err(Error::Open { path: path.into(), errno });
+        return Err(Error::no_file(path, &meta, "an index"));
     }
     let bytes = meta.len();
     if bytes > HEADER_BYTES_MAX {

@@ -252,6 +252,6 @@ fn length(path: &Path) -> Result<u64> {
     let meta = std::fs::metadata(path).map_err(|e| Error::open(path, &e))?;
     match meta.is_file() {
         true => Ok(meta.len()),
-        false => Err(Error::Open { path: path.into(), errno: if meta.is_dir() { libc::EISDIR } else { libc::EINVAL } }),
+        false => Err(Error::no_file(path, &meta, "what is hashed")),
     }
 }

@@ -97,15 +97,8 @@ impl Manifest {
         let path = path.as_ref();
         let failed = |e: std::io::Error| Error::open(path, &e);
         let meta = std::fs::metadata(path).map_err(failed)?;
-        if meta.is_dir() {
-            return Err(Error::Open { path: path.into(), errno: libc::EISDIR });
-        }
         if !meta.is_file() {
-            return Err(Error::format(
-                path,
-                0,
-                "a pipe, socket or device, and a manifest is a file: store it in one first",
-            ));
+            return Err(Error::no_file(path, &meta, "a manifest"));
         }
         let mut text = Vec::new();
         File::open(path).map_err(failed)?.take(BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
