@@ -80,12 +80,12 @@ pub enum Error {
         /// How long.
         waited: Duration,
     },
-    /// Host memory could not be had.
-    #[error("{what}: {bytes} bytes: {}{}", errno_text(*.errno), hint(*.errno))]
+    /// Host memory, or a thread, could not be had.
+    #[error("{what}: {}{}{}", amount(*.bytes), errno_text(*.errno), memory_hint(what, *.bytes, *.errno))]
     Memory {
-        /// What the memory was for.
+        /// What the memory was for, or which thread.
         what: &'static str,
-        /// How much was asked for.
+        /// How much was asked for; 0 for a thread.
         bytes: u64,
         /// The operating system's error number (`errno.h`).
         errno: i32,
@@ -331,6 +331,26 @@ fn hint(errno: i32) -> &'static str {
     }
 }
 
+/// What memory for tensors is for, in [`Error::Memory`]: no limit on pinned memory has to do with it.
+pub(crate) const TENSORS: &str = "tensors";
+/// What to do where no thread is to be had.
+pub(crate) const NO_THREAD: &str = "raise `ulimit -u` (or `ulimit -v`, if it is low), or pids.max of the cgroup";
+
+fn amount(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { format!("{bytes} bytes: ") }
+}
+
+/// The same for memory, or a thread.
+fn memory_hint(what: &str, bytes: u64, errno: i32) -> String {
+    match (what, errno) {
+        (_, libc::EAGAIN) if bytes == 0 => format!("; {NO_THREAD}"),
+        (TENSORS, libc::ENOMEM) => {
+            "; load fewer of them, or raise `ulimit -v`, or what `vm.overcommit_memory` lets a process have".into()
+        }
+        _ => hint(errno).into(),
+    }
+}
+
 /// The same for a file that is written.
 fn write_hint(errno: i32) -> &'static str {
     match errno {
@@ -366,6 +386,18 @@ mod tests {
         let e = Error::Io { path: Path::new("/d/b").into(), offset: 4096, bytes: 512, errno: libc::EIO };
         assert!(e.to_string().contains("512 bytes at byte 4096"), "{e}");
         assert_eq!((e.code(), e.offset(), e.errno()), (6, Some(4096), Some(libc::EIO)));
+    }
+
+    /// Mutant that this catches: one remedy for all memory.
+    #[test]
+    fn memory_has_the_remedy_of_what_it_was_for() {
+        let text = |what, bytes| Error::Memory { what, bytes, errno: libc::ENOMEM }.to_string();
+        let (slabs, tensors) = (text("host memory", 8192), text(TENSORS, 1 << 36));
+        assert!(slabs.contains(": 8192 bytes: ") && slabs.contains("pinned_bytes_max"), "{slabs}");
+        assert!(tensors.contains("ulimit -v") && tensors.contains("fewer"), "{tensors}");
+        assert!(!tensors.contains("pinned") && !tensors.contains("ulimit -l"), "{tensors}");
+        let text = Error::thread("the engine's thread", &io::Error::from_raw_os_error(libc::EAGAIN)).to_string();
+        assert!(text.contains("ulimit -u") && text.contains("pids.max") && !text.contains("bytes"), "{text}");
     }
 
     /// The golden list: a number that has been given out means the same for ever. Add at the end only.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Receiver, Sender};
 
 use super::{Completion, Event, RawRead, RawWrite, Ring, wait_readable};
-use crate::error::{Error, Result};
+use crate::error::{Error, NO_THREAD, Result};
 
 /// Threads beyond this give no more throughput to one consumer, and cost memory.
 const THREADS_MAX: usize = 8;
@@ -51,7 +51,8 @@ impl Pread {
         for i in 0..depth.min(THREADS_MAX) {
             let (work, done) = (work.clone(), pool.done.clone());
             let thread = thread::Builder::new().name(format!("strait-pread-{i}"));
-            let thread = thread.spawn(move || serve(&work, &done)).map_err(|e| refused("cannot start a thread", e))?;
+            let no_thread = |e| refused(&format!("cannot start a thread ({NO_THREAD})"), e);
+            let thread = thread.spawn(move || serve(&work, &done)).map_err(no_thread)?;
             pool.threads.push(thread);
         }
         Ok(pool)

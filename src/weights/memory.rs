@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::device::{Device, DevicePtr};
-use crate::error::Result;
+use crate::error::{Error, Result, TENSORS};
 use crate::memory::Slab;
 use crate::region::{DeviceMemory, address};
 use crate::storage::Memory;
@@ -35,7 +35,11 @@ unsafe impl Sync for Spot {}
 impl Spot {
     /// Memory of the device, with pages that come when they are written to, if the host can.
     pub(super) fn allocate(device: &Device, bytes: u64, deadline: std::time::Duration) -> Result<Spot> {
-        let memory = Arc::new(DeviceMemory::reserve(device, bytes as usize, deadline)?);
+        let memory = DeviceMemory::reserve(device, bytes as usize, deadline).map_err(|error| match error {
+            Error::Memory { bytes, errno, .. } => Error::Memory { what: TENSORS, bytes, errno },
+            error => error,
+        });
+        let memory = Arc::new(memory?);
         Ok(Spot { ptr: memory.base(), host: memory.host(), owner: Owner::Load(memory) })
     }
 

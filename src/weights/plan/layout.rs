@@ -11,7 +11,7 @@
 //! Every other target is *packed*: its bytes go through a slab, and the copy puts them where they belong.
 
 use super::{Item, Plan, Where};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, TENSORS};
 use crate::weights::{Checkpoint, TensorInfo};
 
 impl Plan {
@@ -51,7 +51,7 @@ impl Plan {
     /// Gives every target that has none a place in its device's block: first the direct ones, in blocks as in the file,
     /// then the others without holes, which are sorted by alignment for that.
     pub(in crate::weights) fn lay_out(&mut self, checkpoint: &Checkpoint, devices: usize, align: u64) -> Result<()> {
-        let too_much = || Error::Memory { what: "tensors", bytes: u64::MAX, errno: libc::ENOMEM };
+        let too_much = || Error::Memory { what: TENSORS, bytes: u64::MAX, errno: libc::ENOMEM };
         self.spans.clear();
         let mut end = 0u64;
         for shard in &self.shards {
