@@ -102,6 +102,142 @@ fn as_nobody_with_memlock(command: &mut Command, user: u32, bytes: u64) -> &mut 
     unsafe { command.pre_exec(restrict) }
 }
 
+/// A user without privileges, who may have so many threads and no more. Each test takes a user of its own.
+fn as_nobody_with_threads(command: &mut Command, user: u32, threads: u64) -> &mut Command {
+    let restrict = move || {
+        let limit = libc::rlimit { rlim_cur: threads, rlim_max: threads };
+        // SAFETY: async-signal-safe system calls; `limit` outlives the call that reads it.
+        let refused = unsafe {
+            libc::setgroups(0, std::ptr::null()) != 0
+                || libc::setgid(user) != 0
+                || libc::setrlimit(libc::RLIMIT_NPROC, &limit) != 0
+                || libc::setuid(user) != 0
+        };
+        if refused { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: between fork and exec the closure makes four system calls and neither allocates nor takes a lock.
+    unsafe { command.pre_exec(restrict) }
+}
+
+/// Files that another user may read: each a checkpoint of one tensor.
+fn checkpoints(count: usize, tensor_bytes: u64) -> (tempfile::TempDir, Vec<std::path::PathBuf>) {
+    let directory = tempfile::tempdir().unwrap();
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), readable).unwrap();
+    let paths: Vec<_> = (0..count).map(|i| directory.path().join(format!("{i}.safetensors"))).collect();
+    for (i, path) in paths.iter().enumerate() {
+        let header =
+            format!(r#"{{"t{i}":{{"dtype":"U8","shape":[{tensor_bytes}],"data_offsets":[0,{tensor_bytes}]}}}}"#);
+        let head = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+        std::fs::write(path, &head).unwrap();
+        std::fs::File::options().write(true).open(path).unwrap().set_len(head.len() as u64 + tensor_bytes).unwrap();
+    }
+    (directory, paths)
+}
+
+/// Mutants that this catches: a thread that hashes, or one that watches it, of which nobody asks whether it can be had.
+#[test]
+fn hashing_goes_on_with_the_threads_that_there_are() {
+    let (_directory, paths) = checkpoints(4, 1 << 20);
+    let command = || {
+        let mut command = strait();
+        command.args(["hash", "--threads", "4"]).args(&paths);
+        command
+    };
+    let all = command().output().unwrap();
+    for (threads, user) in [(1, 65_532), (2, 65_530), (3, 65_529)] {
+        let Ok(output) = as_nobody_with_threads(&mut command(), user, threads).output() else {
+            eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
+            return;
+        };
+        let said = text(&output.stderr);
+        if said.contains("pread: cannot start a thread") {
+            assert!(said.contains("ulimit -u"), "{said}");
+            continue; // io_uring is denied here, and the other ring needs threads
+        }
+        assert!(output.status.success(), "{threads} threads: {said}");
+        assert_eq!(text(&output.stdout), text(&all.stdout), "{threads} threads");
+    }
+}
+
+/// Mutant that this catches: as above, of those that read for the limit.
+#[test]
+fn the_limit_is_measured_by_the_threads_that_there_are_and_says_so() {
+    // Long enough that no thread is over, and leaves its place to another, before all were asked for.
+    let (_directory, paths) = checkpoints(1, 256 << 20);
+    for (threads, user) in [(1, 65_527), (3, 65_526)] {
+        let mut command = strait();
+        command.args(["bench", "--references-only", "--no-fio", "--json", "--rounds", "1"]).args(&paths);
+        let command = deny_io_uring(as_nobody_with_threads(&mut command, user, threads), libc::EPERM);
+        let Ok(output) = command.output() else {
+            eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
+            return;
+        };
+        let (code, said) = (output.status.code(), text(&output.stdout) + &text(&output.stderr));
+        if threads == 1 {
+            assert!(code == Some(1) && said.contains("no thread") && said.contains("ulimit -u"), "{said}");
+        } else {
+            assert_eq!(code, Some(0), "{said}");
+            let how = json(&output)["limit_how"].as_str().unwrap().to_owned();
+            assert!(how.contains(" of 8 pread threads"), "{how}");
+        }
+    }
+}
+
+/// Mutant that this catches: as above, of those that read what fio prints.
+#[test]
+fn fio_is_left_out_where_no_thread_is_to_be_had_for_it() {
+    if !Command::new("fio").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return eprintln!("skipped: no fio");
+    }
+    let (_directory, paths) = checkpoints(1, 1 << 20);
+    let mut command = strait();
+    command.args(["bench", "--references-only", "--json", "--rounds", "1"]).args(&paths);
+    let Ok(output) = as_nobody_with_threads(&mut command, 65_525, 2).output() else {
+        eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
+        return;
+    };
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let reason = json(&output)["fio_reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("no thread") && reason.contains("ulimit -u"), "{reason}");
+}
+
+/// Mutant that this catches: 0 bytes, which is what a thread was said to lack.
+#[test]
+fn a_load_without_a_thread_says_what_to_do() {
+    let (_directory, paths) = checkpoints(1, 1 << 20);
+    let mut command = strait();
+    command.args(["load", "--no-references", "--device", "host"]).args(&paths);
+    let Ok(output) = as_nobody_with_threads(&mut command, 65_528, 1).output() else {
+        eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
+        return;
+    };
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("thread: ") && said.contains("ulimit -u") && said.contains("pids.max"), "{said}");
+    assert!(!said.contains(" bytes"), "{said}");
+}
+
+/// Mutant that this catches: the remedy for pinned memory.
+#[test]
+fn a_load_without_memory_for_its_tensors_says_what_to_do() {
+    let (_directory, paths) = checkpoints(1, 8 << 30);
+    let mut command = strait();
+    command.args(["load", "--no-references", "--device", "host"]).args(&paths);
+    let restrict = || {
+        let limit = libc::rlimit { rlim_cur: 4 << 30, rlim_max: 4 << 30 };
+        // SAFETY: an async-signal-safe system call; `limit` outlives it.
+        let refused = unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) } != 0;
+        if refused { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: between fork and exec the closure makes one system call and neither allocates nor takes a lock.
+    let output = unsafe { command.pre_exec(restrict) }.output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("tensors: ") && said.contains("ENOMEM") | said.contains("errno 12"), "{said}");
+    assert!(said.contains("ulimit -v") && said.contains("overcommit") && !said.contains("pinned"), "{said}");
+}
+
 #[test]
 fn a_small_memlock_limit_is_found_by_trying() {
     let Ok(output) = as_nobody_with_memlock(strait().args(["doctor", "--json", "/usr"]), 65_531, 64 << 10).output()

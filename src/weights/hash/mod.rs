@@ -76,7 +76,8 @@ impl Hash {
         Hash::default()
     }
 
-    /// Threads that read and sum up; at least 1. Default: as many as the process may use processors.
+    /// Threads that read and sum up; at least 1, and no more than can be had. Default: as many as the process may use
+    /// processors.
     pub fn threads(mut self, threads: usize) -> Hash {
         self.threads = threads.max(1);
         self
@@ -205,7 +206,12 @@ impl Hash {
             Ok(done)
         };
         let results: Vec<Result<Vec<(usize, Digest)>>> = std::thread::scope(|scope| {
-            let started: Vec<_> = (1..threads).map(|_| scope.spawn(work_with_stop(&work, &self.progress.0))).collect();
+            let spawn = |_| {
+                let builder = std::thread::Builder::new().name("strait-hash".into());
+                builder.spawn_scoped(scope, work_with_stop(&work, &self.progress.0))
+            };
+            // This thread works too, so a machine that gives no more threads only takes longer.
+            let started: Vec<_> = (1..threads).map_while(|i| spawn(i).ok()).collect();
             let own = work_with_stop(&work, &self.progress.0)();
             let joined = started.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked())));
             joined.chain([own]).collect()

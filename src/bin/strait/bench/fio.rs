@@ -60,7 +60,16 @@ pub(crate) fn run(request: &Request, watch: &mut Watch) -> Result<std::result::R
         Ok(child) => child,
         Err(error) => return Ok(Err(error.to_string())),
     };
-    let readers = (child.stdout.take().map(read_all), child.stderr.take().map(read_all));
+    let readers = match (child.stdout.take().map(read_all).transpose(), child.stderr.take().map(read_all).transpose()) {
+        (Ok(stdout), Ok(stderr)) => (stdout, stderr),
+        (Err(error), _) | (_, Err(error)) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Ok(Err(format!(
+                "no thread to read what fio prints: {error}; raise `ulimit -u`, or pids.max of the cgroup"
+            )));
+        }
+    };
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,
@@ -84,8 +93,8 @@ pub(crate) fn run(request: &Request, watch: &mut Watch) -> Result<std::result::R
     Ok(parse(&stdout))
 }
 
-fn read_all(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
-    std::thread::spawn(move || {
+fn read_all(mut from: impl Read + Send + 'static) -> std::io::Result<std::thread::JoinHandle<String>> {
+    std::thread::Builder::new().spawn(move || {
         let mut bytes = Vec::new();
         let _ = from.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()

@@ -30,8 +30,8 @@ pub(super) fn run(request: &Request, watch: &mut Watch) -> Result<Limit> {
         Ok(ring) => ring,
         Err(error) => {
             let refused = errno_name(errno(&error));
-            let measure = limit_pread::run(request, &files, &blocks, watch)?;
-            return Ok(Limit { measure, how: format!("pread threads, {} (io_uring: {refused})", files.mode) });
+            let (measure, threads) = limit_pread::run(request, &files, &blocks, watch)?;
+            return Ok(Limit { measure, how: format!("{threads}, {} (io_uring: {refused})", files.mode) });
         }
     };
     let buffers = Pages::new(block_bytes as usize * request.depth).map_err(no_memory)?;

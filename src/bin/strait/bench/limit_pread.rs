@@ -16,7 +16,8 @@ use crate::linux::pages::Pages;
 
 const THREADS_MAX: usize = 64;
 
-pub(super) fn run(request: &Request, files: &Files, blocks: &Blocks, watch: &mut Watch) -> Result<Measure> {
+/// What they read, and how many there were: no more than can be had.
+pub(super) fn run(request: &Request, files: &Files, blocks: &Blocks, watch: &mut Watch) -> Result<(Measure, String)> {
     let shared = Shared {
         request,
         files,
@@ -28,8 +29,16 @@ pub(super) fn run(request: &Request, files: &Files, blocks: &Blocks, watch: &mut
     };
     watch.start();
     let clock = Clock::start();
-    let ticked = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..request.depth.min(THREADS_MAX)).map(|_| scope.spawn(|| shared.read())).collect();
+    let wanted = request.depth.min(THREADS_MAX);
+    let (ticked, started) = std::thread::scope(|scope| {
+        let mut threads = Vec::with_capacity(wanted);
+        while threads.len() < wanted {
+            match std::thread::Builder::new().spawn_scoped(scope, || shared.read()) {
+                Ok(thread) => threads.push(thread),
+                Err(error) if threads.is_empty() => return (Err(no_thread(&error)), 0),
+                Err(_) => break,
+            }
+        }
         let mut ticked = Ok(true);
         while threads.iter().any(|thread| !thread.is_finished()) {
             std::thread::sleep(Duration::from_millis(2));
@@ -41,14 +50,22 @@ pub(super) fn run(request: &Request, files: &Files, blocks: &Blocks, watch: &mut
                 break;
             }
         }
-        ticked
+        (ticked, threads.len())
     });
     let measure = clock.stop(shared.bytes.into_inner());
     ticked?;
     match shared.failure.into_inner().expect("no thread panics") {
         Some(failure) => Err(failure),
-        None => Ok(measure),
+        None if started < wanted => {
+            Ok((measure, format!("{started} of {wanted} pread threads, no more are to be had")))
+        }
+        None => Ok((measure, "pread threads".into())),
     }
+}
+
+fn no_thread(error: &std::io::Error) -> Failure {
+    let remedy = "raise `ulimit -u`, or pids.max of the cgroup; or leave the references out";
+    Failure::new("no thread to measure the limit with", error.to_string(), remedy)
 }
 
 struct Shared<'a> {

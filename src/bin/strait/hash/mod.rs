@@ -116,17 +116,15 @@ fn hash(options: &Options) -> Hash {
 }
 
 /// Runs on a thread of its own, while this one draws and listens for signals.
-fn watched<T: Send>(
-    name: &str,
-    bytes: u64,
-    hash: Hash,
-    work: impl FnOnce(&Hash) -> strait::Result<T> + Send,
-) -> Result<T> {
+fn watched<T: Send>(name: &str, bytes: u64, hash: Hash, work: impl Fn(&Hash) -> strait::Result<T> + Sync) -> Result<T> {
     let mut watch = Watch::new(1);
     watch.stage(name, bytes, None);
     let progress = hash.progress();
     std::thread::scope(|scope| {
-        let worker = scope.spawn(|| work(&hash));
+        let work = || work(&hash);
+        let Ok(worker) = std::thread::Builder::new().spawn_scoped(scope, work) else {
+            return Ok(work()?); // no thread is to be had: nothing is drawn, and the second signal ends it
+        };
         let mut interrupted = Ok(true);
         while !worker.is_finished() {
             std::thread::sleep(Duration::from_millis(5));
