@@ -455,7 +455,9 @@ fn gathers_beyond_the_tables_do_not_wait() {
 fn small_copies_are_started_together_where_the_driver_can() {
     let (fake, _alone) = take();
     let before = fake.live();
-    for (version, refused) in [(13_000, false), (12_080, false), (0, false), (13_000, true)] {
+    for (version, refused) in
+        [(13_010, false), (13_000, false), (12_090, false), (12_080, false), (0, false), (13_000, true), (12_090, true)]
+    {
         fake.version(version);
         fake.pace(9, 200, 0);
         let device = Device::cuda(0).unwrap();

@@ -44,8 +44,14 @@ pub(super) const COPIES_MAX: usize = 64;
 impl BatchCopy {
     pub(super) const CALL: &str = "cuMemcpyBatchAsync";
 
-    /// By the driver's own table of versions: the library's symbols do not tell one signature from the other.
+    /// By the driver's own table of versions: the library's symbols do not tell one signature from the other. Asked for a
+    /// version above their own, drivers before 13 give the newest function that they have: so none is asked for one.
     pub(super) fn find(driver: &Driver) -> Option<BatchCopy> {
+        let (mut has, (_, version)) = (0, driver.version);
+        // SAFETY: the place is writable.
+        if unsafe { version(&mut has) } != SUCCESS {
+            return None;
+        }
         let find = |version: c_int| {
             let (mut function, mut status) = (std::ptr::null_mut(), 0);
             let ask = driver.proc_address?;
@@ -53,12 +59,17 @@ impl BatchCopy {
             let code = unsafe { ask(c"cuMemcpyBatchAsync".as_ptr(), &mut function, version, 0, &mut status) };
             (code == SUCCESS && !function.is_null()).then_some(function)
         };
-        if let Some(function) = find(13_000) {
-            // SAFETY: the signature of that version.
-            return Some(BatchCopy::WithoutIndex(unsafe { std::mem::transmute::<*mut c_void, V13>(function) }));
+        match has {
+            13_000.. => find(13_000).map(|function| {
+                // SAFETY: the signature of that version.
+                BatchCopy::WithoutIndex(unsafe { std::mem::transmute::<*mut c_void, V13>(function) })
+            }),
+            12_080.. => find(12_080).map(|function| {
+                // SAFETY: as above.
+                BatchCopy::WithIndex(unsafe { std::mem::transmute::<*mut c_void, V12>(function) })
+            }),
+            _ => None,
         }
-        // SAFETY: as above.
-        find(12_080).map(|function| BatchCopy::WithIndex(unsafe { std::mem::transmute::<*mut c_void, V12>(function) }))
     }
 
     /// Starts at most [`COPIES_MAX`] copies, in any order. The caller has entered the context.

@@ -86,6 +86,7 @@ macro_rules! table {
 
 table! {
     init = "cuInit" (c_uint);
+    version = "cuDriverGetVersion" (*mut c_int);
     device_count = "cuDeviceGetCount" (*mut c_int);
     device = "cuDeviceGet" (*mut c_int, c_int);
     device_name = "cuDeviceGetName" (*mut c_char, c_int, c_int);

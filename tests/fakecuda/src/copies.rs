@@ -98,19 +98,25 @@ pub unsafe extern "C" fn cuGetProcAddress_v2(
     _flags: u64,
     status: *mut i32,
 ) -> i32 {
-    const NOT_FOUND: i32 = 500;
+    const NOT_FOUND: i32 = 1;
+    const NOT_YET: i32 = 2;
     basic("cuGetProcAddress_v2", |machine| {
         // SAFETY: the program gives a C string.
         let known = unsafe { CStr::from_ptr(name) } == c"cuMemcpyBatchAsync";
         let has = machine.knobs.version;
-        let address = match version {
-            13_000.. if known && has >= 13_000 => cuMemcpyBatchAsync_v2 as *mut c_void,
-            12_080..13_000 if known && has >= 12_080 => cuMemcpyBatchAsync as *mut c_void,
-            _ => return Err(NOT_FOUND),
+        if version > has && has >= 13_000 {
+            return Err(INVALID_VALUE);
+        }
+        // For a version above its own an older driver has its newest function.
+        let (address, found) = match version.min(has) {
+            13_000.. if known => (cuMemcpyBatchAsync_v2 as *mut c_void, 0),
+            12_080.. if known => (cuMemcpyBatchAsync as *mut c_void, 0),
+            _ if known && has >= 12_080 => (std::ptr::null_mut(), NOT_YET),
+            _ => (std::ptr::null_mut(), NOT_FOUND),
         };
         // SAFETY: the program gives valid places.
         unsafe {
-            give(status, 0)?;
+            give(status, found)?;
             give(function, address)
         }
     })

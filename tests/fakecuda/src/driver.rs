@@ -118,6 +118,13 @@ pub extern "C" fn cuInit(flags: c_uint) -> i32 {
 }
 
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> i32 {
+    const OLDEST: i32 = 12_000;
+    // SAFETY: the program gives a valid place.
+    basic("cuDriverGetVersion", |machine| unsafe { give(version, machine.knobs.version.max(OLDEST)) })
+}
+
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> i32 {
     // SAFETY: the program gives a valid place.
     basic("cuDeviceGetCount", |_| unsafe { give(count, DEVICES as c_int) })
