@@ -7,6 +7,8 @@ mod common;
 mod cufile;
 mod stand_in;
 
+use std::path::Path;
+
 use strait::{Dataset, Device, Loader, PathChoice, RingChoice};
 
 #[test]
@@ -16,10 +18,12 @@ fn cufile_is_chosen_where_it_reads_without_a_detour() {
     storage.set("direct", 1);
     let directory = common::disk_directory();
     let path = common::write_shard(directory.path(), 3, 1 << 20);
-    let builder = || {
-        let dataset = Dataset::records(&[&path], 8192).unwrap();
+    storage.lies_on(&path, "nvme0n1");
+    let of = |path: &Path| {
+        let dataset = Dataset::records(&[path], 8192).unwrap();
         Loader::builder(dataset).batch_size(8).device(Device::cuda(1).unwrap())
     };
+    let builder = || of(&path);
     let stats = builder().build().unwrap().stats();
     if stats.fallbacks.iter().any(|fallback| fallback.reason.contains("neither ext4 nor XFS")) {
         return eprintln!("SKIPPED: {} is on another file system", path.display());
@@ -33,6 +37,20 @@ fn cufile_is_chosen_where_it_reads_without_a_detour() {
         assert_eq!(stats.path, "staged", "{ring:?}");
     }
     assert_eq!(storage.live()[3], reads, "tried where it was not wanted");
+    // Nothing tells whether cuFile reads these through host memory: what it gives is right.
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let in_memory = common::write_shard(memory.path(), 3, 1 << 20);
+    storage.lies_on(&in_memory, "nvme0n1");
+    storage.lies_on(&path, "vda");
+    for (path, why) in [(&in_memory, "neither ext4 nor XFS"), (&path, "on vda, which is no NVMe drive")] {
+        let stats = of(path).build().unwrap().stats();
+        assert_eq!(stats.path, "staged", "{why}");
+        assert!(stats.fallbacks[0].to_string().contains(why), "{}", stats.fallbacks[0]);
+        // Whoever asks for it has it.
+        let asked = of(path).ring(RingChoice::Cufile).build().unwrap().stats();
+        assert_eq!((asked.path, asked.ring), ("direct", "cufile"), "{why}");
+    }
+    storage.lies_on(&path, "nvme0n1");
     // Not trusted where it reads something else.
     storage.set("wrong_byte", 5000);
     let stats = builder().build().unwrap().stats();

@@ -32,7 +32,8 @@ fn the_real_library_keeps_what_the_stand_in_promises() {
     if std::env::var_os("STRAIT_NVIDIA_CUFILE").is_none() {
         return eprintln!("SKIPPED: tests/nvidia_cufile/run runs this, with NVIDIA's library at hand");
     }
-    Surroundings { modules: true, udev: true, nvidia_fs: true, peer_to_peer: false }.pretend();
+    let sysfs = std::path::Path::new("/sys");
+    Surroundings { modules: true, udev: true, nvidia_fs: true, peer_to_peer: false, sysfs }.pretend();
     let no_device: strait::storage::Enter = Arc::new(|| Ok(()));
     let refusal = Cufile::new(4, false, &no_device, DEADLINE).map(drop).unwrap_err();
     assert!(refusal.to_string().contains("compatibility mode"), "{refusal}");

@@ -37,8 +37,9 @@ fn staged_because(builder: Builder, made: &[Made], words: &str) {
 fn cufile_is_taken_where_it_reads_without_a_detour() {
     let (cuda, _alone) = stand_in::take();
     let (storage, _alone_too) = cufile::take();
-    storage.set("direct", 1);
+    storage.set("direct", 2);
     let directory = common::disk_directory();
+    storage.lies_on(directory.path(), "nvme0n1");
     let mut rng = Rng::new(1);
     let mut made: Vec<Made> = (0..3).map(|i| Made::new(&mut rng, format!("t{i}"), DType::F16, &[1000, 700])).collect();
     write(directory.path(), "a.safetensors", &made, pad_to(&made, 24));

@@ -2,11 +2,16 @@
 #![allow(dead_code, reason = "each test file is a crate, and uses a part")]
 
 use std::ffi::{CStr, CString, c_char};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use strait::stats::Fallback;
 use strait::storage::{Cufile, Enter, Surroundings};
+
+/// What stands in for sysfs: of each test binary its own.
+const SYSFS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/sysfs-", env!("CARGO_CRATE_NAME"));
 
 /// The controls of the stand-in.
 pub(crate) struct FakeCufile;
@@ -16,7 +21,8 @@ pub(crate) fn take() -> (FakeCufile, MutexGuard<'static, ()>) {
     static ONE: Mutex<()> = Mutex::new(());
     let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     load();
-    Surroundings { modules: true, udev: true, nvidia_fs: true, peer_to_peer: false }.pretend();
+    let sysfs = Path::new(SYSFS);
+    Surroundings { modules: true, udev: true, nvidia_fs: true, peer_to_peer: false, sysfs }.pretend();
     // SAFETY: the type is that of control.rs.
     unsafe { function::<extern "C" fn()>(c"fakecufile_heal")() };
     FakeCufile.misuse();
@@ -38,6 +44,17 @@ impl FakeCufile {
         let name = CString::new(knob).unwrap();
         // SAFETY: the type is that of control.rs; the name is a C string.
         unsafe { function::<unsafe extern "C" fn(*const c_char, i64)>(c"fakecufile_set")(name.as_ptr(), value) }
+    }
+
+    /// Makes it as if the file system of `path` lay on a drive of this name.
+    pub(crate) fn lies_on(&self, path: &Path, drive: &str) {
+        let device = std::fs::metadata(path).unwrap().dev();
+        let place = Path::new(SYSFS).join("dev/block");
+        let link = place.join(format!("{}:{}", libc::major(device), libc::minor(device)));
+        std::fs::create_dir_all(&place).unwrap();
+        std::fs::create_dir_all(Path::new(SYSFS).join("devices").join(drive)).unwrap();
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(Path::new("../../devices").join(drive), link).unwrap();
     }
 
     /// Files, buffers, batches; and the reads so far.

@@ -25,12 +25,14 @@ pub type Enter = Arc<dyn Fn() -> Result<()> + Send + Sync>;
 pub struct Surroundings {
     /// `/proc/modules` exists.
     pub modules: bool,
-    /// `/run/udev/data` exists.
+    /// `/run/udev/data` has entries.
     pub udev: bool,
     /// The module nvidia-fs is loaded.
     pub nvidia_fs: bool,
     /// Kernel and driver can do PCI peer-to-peer DMA.
     pub peer_to_peer: bool,
+    /// Where sysfs is: it tells which drives files lie on.
+    pub sysfs: &'static Path,
 }
 
 static PRETENDED: OnceLock<Surroundings> = OnceLock::new();
@@ -40,9 +42,10 @@ impl Surroundings {
     pub fn look() -> Surroundings {
         PRETENDED.get().copied().unwrap_or_else(|| Surroundings {
             modules: Path::new("/proc/modules").exists(),
-            udev: Path::new("/run/udev/data").is_dir(),
+            udev: has_entries(Path::new("/run/udev/data")),
             nvidia_fs: Path::new("/proc/driver/nvidia-fs/version").exists(),
             peer_to_peer: kernel_is_new_enough() && driver_is_open(),
+            sysfs: Path::new("/sys"),
         })
     }
 
@@ -63,7 +66,7 @@ impl Surroundings {
         }
         if !self.udev {
             return Some(refusal(
-                "there is no /run/udev/data, without which cuFile takes no file",
+                "there is nothing in /run/udev/data, without which cuFile takes no file",
                 "in a container, mount the host's: `-v /run/udev:/run/udev:ro`",
                 None,
             ));
@@ -73,6 +76,11 @@ impl Surroundings {
         }
         None
     }
+}
+
+/// A container may have an empty directory there.
+fn has_entries(directory: &Path) -> bool {
+    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// Linux 6.2 brought user mappings of peer-to-peer memory to O_DIRECT.
@@ -146,14 +154,20 @@ enum Opened {
     Hung,
 }
 
-/// `CU_FILE_NVME_P2P_SUPPORTED`.
+/// `CU_FILE_NVME_SUPPORTED` of the status flags.
+const STORAGE_NVME: u32 = 1 << 4;
+/// `CU_FILE_NVME_P2P_SUPPORTED` of the status flags, which NVIDIA has given up for the next one.
 const STORAGE_PEER_TO_PEER: u32 = 1 << 11;
+/// `CU_FILE_P2P_SUPPORTED` of the feature flags.
+const FEATURE_PEER_TO_PEER: u32 = 1 << 4;
 
 impl Properties {
-    /// Whether anything at all is read without a detour through host memory.
+    /// Whether NVMe drives are read without a detour through host memory.
     fn is_direct(&self) -> bool {
-        (self.nvidia_fs_major, self.nvidia_fs_minor) != (0, 0) && self.storage != 0
+        let nvidia_fs = (self.nvidia_fs_major, self.nvidia_fs_minor) != (0, 0);
+        nvidia_fs && self.storage & STORAGE_NVME != 0
             || self.storage & STORAGE_PEER_TO_PEER != 0
+            || self.features & FEATURE_PEER_TO_PEER != 0
     }
 }
 
@@ -213,4 +227,28 @@ fn open_here(library: &Library, enter: &Enter) -> Result<Properties, Fallback> {
     // SAFETY: there is room for the properties, and for more than this library's version has.
     check("cuFileDriverGetProperties", unsafe { (library.properties)(&mut properties) })?;
     Ok(properties)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_directory_is_no_udev_database() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(!has_entries(directory.path()) && !has_entries(&directory.path().join("none")));
+        std::fs::write(directory.path().join("b8:1"), "").unwrap();
+        assert!(has_entries(directory.path()));
+    }
+
+    #[test]
+    fn only_what_reads_nvme_drives_is_direct() {
+        let is_direct = |nvidia_fs_minor, storage, features| {
+            Properties { nvidia_fs_minor, storage, features, ..Properties::default() }.is_direct()
+        };
+        assert!(is_direct(24, 1 << 4, 0) && is_direct(24, 0x7FF, 15), "nvidia-fs");
+        assert!(is_direct(0, 1 << 11, 0) && is_direct(0, 0, 1 << 4), "peer to peer, in either way of saying it");
+        assert!(!is_direct(24, 0, 15) && !is_direct(24, 0b1111, 15), "nvidia-fs for other storage");
+        assert!(!is_direct(0, 1 << 4, 15) && !is_direct(0, 0, 15), "NVMe drives, and nothing that reads them so");
+    }
 }

@@ -8,6 +8,7 @@
 //! The library is loaded at run time. Targets are device addresses; host memory works too. What cuFile answers besides an
 //! errno is its own code, 5001 and up, and comes out of `poll` in the errno's place: the two never meet.
 
+mod disk;
 mod driver;
 mod file;
 mod library;

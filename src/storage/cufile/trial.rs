@@ -3,19 +3,20 @@
 use std::ffi::c_int;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use super::driver::{Driver, Enter, check, refusal};
+use super::disk::other_than_nvme;
+use super::driver::{Driver, Enter, Surroundings, check, refusal};
 use super::file::OpenFile;
 use super::{Cufile, library::Library};
 use crate::error::{Result, errno_text};
 use crate::stats::Fallback;
 
-/// `statfs` numbers of the file systems that nvidia-fs and PCI peer-to-peer DMA read directly when they lie on an NVMe
-/// drive (linux/magic.h). Others of cuFile's are read in its compatibility mode where that is allowed, and nothing tells.
+/// `statfs` numbers of the file systems that nvidia-fs and PCI peer-to-peer DMA read directly when they lie on NVMe
+/// drives (linux/magic.h). All else is read in cuFile's compatibility mode where that is allowed, and nothing tells.
 const DIRECT_FILE_SYSTEMS: [(i64, &str); 2] = [(0xEF53, "ext4"), (0x5846_5342, "XFS")];
 
 impl Cufile {
@@ -79,12 +80,14 @@ fn reads_directly(shard: &Path, file: &File) -> Result<(), Fallback> {
     let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: the struct outlives the call.
     let answer = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut stat) };
-    if answer == 0 && DIRECT_FILE_SYSTEMS.iter().any(|&(number, _)| number == stat.f_type as i64) {
-        return Ok(());
-    }
-    let names = DIRECT_FILE_SYSTEMS.map(|(_, name)| name).join(" nor ");
-    let reason =
-        format!("{}: neither {names}: cuFile may read it in compatibility mode, and not say so", shard.display());
+    let what = if answer == 0 && DIRECT_FILE_SYSTEMS.iter().any(|&(number, _)| number == stat.f_type as i64) {
+        let device = file.metadata().map_err(|error| cannot_open(shard, &error))?.dev();
+        let Some(other) = other_than_nvme(Surroundings::look().sysfs, device) else { return Ok(()) };
+        format!("on {other}")
+    } else {
+        format!("neither {}", DIRECT_FILE_SYSTEMS.map(|(_, name)| name).join(" nor "))
+    };
+    let reason = format!("{}: {what}: cuFile may read it in compatibility mode, and not say so", shard.display());
     Err(refusal(reason, "keep the shards on ext4 or XFS on a local NVMe drive, or ask for the ring `cufile`", None))
 }
 

@@ -79,14 +79,15 @@ pub extern "C" fn cuFileDriverOpen() -> CUfileError {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuFileDriverGetProperties(properties: *mut CUfileDrvProps) -> CUfileError {
-    let direct = state().knob("direct") != 0;
+    let direct = state().knob("direct");
+    let (nvidia_fs, peer_to_peer) = (direct == 1, direct == 2);
     let value = CUfileDrvProps {
-        version: if direct { [2, 24] } else { [0, 0] },
+        version: if nvidia_fs { [2, 24] } else { [0, 0] },
         poll_thresh_size: 4,
         max_direct_io_size: 16384,
-        dstatusflags: if direct { 1 << 4 } else { 0 },
+        dstatusflags: if nvidia_fs { 1 << 4 } else { 0 },
         dcontrolflags: 2,
-        fflags: 15,
+        fflags: if peer_to_peer { 31 } else { 15 },
         max_device_cache_size: 131_072,
         per_buffer_cache_size: 1024,
         max_device_pinned_mem_size: u32::MAX,

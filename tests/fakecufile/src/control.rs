@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char};
 
 use crate::state::state;
 
-/// Sets a knob: `direct` (0: compatibility mode), `open_hangs`, `open_error`, `register_error`, `register_bytes_max` (longer
+/// Sets a knob: `direct` (0: compatibility mode; 1: nvidia-fs; 2: PCI peer-to-peer DMA), `open_hangs`, `open_error`, `register_error`, `register_bytes_max` (longer
 /// memory is refused), `batch_error`, `submit_error`, `status_error` (codes), `short_bytes` (a read gives no more), `late_us_max`, `read_error` (the next entry
 /// ends with this), `event_status` (the next entry ends with this status), `wrong_byte` (`cuFileRead` changes it).
 ///

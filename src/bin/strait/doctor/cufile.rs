@@ -19,7 +19,7 @@ pub(super) fn examine() -> (Vec<Finding>, Value) {
     let mut findings = vec![match &obstacle {
         None => Finding::ok(
             "cuFile: nothing in its way that shows from outside",
-            "a loader tries a real read of each file system (ext4 and XFS only), and takes the direct path if it is right; a load of \
+            "a loader tries a real read of each file system (ext4 and XFS on NVMe drives only), and takes the direct path if it is right; a load of \
              weights does so for what lies in its files in stretches of a MiB and more, unless they are checked on the way or \
              go to several devices",
         ),
@@ -126,7 +126,8 @@ mod tests {
         let settings = Settings::of(text);
         let expected = Settings { readable: true, allow_compat_mode: Some(true), use_pci_p2pdma: Some(false) };
         assert_eq!(settings, expected);
-        let there = Surroundings { modules: true, udev: true, nvidia_fs: false, peer_to_peer: true };
+        let sysfs = std::path::Path::new("/sys");
+        let there = Surroundings { modules: true, udev: true, nvidia_fs: false, peer_to_peer: true, sysfs };
         let place = std::path::Path::new("/etc/cufile.json");
         assert_eq!(settings.findings(place, &there).len(), 2);
         assert_eq!(settings.findings(place, &Surroundings { nvidia_fs: true, ..there }).len(), 1);
