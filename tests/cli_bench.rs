@@ -138,7 +138,8 @@ fn the_references_measure_a_sample_that_is_gone_afterwards() {
         eprintln!("skipped: fio gives no number here: {reason}");
     } else {
         assert_eq!(json["rounds"][0]["fio"]["bytes"], 16 << 20);
-        assert!(json["fio_cpu_seconds_per_gib"].as_f64().unwrap() > 0.0);
+        // None, where a run is shorter than the kernel counts.
+        assert!(json["fio_cpu_seconds_per_gib"].as_f64().unwrap() >= 0.0);
     }
     assert_empty(dir.path());
 }
