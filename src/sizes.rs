@@ -18,6 +18,7 @@ use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::length::Length;
 use crate::memory::Arena;
+use crate::order::Policy;
 use crate::plan::{Limits, PLACED_BYTES_MIN, Plan};
 use crate::selection::{Dense, Selection};
 
@@ -121,6 +122,12 @@ impl Config {
         }
     }
 
+    /// Whether a sample may stand in several places of a batch.
+    fn repeats_samples(&self) -> bool {
+        let policy = self.policy.unwrap_or_else(|| Policy::default_for(self.rank.world()));
+        self.mixture.is_some() || matches!(policy, Policy::Pad | Policy::Wrap)
+    }
+
     /// The samples of an ordinary batch.
     fn samples_typical(&self, dataset: &Dataset) -> Result<u64> {
         let Some((budget, _)) = self.budget else { return Ok(self.batch_size as u64) };
@@ -189,7 +196,10 @@ impl BatchBytes {
         if config.windows.is_some() {
             return BatchBytes::of_windows(dataset, config, direct);
         }
-        let samples = config.samples_typical(dataset)?.min(dataset.len().max(1));
+        let positions = config.samples_typical(dataset)?;
+        let samples = positions.min(dataset.len().max(1));
+        // Of an array each position has a row of its own, whatever sample stands there.
+        let rows = if config.repeats_samples() { positions } else { samples };
         let align = config.align_bytes;
         let selection = config.selection(dataset)?;
         let fixed = match &*selection.fields {
@@ -206,10 +216,11 @@ impl BatchBytes {
             None => mean_room(dataset, &selection, weights, config) + align,
         };
         let (arrays, ends) = (array_bytes(&selection, direct), align * selection.dense.len() as u64);
-        let least = samples.saturating_mul(fixed.unwrap_or(0).saturating_add(arrays));
+        let around = rows.saturating_mul(arrays).saturating_add(ends);
+        let least = samples.saturating_mul(fixed.unwrap_or(0)).saturating_add(rows.saturating_mul(arrays));
         let sample = extents.saturating_add(arrays);
-        let typical = samples.saturating_mul(sample).saturating_add(ends).max(1);
-        let widest = arrays.saturating_add(match fixed {
+        let typical = samples.saturating_mul(extents).saturating_add(around).max(1);
+        let widest = match fixed {
             Some(_) => extents + config.gap_bytes.min(extents),
             // A few samples may be far larger than the mean: room for a batch of the largest, if the budget has it.
             None => {
@@ -217,9 +228,9 @@ impl BatchBytes {
                 let gaps = fields.saturating_mul(blocks.saturating_add(if all { 0 } else { config.gap_bytes }));
                 dataset.largest_sample_of(&selection.numbers).saturating_add(gaps)
             }
-        });
-        let least = if fixed.is_some() { least } else { widest };
-        let largest = samples.saturating_mul(widest).saturating_add(ends).max(typical);
+        };
+        let least = if fixed.is_some() { least } else { widest.saturating_add(arrays) };
+        let largest = samples.saturating_mul(widest).saturating_add(around).max(typical);
         // A batch of the smallest samples has the most of them, and each its blocks.
         let full = config.budget.map_or(Ok(0), |(budget, _)| {
             let blocks = budget.samples_max.saturating_mul((2 * align).saturating_add(arrays)).saturating_add(ends);
@@ -348,6 +359,20 @@ mod tests {
                     assert_eq!(sizes.batches_max, sizes.prefetch + config.hold);
                 }
             }
+        }
+    }
+
+    /// Mutant that this catches: rows counted by the samples of a dataset that is smaller than a batch.
+    #[test]
+    fn arrays_of_padded_batches_have_a_row_for_each_place() {
+        let (_file, dataset) = dataset(5000, 8);
+        let mut config = Config { batch_size: 40, prefetch: Some(1), hold: 1, ..Config::default() };
+        config.fields.arrays.push(("record".into(), crate::DType::U8, vec![5000]));
+        for (policy, rows) in [(Policy::Short, 8), (Policy::Pad, 40), (Policy::Wrap, 40)] {
+            config.policy = Some(policy);
+            let BatchBytes { least, typical, largest, .. } = BatchBytes::of(&dataset, &config, true).unwrap();
+            assert!(least >= (rows + 8) * 5000 && typical >= least && largest >= typical, "{policy:?}");
+            assert!(largest < (rows + 8 * 4) * 5000, "{policy:?}: more room than is needed");
         }
     }
 
