@@ -95,7 +95,7 @@ def types(strait, options, to_bytes):
             numpy.save(path, rows)
             for batch in strait.Loader(str(path), batch_size=32, device=options.strait_device, shuffle=True):
                 found, name = to_bytes(batch["array"])
-                assert name.endswith(dtype), f"{name} is not {dtype}"
+                assert name == dtype, f"{name} is not {dtype}"
                 assert found == rows[list(batch.samples)].tobytes(), f"{dtype}: wrong bytes"
             detail.append(dtype)
     tokens = rng.integers(0, 50_000, 20_000).astype("uint16")
@@ -144,7 +144,7 @@ def changed(strait, device, directory, to_bytes, fractions):
             for batch in loader:
                 found, name = to_bytes(batch[field])
                 want = b"".join(tokens[128 * one:128 * one + 129].astype(dtype).tobytes() for one in batch.samples)
-                assert name.endswith(dtype) and found == want, f"{name}: wrong tokens"
+                assert name == dtype and found == want, f"{name}: wrong tokens"
                 count += len(batch)
             assert count == 511, f"{count} windows of 511"
     rows = rng.permuted(numpy.tile(numpy.arange(256, dtype=numpy.uint8), (64, 1)), axis=1)
@@ -161,7 +161,7 @@ def changed(strait, device, directory, to_bytes, fractions):
                     str(directory / "every-byte.npy"), batch_size=9, device=device, shuffle=True, policy="short", **options
                 ):
                     found, name = to_bytes(batch["array"])
-                    assert name.endswith(dtype) and found == rounded(want[list(batch.samples)], dtype), f"{name}: wrong numbers"
+                    assert name == dtype and found == rounded(want[list(batch.samples)], dtype), f"{name}: wrong numbers"
                     count += len(batch)
                 assert count == 64, f"{count} rows of 64"
             detail.append(dtype)
@@ -196,7 +196,7 @@ def with_torch(strait, options):
 
     def to_bytes(tensor):
         array = tensor.torch()
-        return array.cpu().contiguous().view(torch.uint8).numpy().tobytes(), str(array.dtype)
+        return array.cpu().contiguous().view(torch.uint8).numpy().tobytes(), str(array.dtype).removeprefix("torch.")
 
     def keep(tensor):
         array = tensor.torch()

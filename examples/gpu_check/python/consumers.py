@@ -97,6 +97,8 @@ class Driver:
     """The driver itself, without a framework: the one consumer that the stand-in can have too."""
 
     ROOM = 32 << 20
+    # Memory that stays registered must stay mapped: what is mapped there next would pass for it.
+    landings = []
 
     def __init__(self, library, device, streams):
         from strait.tensor import _Versioned
@@ -116,6 +118,7 @@ class Driver:
             if self.is_stand_in:
                 self.library.fakecuda_late(ctypes.c_size_t(stream.value), ctypes.c_uint64(10_000))
         self.landing = mmap.mmap(-1, self.ROOM)
+        self.landings.append(self.landing)
         self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.landing))
         self.call("cuMemHostRegister_v2", ctypes.c_void_p(self.base), ctypes.c_size_t(self.ROOM), 0)
         self.ballast = ctypes.c_uint64()

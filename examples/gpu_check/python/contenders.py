@@ -5,6 +5,7 @@
 `sum` has the bytes added up, to see that they are right; such a run's time means nothing.
 """
 
+import inspect
 import json
 import os
 import sys
@@ -19,11 +20,21 @@ class Contender:
     def __init__(self, device):
         import torch
 
-        self.torch, self.device, self.known = torch, torch.device(device), {}
+        self.torch, self.device, self.known, self.loaders = torch, torch.device(device), {}, {}
         self.cuda = self.device.type == "cuda"
         if self.cuda:
             torch.cuda.set_device(self.device)
             torch.empty(1, device=self.device)
+
+    def loader(self, work, make):
+        """One for each place and way of reading, as long as its files stay the same: workers are started once."""
+        case = os.path.dirname(work["files"][0]), work["record"], work["shuffle"]
+        files, loader = self.loaders.get(case, (None, None))
+        if files != work["files"]:
+            del loader
+            self.loaders.pop(case, None)
+            self.loaders[case] = work["files"], make()
+        return self.loaders[case][1]
 
     def wait(self):
         if self.cuda:
@@ -55,22 +66,21 @@ class Strait(Contender):
         super().__init__(device)
         import strait
 
-        self.strait, self.loaders = strait, {}
+        self.strait = strait
         self.version = strait.version()
 
     def on(self):
         return str(self.device) if self.cuda else "host"
 
     def arrays(self, work):
-        key = json.dumps(work["files"]) + str(work["record"]) + str(work["shuffle"])
-        if key not in self.loaders:
-            self.loaders.clear()
+        def make():
             dataset = self.strait.Dataset(work["files"], format="records", record_bytes=work["record"])
-            self.loaders[key] = self.strait.Loader(
+            return self.strait.Loader(
                 dataset, batch_size=work["batch"], device=self.on(), shuffle=work["shuffle"], policy="short",
                 array={"record": ("u8", [work["record"]])},
             )
-        for batch in self.loaders[key]:
+
+        for batch in self.loader(work, make):
             yield batch["record"].torch()
 
 
@@ -85,14 +95,13 @@ class TorchLoader(Contender):
     def arrays(self, work):
         from torch.utils.data import DataLoader
 
-        key = json.dumps(work["files"]) + str(work["record"]) + str(work["shuffle"])
-        if key not in self.known:
-            self.known.clear()
-            self.known[key] = DataLoader(
+        def make():
+            return DataLoader(
                 Records(work["files"], work["record"]), batch_size=work["batch"], shuffle=work["shuffle"], pin_memory=self.cuda,
                 num_workers=self.workers, persistent_workers=True, prefetch_factor=4, collate_fn=itself,
             )
-        for batch in self.known[key]:
+
+        for batch in self.loader(work, make):
             yield batch.to(self.device, non_blocking=True)
 
 
@@ -169,12 +178,13 @@ class InstantTensor(Contender):
         import instanttensor
 
         self.module, self.version = instanttensor, getattr(instanttensor, "__version__", "?")
+        self.copies = "copy" in inspect.signature(instanttensor.safe_open).parameters
 
     def arrays(self, work):
         device = self.device.index if self.cuda else str(self.device)
         with self.module.safe_open(work["files"], framework="pt", device=device) as opened:
-            # What it gives is a view of a buffer that it fills again.
-            held = [tensor.clone() for _, tensor in opened.tensors()]
+            # Without the option, what it gives is a view of a buffer that it fills again.
+            held = [tensor if self.copies else tensor.clone() for _, tensor in opened.tensors()]
             self.wait()
         yield from held
 

@@ -22,6 +22,8 @@ PARTS = {
     "peers-loaders": ("strait", ["torch DataLoader"]),
     "peers-reads": ("strait", ["pinned blocks by hand", "kvikio", "cuFile by torch.cuda.gds"]),
 }
+# Not as it would go where there is GPUDirect Storage, or by a device's own calls.
+HOW = {"fastsafetensors": " (nogds)", "Run:ai streamer": " (to host memory, then copied)"}
 # Of one run; what takes longer is left out from then on.
 RUN_SECONDS_MAX = 25
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -215,7 +217,7 @@ def say_rows(case, processes, table):
         ours = {number: run["bytes"] / run["seconds"] / 1e9 for number, run in strait.items()}
         ratios = [ours[number] / rate[number] for number in rate if number in ours]
         row = {
-            "what": f"{process.name}, {case.name}",
+            "what": f"{process.name}{HOW.get(process.name, '')}, {case.name}",
             "GB_per_s": statistics.median(rate.values()),
             "strait_over_it": statistics.median(ratios) if ratios else None,
             "CPU_s_per_GiB": statistics.median(run["cpu"] / (run["bytes"] / GIB) for run in runs.values()),
