@@ -7,7 +7,7 @@ mod stand_in;
 
 use std::time::Duration;
 
-use device_suite::cuda::{CudaConsumer, current_context, symbol};
+use device_suite::cuda::{CudaConsumer, current_context, symbol, within};
 use device_suite::{Bed, Fault, Region, Slabs, WAIT, copy, queue};
 use strait::device::{CopyQueue, DeviceKind, RawStream, Seq};
 use strait::order::Rank;
@@ -327,6 +327,31 @@ fn misuse_is_caught() {
     let code = unsafe { symbol::<unsafe extern "C" fn(*mut u64, usize) -> i32>("cuMemAlloc_v2")(&mut address, 1) };
     assert_eq!(code, 201);
     assert!(fake.misuse().contains("cuMemAlloc_v2 without"));
+
+    type Handle = *mut std::ffi::c_void;
+    type Retain = unsafe extern "C" fn(*mut Handle, i32) -> i32;
+    type Create = unsafe extern "C" fn(*mut Handle, u32) -> i32;
+    type Record = unsafe extern "C" fn(Handle, Handle) -> i32;
+    let none = std::ptr::null_mut();
+    let [first, second] = [0, 1].map(|ordinal| {
+        let mut context = none;
+        // SAFETY: the type is that of cuda.h; the place is writable.
+        assert_eq!(unsafe { symbol::<Retain>("cuDevicePrimaryCtxRetain")(&mut context, ordinal) }, 0);
+        context
+    });
+    let mut event = none;
+    // SAFETY: as above; null is a context's legacy stream.
+    let code = unsafe {
+        within(first, || assert_eq!(symbol::<Create>("cuEventCreate")(&mut event, 2), 0));
+        within(second, || symbol::<Record>("cuEventRecord")(event, none))
+    };
+    assert_eq!((code, fake.misuse().as_str()), (400, "a record of an event of another context"));
+    // SAFETY: as above; both contexts were retained here, and the event is not used any more.
+    unsafe {
+        type Destroy = unsafe extern "C" fn(Handle) -> i32;
+        within(first, || symbol::<Destroy>("cuEventDestroy_v2")(event));
+        [0, 1].map(|ordinal| symbol::<unsafe extern "C" fn(i32) -> i32>("cuDevicePrimaryCtxRelease_v2")(ordinal));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::ffi::{CStr, c_char, c_void};
 
-use crate::driver::{Handle, basic, give, push, wait_for_all, within};
+use crate::driver::{Handle, basic, current, give, push, wait_for_all, within};
 use crate::machine::*;
 
 #[unsafe(no_mangle)]
@@ -177,10 +177,10 @@ unsafe fn to_device(
     }
     // SAFETY: the caller's promise.
     let started_with = unsafe { std::slice::from_raw_parts(source.cast::<u8>(), bytes) }.to_vec();
-    let source = if machine.is_registered(source as usize, bytes) {
+    let source = if machine.is_registered_in(current(), source as usize, bytes) {
         Source::Pinned { at: source as usize, started_with }
     } else {
-        machine.misuse.push("an asynchronous copy from memory that is not registered".into());
+        machine.misuse.push("an asynchronous copy from memory that is not registered, or not for this context".into());
         Source::Staged(started_with)
     };
     push(machine, stream, Op::ToDevice { source, target, bytes })
@@ -193,7 +193,7 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(target: *mut c_void, source: u64, 
         if machine.device_bytes(source, bytes).is_none() {
             return machine.refuse(INVALID_VALUE, "a copy from what is not allocated");
         }
-        pageable = !machine.is_registered(target as usize, bytes);
+        pageable = !machine.is_registered_in(current(), target as usize, bytes);
         push(machine, stream, Op::ToHost { source, target: target as usize, bytes, pageable })
     });
     if code == 0 && pageable {

@@ -252,15 +252,20 @@ pub extern "C" fn cuMemFree_v2(address: u64) -> i32 {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuMemHostRegister_v2(base: *mut c_void, bytes: usize, _flags: c_uint) -> i32 {
+pub extern "C" fn cuMemHostRegister_v2(base: *mut c_void, bytes: usize, flags: c_uint) -> i32 {
+    const PORTABLE: c_uint = 1;
     within("cuMemHostRegister_v2", |machine| {
+        if flags & !PORTABLE != 0 {
+            return machine.refuse(INVALID_VALUE, "memory registered for less than copies both ways, or as a device's");
+        }
         if base.is_null() || bytes == 0 {
             return Err(INVALID_VALUE);
         }
         if machine.overlaps_registered(base as usize, bytes) {
             return Err(ALREADY_REGISTERED);
         }
-        machine.registered.insert(base as usize, bytes);
+        let context = if flags == PORTABLE { 0 } else { current() };
+        machine.registered.insert(base as usize, (bytes, context));
         Ok(())
     })
 }
@@ -269,7 +274,7 @@ pub extern "C" fn cuMemHostRegister_v2(base: *mut c_void, bytes: usize, _flags: 
 pub extern "C" fn cuMemHostUnregister(base: *mut c_void) -> i32 {
     within("cuMemHostUnregister", |machine| {
         let base = base as usize;
-        let Some(&bytes) = machine.registered.get(&base) else {
+        let Some(&(bytes, _)) = machine.registered.get(&base) else {
             return machine.refuse(NOT_REGISTERED, "an unregistration of what is not registered");
         };
         if machine.is_in_use(|_| false, |at| (base..base + bytes).contains(&at)) {

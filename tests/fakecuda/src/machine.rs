@@ -33,8 +33,8 @@ pub(crate) struct Machine {
     /// By base address. 512-aligned, as small allocations of a real driver are.
     pub(crate) memory: BTreeMap<u64, Vec<u8>>,
     next_address: u64,
-    /// Pinned host memory: base and length.
-    pub(crate) registered: BTreeMap<usize, usize>,
+    /// Pinned host memory: base, length, and the one context that knows it; 0 for all.
+    pub(crate) registered: BTreeMap<usize, (usize, usize)>,
     pub(crate) streams: BTreeMap<usize, Stream>,
     pub(crate) events: BTreeMap<usize, Event>,
     /// Loaded modules, by handle: the names of their kernels, in order.
@@ -59,6 +59,7 @@ pub(crate) struct Stream {
 /// An event is done when the latest record that a caller asked for has been passed.
 #[derive(Default)]
 pub(crate) struct Event {
+    pub(crate) context: usize,
     pub(crate) recorded: u64,
     pub(crate) passed: u64,
     /// Gone when its last record is passed.
@@ -236,12 +237,18 @@ impl Machine {
 
     pub(crate) fn is_registered(&self, at: usize, bytes: usize) -> bool {
         let range = self.registered.range(..=at).next_back();
-        range.is_some_and(|(base, length)| at.saturating_add(bytes) <= base + length)
+        range.is_some_and(|(base, (length, _))| at.saturating_add(bytes) <= base + length)
+    }
+
+    /// The same for a copy of this context.
+    pub(crate) fn is_registered_in(&self, context: usize, at: usize, bytes: usize) -> bool {
+        let range = self.registered.range(..=at).next_back();
+        self.is_registered(at, bytes) && range.is_some_and(|(_, (_, known))| *known == 0 || *known == context)
     }
 
     pub(crate) fn overlaps_registered(&self, at: usize, bytes: usize) -> bool {
         let range = self.registered.range(..at.saturating_add(bytes)).next_back();
-        range.is_some_and(|(base, length)| base + length > at)
+        range.is_some_and(|(base, (length, _))| base + length > at)
     }
 
     /// Whether unfinished work uses an address for which `uses` holds: device addresses first, host addresses second.

@@ -9,8 +9,13 @@ use crate::machine::*;
 use crate::worker;
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamCreate(stream: *mut Handle, _flags: c_uint) -> i32 {
+pub unsafe extern "C" fn cuStreamCreate(stream: *mut Handle, flags: c_uint) -> i32 {
+    const NON_BLOCKING: c_uint = 1;
     within("cuStreamCreate", |machine| {
+        if flags != NON_BLOCKING {
+            // Allowed, and slow: it and the legacy stream, which others use, wait for each other.
+            machine.misuse.push("a stream that waits for the legacy one".into());
+        }
         let handle = machine.handle();
         machine.streams.insert(handle, Stream { context: current(), ..Stream::default() });
         worker::spawn(handle);
@@ -53,10 +58,15 @@ pub extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle, _flags: c_uin
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventCreate(event: *mut Handle, _flags: c_uint) -> i32 {
+pub unsafe extern "C" fn cuEventCreate(event: *mut Handle, flags: c_uint) -> i32 {
+    const DISABLE_TIMING: c_uint = 2;
     within("cuEventCreate", |machine| {
+        if flags != DISABLE_TIMING {
+            // Allowed, and slow.
+            machine.misuse.push("an event that takes the time, or that blocks".into());
+        }
         let handle = machine.handle();
-        machine.events.insert(handle, Event::default());
+        machine.events.insert(handle, Event { context: current(), ..Event::default() });
         // SAFETY: the program gives a valid place.
         unsafe { give(event, handle as Handle) }
     })
@@ -84,6 +94,10 @@ pub extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> i32 {
         let Some(found) = machine.event(event as usize) else {
             return machine.refuse(INVALID_HANDLE, "a record of an event that was destroyed");
         };
+        // Waits for one may cross contexts.
+        if found.context != current() {
+            return machine.refuse(INVALID_HANDLE, "a record of an event of another context");
+        }
         found.recorded += 1;
         let generation = found.recorded;
         push(machine, stream, Op::Record { event: event as usize, generation })
