@@ -154,7 +154,7 @@ fn every_call_may_fail() {
     let (fake, _alone) = take();
     let before = fake.live();
     let symbols = [
-        "cuInit cuDeviceGetCount cuDeviceGet cuDeviceGetName cuDevicePrimaryCtxRetain cuCtxPushCurrent_v2",
+        "cuInit cuDriverGetVersion cuDeviceGetCount cuDeviceGet cuDeviceGetName cuDevicePrimaryCtxRetain cuCtxPushCurrent_v2",
         "cuMemAlloc_v2 cuMemHostRegister_v2 cuMemcpyHtoDAsync_v2 cuMemcpyDtoHAsync_v2 cuStreamCreate",
         "cuStreamSynchronize cuStreamWaitEvent cuEventCreate cuEventRecord cuEventQuery",
     ];
@@ -350,7 +350,9 @@ fn misuse_is_caught() {
     unsafe {
         type Destroy = unsafe extern "C" fn(Handle) -> i32;
         within(first, || symbol::<Destroy>("cuEventDestroy_v2")(event));
-        [0, 1].map(|ordinal| symbol::<unsafe extern "C" fn(i32) -> i32>("cuDevicePrimaryCtxRelease_v2")(ordinal));
+        for ordinal in [0, 1] {
+            symbol::<unsafe extern "C" fn(i32) -> i32>("cuDevicePrimaryCtxRelease_v2")(ordinal);
+        }
     }
 }
 
@@ -473,6 +475,26 @@ fn gathers_beyond_the_tables_do_not_wait() {
         assert!((1..=40).all(|index| region.read(4096 * index, 4096) == first));
     }
     assert_eq!((fake.live(), fake.misuse().as_str()), (before, ""));
+}
+
+/// A stream goes while a kernel is still to run: the kernel's table stays.
+///
+/// Mutant that this catches: tables that are freed at once.
+#[test]
+fn a_streams_tables_outlive_its_kernels() {
+    let (fake, _alone) = take();
+    let device = Device::cuda(0).unwrap();
+    let region = Region::new(&device, 8192);
+    let mut stream = device.raw().stream().unwrap();
+    assert_eq!(stream.ready_to_gather(), None);
+    let [memory, registered, ..] = fake.live();
+    fake.stall();
+    // SAFETY: the region is leaked.
+    unsafe { stream.gather(region.at(0), &[Move { source: 0, target: 4096, bytes: 4096 }]) }.unwrap();
+    drop(stream);
+    assert_eq!((fake.misuse().as_str(), fake.live()[..2].to_vec()), ("", vec![memory, registered]));
+    region.leak();
+    fake.heal();
 }
 
 /// 150 small copies of one lease: in a few calls where the driver has such a call, whichever signature; one by one else.

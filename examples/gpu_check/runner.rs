@@ -53,6 +53,7 @@ pub(crate) fn run(options: &Options) -> Outcome<u8> {
             continue;
         }
         if run.part(part, &PARTS[place + 1..]) == Some(NOTHING_HERE) && part.name == "machine" {
+            run.report.write(&out)?;
             return Ok(NOTHING_HERE);
         }
         run.report.write(&out)?;

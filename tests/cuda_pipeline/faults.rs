@@ -10,8 +10,9 @@ use crate::check::reader::{Reader, Release};
 use crate::stand_in::{take, wait_for_engines};
 
 /// What a loader calls, from the device's first to its last.
-const SYMBOLS: [&str; 23] = [
+const SYMBOLS: [&str; 24] = [
     "cuInit",
+    "cuDriverGetVersion",
     "cuDeviceGetCount",
     "cuDeviceGet",
     "cuDeviceGetName",

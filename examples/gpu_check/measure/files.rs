@@ -31,6 +31,9 @@ pub(super) struct Files {
     noise: Noise,
 }
 
+/// What others are left, where there is as much.
+const LEFT_BYTES: u64 = 768 << 20;
+
 /// Records and a model on the disk and in memory. What there is no room or time for is said, and smaller.
 pub(crate) fn write_all(options: &Options) -> Outcome {
     let patience = Duration::from_secs_f64(options.seconds / 4.0);
@@ -38,7 +41,9 @@ pub(crate) fn write_all(options: &Options) -> Outcome {
     for (place, directory) in places.into_iter().filter_map(|(place, directory)| Some((place, directory?))) {
         let start = Instant::now();
         let room = room(directory);
-        let wanted = ((options.gib * f64::from(1u32 << 30)) as u64).min(room / 10 * 4);
+        // In memory PyTorch's DataLoader needs room too, for as many batches as its workers read ahead.
+        let wanted =
+            ((options.gib * f64::from(1u32 << 30)) as u64).min(room.saturating_sub(LEFT_BYTES).max(room / 4) / 2);
         let bytes = Noise::new().write_shards(&directory.join("rates"), wanted, patience)?;
         let model_bytes = Noise::new().write_model(&directory.join("model"), bytes.min(wanted), patience)?;
         let seconds = start.elapsed().as_secs_f64();
