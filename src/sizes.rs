@@ -372,7 +372,7 @@ mod tests {
             config.policy = Some(policy);
             let BatchBytes { least, typical, largest, .. } = BatchBytes::of(&dataset, &config, true).unwrap();
             assert!(least >= (rows + 8) * 5000 && typical >= least && largest >= typical, "{policy:?}");
-            assert!(largest < (rows + 8 * 4) * 5000, "{policy:?}: more room than is needed");
+            assert!(largest < (rows + 8 * 6) * 5000, "{policy:?}: more room than is needed");
         }
     }
 
