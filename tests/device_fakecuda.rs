@@ -497,6 +497,37 @@ fn a_streams_tables_outlive_its_kernels() {
     fake.heal();
 }
 
+/// No event says until when the first table is read, once recording it has failed: it must not be filled before that is known.
+///
+/// Mutant that this catches: a table that passes for free where its event was not recorded.
+#[test]
+fn a_table_without_an_event_is_not_filled_too_early() {
+    let (fake, _alone) = take();
+    let before = fake.live();
+    {
+        let device = Device::cuda(0).unwrap();
+        let region = Region::new(&device, 1 << 20);
+        let mut stream = device.raw().stream().unwrap();
+        assert_eq!(stream.ready_to_gather(), None);
+        fake.stall();
+        fake.fail("cuEventRecord", 1, 999, false);
+        let mut failures = 0;
+        for place in 1..=40 {
+            let one = Move { source: 0, target: 4096 * place, bytes: 4096 };
+            // SAFETY: the region lives until the stream is waited for; targets differ.
+            failures += usize::from(unsafe { stream.gather(region.at(0), &[one]) }.is_err());
+        }
+        assert_eq!(failures, 1);
+        fake.heal();
+        let seq = stream.mark().unwrap();
+        assert_eq!(stream.wait(seq, WAIT).unwrap(), seq);
+        let first = region.read(0, 4096);
+        assert!((1..=40).all(|place| region.read(4096 * place, 4096) == first));
+        drop(stream);
+    }
+    assert_eq!((fake.live(), fake.misuse().as_str()), (before, ""));
+}
+
 /// 150 small copies of one lease: in a few calls where the driver has such a call, whichever signature; one by one else.
 #[test]
 fn small_copies_are_started_together_where_the_driver_can() {
