@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use strait::dataset::Field;
 use strait::{Batch, FieldView};
 
-use crate::call::{call, free, index, out, text};
+use crate::call::{call, free, give, index, nth, out, text};
 use crate::cursor::{Taken, strait_cursor};
 use crate::dataset::FieldTexts;
 use crate::error::{Failure, strait_error};
@@ -162,13 +162,9 @@ pub extern "C" fn strait_batch_dataset(
 ) -> strait_status {
     call(error, || {
         let datasets = live::<Kept>(batch, "batch")?.held.get().datasets();
-        let own = datasets[index(dataset as u64, datasets.len(), "dataset")?];
-        if let Some(epoch) = epoch {
-            *epoch = own.epoch;
-        }
-        if let Some(consumed) = consumed {
-            *consumed = own.consumed;
-        }
+        let own = nth(&datasets, dataset, "dataset")?;
+        give(epoch, own.epoch);
+        give(consumed, own.consumed);
         Ok(())
     })
 }
@@ -195,12 +191,8 @@ pub extern "C" fn strait_batch_field_name(
     call(error, || {
         let kept = live::<Kept>(batch, "batch")?;
         let field = index(field as u64, kept.held.get().fields().len(), "field")?;
-        if let Some(name) = name {
-            *name = kept.texts().name(field);
-        }
-        if let Some(dtype) = dtype {
-            *dtype = kept.texts().dtype(field);
-        }
+        give(name, kept.texts().name(field));
+        give(dtype, kept.texts().dtype(field));
         Ok(())
     })
 }
@@ -243,18 +235,10 @@ pub extern "C" fn strait_batch_window(
         let kept = live::<Kept>(batch, "batch")?;
         let window = index(window as u64, kept.held.get().len(), "window")?;
         let view = kept.held.get().window(window).ok_or_else(no_windows)?;
-        if let Some(pieces) = pieces {
-            *pieces = view.pieces.len();
-        }
-        if let Some(tokens) = tokens {
-            *tokens = view.cu_seqlens.as_ptr();
-        }
-        if let Some(offsets) = offsets {
-            *offsets = view.bytes.offsets().as_ptr();
-        }
-        if let Some(lengths) = lengths {
-            *lengths = view.bytes.lengths().as_ptr();
-        }
+        give(pieces, view.pieces.len());
+        give(tokens, view.cu_seqlens.as_ptr());
+        give(offsets, view.bytes.offsets().as_ptr());
+        give(lengths, view.bytes.lengths().as_ptr());
         Ok(())
     })
 }
@@ -273,13 +257,9 @@ pub extern "C" fn strait_batch_window_piece(
         let kept = live::<Kept>(batch, "batch")?;
         let window = index(window as u64, kept.held.get().len(), "window")?;
         let view = kept.held.get().window(window).ok_or_else(no_windows)?;
-        let own = view.pieces[index(piece as u64, view.pieces.len(), "piece")?];
-        if let Some(document) = document {
-            *document = own.document;
-        }
-        if let Some(token) = token {
-            *token = own.start;
-        }
+        let own = nth(view.pieces, piece, "piece")?;
+        give(document, own.document);
+        give(token, own.start);
         Ok(())
     })
 }

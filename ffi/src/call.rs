@@ -65,6 +65,13 @@ pub(crate) fn out<'a, T>(out: Option<&'a mut T>, argument: &str) -> Result<&'a m
     out.ok_or_else(|| null(argument))
 }
 
+/// Writes a result that not everybody wants: NULL is fine.
+pub(crate) fn give<T>(out: Option<&mut T>, value: T) {
+    if let Some(out) = out {
+        *out = value;
+    }
+}
+
 /// A text of C's.
 ///
 /// # Safety
@@ -104,6 +111,11 @@ pub(crate) unsafe fn array<'a, T>(first: *const T, len: usize, argument: &str) -
 /// `index` if it is below `len`.
 pub(crate) fn index(index: u64, len: usize, argument: &str) -> Result<usize, Failure> {
     if index < len as u64 { Ok(index as usize) } else { Err(out_of_range(argument, index, len)) }
+}
+
+/// The element of that number.
+pub(crate) fn nth<'a, T>(elements: &'a [T], number: usize, argument: &str) -> Result<&'a T, Failure> {
+    Ok(&elements[index(number as u64, elements.len(), argument)?])
 }
 
 fn out_of_range(argument: &str, value: u64, len: usize) -> Failure {

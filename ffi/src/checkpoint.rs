@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use strait::safetensors::METADATA;
 use strait::weights::Checkpoint;
 
-use crate::call::{array, c_str, call, free, index, out, text};
+use crate::call::{array, c_str, call, free, give, index, nth, out, text};
 use crate::error::{Failure, c_string, strait_error, whole};
 use crate::handle::{Kind, live, register};
 use crate::status::strait_status;
@@ -111,12 +111,8 @@ pub extern "C" fn strait_checkpoint_tensors(
 ) -> strait_status {
     call(error, || {
         let listed = live::<Listed>(checkpoint, "checkpoint")?;
-        if let Some(tensors) = tensors {
-            *tensors = listed.names.len();
-        }
-        if let Some(bytes) = bytes {
-            *bytes = listed.checkpoint.bytes();
-        }
+        give(tensors, listed.names.len());
+        give(bytes, listed.checkpoint.bytes());
         Ok(())
     })
 }
@@ -152,15 +148,9 @@ pub extern "C" fn strait_checkpoint_tensor(
     call(error, || {
         let listed = live::<Listed>(checkpoint, "checkpoint")?;
         let tensor = index(tensor as u64, listed.names.len(), "tensor")?;
-        if let Some(name) = name {
-            *name = listed.names[tensor].as_ptr();
-        }
-        if let Some(dtype) = dtype {
-            *dtype = listed.dtypes[tensor].as_ptr();
-        }
-        if let Some(bytes) = bytes {
-            *bytes = listed.checkpoint.tensors()[tensor].bytes;
-        }
+        give(name, listed.names[tensor].as_ptr());
+        give(dtype, listed.dtypes[tensor].as_ptr());
+        give(bytes, listed.checkpoint.tensors()[tensor].bytes);
         Ok(())
     })
 }
@@ -196,12 +186,8 @@ pub extern "C" fn strait_checkpoint_extent(
     call(error, || {
         let listed = live::<Listed>(checkpoint, "checkpoint")?;
         let own = &listed.checkpoint.tensors()[index(tensor as u64, listed.names.len(), "tensor")?];
-        if let Some(file) = file {
-            *file = own.shard as usize;
-        }
-        if let Some(offset) = offset {
-            *offset = own.offset;
-        }
+        give(file, own.shard as usize);
+        give(offset, own.offset);
         Ok(())
     })
 }
@@ -232,12 +218,8 @@ pub extern "C" fn strait_checkpoint_file(
     call(error, || {
         let listed = live::<Listed>(checkpoint, "checkpoint")?;
         let file = index(file as u64, listed.paths.len(), "file")?;
-        if let Some(path) = path {
-            *path = listed.paths[file].as_ptr();
-        }
-        if let Some(bytes) = bytes {
-            *bytes = listed.checkpoint.files()[file].bytes;
-        }
+        give(path, listed.paths[file].as_ptr());
+        give(bytes, listed.checkpoint.files()[file].bytes);
         Ok(())
     })
 }
@@ -255,7 +237,7 @@ pub extern "C" fn strait_checkpoint_metadata(
     call(error, || {
         let (key, value) = (out(key, "key")?, out(value, "value")?);
         let listed = live::<Listed>(checkpoint, "checkpoint")?;
-        let own = &listed.metadata[index(entry as u64, listed.metadata.len(), "entry")?];
+        let own = nth(&listed.metadata, entry, "entry")?;
         (*key, *value) = (own.0.as_ptr(), own.1.as_ptr());
         Ok(())
     })

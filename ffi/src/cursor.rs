@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use strait::order::Cursor;
 
-use crate::call::{array, call, free, out};
+use crate::call::{array, call, free, give, out};
 use crate::error::{c_string, strait_error};
 use crate::handle::{Kind, live, register};
 use crate::status::strait_status;
@@ -66,9 +66,7 @@ pub extern "C" fn strait_cursor_json(
         let taken = live::<Taken>(cursor, "cursor")?;
         let text = taken.json.get_or_init(|| c_string(taken.cursor.to_json()));
         *json = text.as_ptr();
-        if let Some(len) = len {
-            *len = text.as_bytes().len();
-        }
+        give(len, text.as_bytes().len());
         Ok(())
     })
 }
@@ -85,15 +83,9 @@ pub extern "C" fn strait_cursor_progress(
 ) -> strait_status {
     call(error, || {
         let taken = live::<Taken>(cursor, "cursor")?;
-        if let Some(epoch) = epoch {
-            *epoch = taken.cursor.progress.epoch;
-        }
-        if let Some(consumed) = consumed {
-            *consumed = taken.cursor.progress.consumed;
-        }
-        if let Some(positions) = positions {
-            *positions = taken.cursor.positions;
-        }
+        give(epoch, taken.cursor.progress.epoch);
+        give(consumed, taken.cursor.progress.consumed);
+        give(positions, taken.cursor.positions);
         Ok(())
     })
 }

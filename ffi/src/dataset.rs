@@ -12,7 +12,7 @@ use std::sync::{Mutex, OnceLock};
 use strait::dataset::{Field, Format, Options};
 use strait::{DType, Dataset};
 
-use crate::call::{array, c_str, call, free, index, lock, out, text};
+use crate::call::{array, c_str, call, free, give, index, lock, nth, out, text};
 use crate::error::{Failure, c_string, strait_error, whole};
 use crate::handle::{Kind, live, register};
 use crate::stats::unknown;
@@ -295,7 +295,7 @@ pub extern "C" fn strait_dataset_part(
         let samples = out(samples, "samples")?;
         let opened = live::<Opened>(dataset, "dataset")?;
         let parts = opened.dataset.parts();
-        *samples = parts[index(part as u64, parts.len(), "part")?];
+        *samples = *nth(parts, part, "part")?;
         Ok(())
     })
 }
@@ -333,18 +333,10 @@ pub extern "C" fn strait_dataset_sidecars(
     call(error, || {
         let opened = live::<Opened>(dataset, "dataset")?;
         let state = opened.dataset.index_state();
-        if let Some(used) = used {
-            *used = state.sidecars;
-        }
-        if let Some(checksums) = checksums {
-            *checksums = state.checksums;
-        }
-        if let Some(unusable) = unusable {
-            *unusable = state.unusable;
-        }
-        if let Some(why) = why {
-            *why = opened.why.as_ref().map_or(ptr::null(), |why| why.as_ptr());
-        }
+        give(used, state.sidecars);
+        give(checksums, state.checksums);
+        give(unusable, state.unusable);
+        give(why, opened.why.as_ref().map_or(ptr::null(), |why| why.as_ptr()));
         Ok(())
     })
 }
@@ -391,15 +383,9 @@ pub extern "C" fn strait_dataset_shard(
         let opened = live::<Opened>(dataset, "dataset")?;
         let shard = index(shard as u64, opened.dataset.shards().len(), "shard")?;
         let own = &opened.dataset.shards()[shard];
-        if let Some(path) = path {
-            *path = opened.path(shard);
-        }
-        if let Some(bytes) = bytes {
-            *bytes = own.bytes;
-        }
-        if let Some(samples) = samples {
-            *samples = own.samples();
-        }
+        give(path, opened.path(shard));
+        give(bytes, own.bytes);
+        give(samples, own.samples());
         Ok(())
     })
 }
@@ -432,15 +418,9 @@ pub extern "C" fn strait_dataset_field(
     call(error, || {
         let opened = live::<Opened>(dataset, "dataset")?;
         let field = index(field as u64, opened.dataset.fields().len(), "field")?;
-        if let Some(name) = name {
-            *name = opened.fields.name(field);
-        }
-        if let Some(dtype) = dtype {
-            *dtype = opened.fields.dtype(field);
-        }
-        if let Some(fixed_bytes) = fixed_bytes {
-            *fixed_bytes = opened.dataset.fields()[field].fixed_bytes.unwrap_or(STRAIT_UNKNOWN);
-        }
+        give(name, opened.fields.name(field));
+        give(dtype, opened.fields.dtype(field));
+        give(fixed_bytes, opened.dataset.fields()[field].fixed_bytes.unwrap_or(STRAIT_UNKNOWN));
         Ok(())
     })
 }
@@ -458,13 +438,9 @@ pub extern "C" fn strait_dataset_field_encoding(
 ) -> strait_status {
     call(error, || {
         let opened = live::<Opened>(dataset, "dataset")?;
-        let own = &opened.dataset.fields()[index(field as u64, opened.dataset.fields().len(), "field")?];
-        if let Some(text) = text {
-            *text = own.text;
-        }
-        if let Some(varints) = varints {
-            *varints = own.varints;
-        }
+        let own = nth(opened.dataset.fields(), field, "field")?;
+        give(text, own.text);
+        give(varints, own.varints);
         Ok(())
     })
 }

@@ -14,7 +14,7 @@ use strait::Device;
 use strait::weights::{Builder, Checkpoint, Load, Manifest, Part, Place, TensorInfo};
 
 use crate::builder::{PATHS, RINGS, one_of, spent};
-use crate::call::{c_str, call, free, index, lock, out, text};
+use crate::call::{c_str, call, free, lock, nth, out, text};
 use crate::checkpoint::{Listed, no_tensor, number_of, strait_checkpoint};
 use crate::device::{Named, strait_device};
 use crate::dlpack::DLDevice;
@@ -248,15 +248,10 @@ pub unsafe extern "C" fn strait_load_builder_block(
     owner: *mut c_void,
     error: Option<&mut *mut strait_error>,
 ) -> strait_status {
-    call(error, || {
-        let loading = live::<Mutex<Loading>>(builder, "builder")?;
-        let mut loading = lock(&loading);
-        let options = loading.builder.take().ok_or_else(spent)?;
-        let block = Place { ptr: device_ptr, bytes, owner: lent(release, owner) };
-        // SAFETY: the caller's promise, as the header says of this memory, until its owner is dropped.
-        loading.builder = Some(unsafe { options.block(device, block) });
-        Ok(())
-    })
+    // Lent only once nothing can fail any more: until then the memory is not released.
+    let lend = || Place { ptr: device_ptr, bytes, owner: lent(release, owner) };
+    // SAFETY: the caller's promise, as the header says of this memory, until its owner is dropped.
+    set(builder, error, || Ok(()), |options, ()| unsafe { options.block(device, lend()) })
 }
 
 /// How many bytes `strait_load_builder_block` needs on device number `device`, with the options as they are now: those of
@@ -274,7 +269,7 @@ pub extern "C" fn strait_load_builder_block_size(
         let bytes = out(bytes, "bytes")?;
         let loading = live::<Mutex<Loading>>(builder, "builder")?;
         let sizes = lock(&loading).builder.as_ref().ok_or_else(spent)?.block_sizes()?;
-        *bytes = sizes[index(device as u64, sizes.len(), "device")?];
+        *bytes = *nth(&sizes, device, "device")?;
         Ok(())
     })
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use strait::weights::Tensor;
 
-use crate::call::{call, free, out};
+use crate::call::{call, free, give, out};
 use crate::dlpack::{DLManagedTensor, DLManagedTensorVersioned};
 use crate::error::{Failure, c_string, strait_error};
 use crate::handle::{Kind, live, null};
@@ -69,15 +69,9 @@ pub extern "C" fn strait_tensor_name(
 ) -> strait_status {
     call(error, || {
         let loaded = live::<Loaded>(tensor, "tensor")?;
-        if let Some(name) = name {
-            *name = loaded.name.as_ptr();
-        }
-        if let Some(dtype) = dtype {
-            *dtype = loaded.dtype.as_ptr();
-        }
-        if let Some(device) = device {
-            *device = loaded.held.get().device_index();
-        }
+        give(name, loaded.name.as_ptr());
+        give(dtype, loaded.dtype.as_ptr());
+        give(device, loaded.held.get().device_index());
         Ok(())
     })
 }
@@ -109,12 +103,8 @@ pub extern "C" fn strait_tensor_device_ptr(
 ) -> strait_status {
     call(error, || {
         let loaded = live::<Loaded>(tensor, "tensor")?;
-        if let Some(device_ptr) = device_ptr {
-            *device_ptr = loaded.held.get().device_ptr();
-        }
-        if let Some(bytes) = bytes {
-            *bytes = loaded.held.get().bytes();
-        }
+        give(device_ptr, loaded.held.get().device_ptr());
+        give(bytes, loaded.held.get().bytes());
         Ok(())
     })
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use strait::weights::{Manifest, Saved};
 
-use crate::call::{call, free, index, out};
+use crate::call::{call, free, give, nth, out};
 use crate::error::{c_string, strait_error};
 use crate::handle::{Kind, live};
 use crate::status::strait_status;
@@ -65,12 +65,8 @@ pub extern "C" fn strait_saved_files(
 ) -> strait_status {
     call(error, || {
         let written = live::<Written>(saved, "saved")?;
-        if let Some(files) = files {
-            *files = written.files.len();
-        }
-        if let Some(bytes) = bytes {
-            *bytes = written.bytes;
-        }
+        give(files, written.files.len());
+        give(bytes, written.bytes);
         Ok(())
     })
 }
@@ -86,7 +82,7 @@ pub extern "C" fn strait_saved_file(
     call(error, || {
         let path = out(path, "path")?;
         let written = live::<Written>(saved, "saved")?;
-        *path = written.files[index(file as u64, written.files.len(), "file")?].as_ptr();
+        *path = nth(&written.files, file, "file")?.as_ptr();
         Ok(())
     })
 }
@@ -122,9 +118,7 @@ pub extern "C" fn strait_saved_manifest(
         let written = live::<Written>(saved, "saved")?;
         let Some(manifest) = &written.manifest else { return Ok(strait_status::Absent) };
         *json = manifest.as_ptr();
-        if let Some(len) = len {
-            *len = manifest.as_bytes().len();
-        }
+        give(len, manifest.as_bytes().len());
         Ok(strait_status::Ok)
     })
 }
@@ -141,15 +135,9 @@ pub extern "C" fn strait_saved_way(
 ) -> strait_status {
     call(error, || {
         let written = live::<Written>(saved, "saved")?;
-        if let Some(ring) = ring {
-            *ring = written.ring.as_ptr();
-        }
-        if let Some(direct) = direct {
-            *direct = written.direct;
-        }
-        if let Some(pinned_bytes) = pinned_bytes {
-            *pinned_bytes = written.pinned_bytes;
-        }
+        give(ring, written.ring.as_ptr());
+        give(direct, written.direct);
+        give(pinned_bytes, written.pinned_bytes);
         Ok(())
     })
 }
@@ -166,7 +154,7 @@ pub extern "C" fn strait_saved_fallback(
     call(error, || {
         let value = out(value, "value")?;
         let written = live::<Written>(saved, "saved")?;
-        *value = written.fallbacks[index(fallback as u64, written.fallbacks.len(), "fallback")?].as_ptr();
+        *value = nth(&written.fallbacks, fallback, "fallback")?.as_ptr();
         Ok(())
     })
 }

@@ -7,7 +7,7 @@ use std::ffi::{CString, c_char};
 
 use strait::Stats;
 
-use crate::call::{call, free, index, out, text};
+use crate::call::{call, free, nth, out, text};
 use crate::dataset::STRAIT_UNKNOWN;
 use crate::error::{Failure, c_string, strait_error};
 use crate::handle::{Kind, live};
@@ -158,7 +158,7 @@ pub extern "C" fn strait_stats_fallback(
     call(error, || {
         let value = out(value, "value")?;
         let stats = live::<Snapshot>(stats, "stats")?;
-        *value = stats.fallbacks[index(fallback as u64, stats.fallbacks.len(), "fallback")?].as_ptr();
+        *value = nth(&stats.fallbacks, fallback, "fallback")?.as_ptr();
         Ok(())
     })
 }

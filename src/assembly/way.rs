@@ -111,7 +111,9 @@ pub(crate) fn unregistered(bytes: usize, code: i32) -> Fallback {
     }
 }
 
-const BAR1: &str = "take less device memory at once (a loader: region_bytes): a GPU opens only so much of it to the bus                     (BAR1 of `nvidia-smi -q`), and cuFile registers only so much (max_device_pinned_mem_size_kb of cufile.json)";
+const BAR1: &str = "take less device memory at once (a loader: region_bytes): a GPU opens only so much of it to the bus \
+                    (BAR1 of `nvidia-smi -q`), and cuFile registers only so much (max_device_pinned_mem_size_kb of \
+                    cufile.json)";
 
 /// Why bytes go through slabs after all.
 pub(crate) fn refusal(reason: String, remedy: &'static str) -> Fallback {
