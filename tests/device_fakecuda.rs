@@ -157,6 +157,7 @@ fn every_call_may_fail() {
         "cuInit cuDriverGetVersion cuDeviceGetCount cuDeviceGet cuDeviceGetName cuDevicePrimaryCtxRetain cuCtxPushCurrent_v2",
         "cuMemAlloc_v2 cuMemHostRegister_v2 cuMemcpyHtoDAsync_v2 cuMemcpyDtoHAsync_v2 cuStreamCreate",
         "cuStreamSynchronize cuStreamWaitEvent cuEventCreate cuEventRecord cuEventQuery",
+        "cuThreadExchangeStreamCaptureMode cuStreamIsCapturing",
     ];
     for symbol in symbols.iter().flat_map(|line| line.split(' ')) {
         for nth in [1, 2, 3, 7] {

@@ -22,6 +22,11 @@ pub(super) const STREAM_NON_BLOCKING: c_uint = 1;
 pub(super) const EVENT_DISABLE_TIMING: c_uint = 2;
 pub(super) const HOST_REGISTER_PORTABLE: c_uint = 1;
 
+/// A thread in this mode may call what captures of other streams do not like.
+pub(super) const CAPTURE_RELAXED: c_int = 2;
+const NOT_CAPTURING: c_int = 0;
+pub(super) const CAPTURE_UNSUPPORTED: i32 = 900;
+
 pub(super) type ProcAddress = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, u64, *mut c_int) -> i32;
 
 pub(super) const MEMORY_HOST: c_uint = 1;
@@ -95,6 +100,8 @@ table! {
     context_release = "cuDevicePrimaryCtxRelease_v2" (c_int);
     context_push = "cuCtxPushCurrent_v2" (Handle);
     context_pop = "cuCtxPopCurrent_v2" (*mut Handle);
+    capture_mode = "cuThreadExchangeStreamCaptureMode" (*mut c_int);
+    is_capturing = "cuStreamIsCapturing" (Handle, *mut c_int);
     allocate = "cuMemAlloc_v2" (*mut u64, usize);
     free = "cuMemFree_v2" (u64);
     host_register = "cuMemHostRegister_v2" (*mut c_void, usize, c_uint);
@@ -156,6 +163,17 @@ impl Driver {
         Err(Error::Device { device: device.into(), call, code, name: self.name(code), remedy })
     }
 
+    /// An error if `stream` is being captured into a graph. The caller has entered the context.
+    ///
+    /// # Safety
+    /// `stream` is a live stream.
+    pub(super) unsafe fn check_capture(&self, device: &str, stream: Handle) -> Result<(), Error> {
+        let (mut status, (call, ask)) = (NOT_CAPTURING, self.is_capturing);
+        // SAFETY: `status` is writable; the stream is the caller's promise.
+        self.check(device, call, unsafe { ask(stream, &mut status) })?;
+        self.check(device, call, if status == NOT_CAPTURING { SUCCESS } else { CAPTURE_UNSUPPORTED })
+    }
+
     /// For calls that give something back, where nobody can act on an error. At the end of a process the driver may
     /// be gone before us: what it held is gone with it.
     pub(super) fn check_release(&self, device: &str, call: &'static str, code: i32) {
@@ -197,6 +215,10 @@ fn remedy(code: i32) -> Option<&'static str> {
         712 => "this memory is pinned already",
         713 => "this memory is not pinned",
         801 => "this machine cannot do that: in a virtual machine, check how the GPU is passed through",
+        900..=907 => {
+            "the stream is being captured into a graph: wait for memory and give it back outside of the capture, and let \
+             the graph read buffers of its own"
+        }
         // The errors after which every call on the context fails.
         214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 => {
             "the CUDA context is lost, through this or other work in the process: restart the process"

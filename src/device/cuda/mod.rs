@@ -95,7 +95,7 @@ unsafe impl RawDevice for CudaDevice {
     }
 
     fn make_current(&self) -> Result<()> {
-        // Pushed and never popped: it goes with the thread.
+        // Never popped: it goes with the thread, and so does its way with captures, which libraries' calls count on.
         self.0.enter().map(std::mem::forget)
     }
 
@@ -127,6 +127,9 @@ unsafe impl RawDevice for CudaDevice {
     unsafe fn record(&self, fence: Fence, consumer: RawStream) -> Result<()> {
         let event = self.0.fence_event(fence)?;
         let _entered = self.0.enter()?;
+        // Else whoever waits for the fence would be drawn into the graph.
+        // SAFETY: the caller's promise.
+        unsafe { self.0.driver.check_capture(&self.0.label, consumer.0) }?;
         let (call, record) = self.0.driver.event_record;
         // SAFETY: the event lives as long as the Shared; the stream is the caller's promise.
         self.0.check(call, unsafe { record(event, consumer.0) })

@@ -1,7 +1,7 @@
 //! A device's primary context, and what lives and dies with it.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_int};
 use std::marker::PhantomData;
 use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 
@@ -50,9 +50,12 @@ pub(super) enum Failure {
 
 const FORKED: &str = "start it with `spawn` or `exec` instead of `fork`";
 
-/// The context is current on this thread as long as this lives.
+/// The context is current on this thread as long as this lives, and captures are left alone: in CUDA's default mode a
+/// query of an event, an allocation or a wait on one thread ends the capture of a graph on any other.
 pub(super) struct Entered<'a> {
     shared: &'a Shared,
+    /// The thread's own way with captures; none where it could not be changed.
+    capture_mode: Option<c_int>,
     /// Stays on its thread.
     _not_send: PhantomData<*mut ()>,
 }
@@ -60,6 +63,11 @@ pub(super) struct Entered<'a> {
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         let Shared { driver, label, .. } = self.shared;
+        if let Some(mut mode) = self.capture_mode {
+            let (call, exchange) = driver.capture_mode;
+            // SAFETY: `mode` is writable.
+            driver.check_release(label, call, unsafe { exchange(&mut mode) });
+        }
         let (mut popped, (call, pop)) = (std::ptr::null_mut(), driver.context_pop);
         // SAFETY: `popped` is writable. `enter` pushed on this thread, and the pairs nest like the locals that hold
         // them, so this pops what was pushed.
@@ -144,7 +152,12 @@ impl Shared {
         let (call, push) = self.driver.context_push;
         // SAFETY: the context is retained until `drop`.
         self.check(call, unsafe { push(self.context) })?;
-        Ok(Entered { shared: self, _not_send: PhantomData })
+        let mut entered = Entered { shared: self, capture_mode: None, _not_send: PhantomData };
+        let (mut mode, (call, exchange)) = (driver::CAPTURE_RELAXED, self.driver.capture_mode);
+        // SAFETY: `mode` is writable.
+        self.check(call, unsafe { exchange(&mut mode) })?;
+        entered.capture_mode = Some(mode);
+        Ok(entered)
     }
 
     pub(super) fn create_stream(&self) -> Result<Handle> {

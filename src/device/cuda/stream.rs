@@ -292,6 +292,11 @@ unsafe impl Timeline for CudaTimeline {
             return Err(Error::Device { device, call, code: NOT_READY, name, remedy: String::new() });
         }
         let _entered = points.shared.enter()?;
+        // SAFETY: the caller's promise.
+        if let Err(refused) = unsafe { points.shared.driver.check_capture(&points.shared.label, consumer.0) } {
+            // A graph cannot wait for what is outside of it, and need not where that has ended.
+            return if points.advance()? >= seq { Ok(()) } else { Err(refused) };
+        }
         // SAFETY: the event lives as long as the Points; the stream is the caller's promise.
         points.shared.check(call, unsafe { wait(consumer.0, points.event(seq.0), 0) })
     }

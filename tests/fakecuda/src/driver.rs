@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
+use crate::capture;
 use crate::machine::*;
 use crate::worker;
 
@@ -52,7 +53,11 @@ pub(crate) fn within(symbol: &str, body: impl FnOnce(&mut Machine) -> Outcome) -
         if machine.retained.get(device).is_none_or(|&retained| retained == 0) {
             return machine.refuse(INVALID_CONTEXT, format!("{symbol} without a live current context"));
         }
-        if machine.knobs.lost != 0 { Err(machine.knobs.lost) } else { body(machine) }
+        if machine.knobs.lost != 0 {
+            return Err(machine.knobs.lost);
+        }
+        capture::allows(machine, symbol)?;
+        body(machine)
     })
 }
 
@@ -71,6 +76,9 @@ pub(crate) fn push(machine: &mut Machine, stream: Handle, op: Op) -> Outcome {
         worker::spawn(handle);
     }
     match machine.streams.get_mut(&handle) {
+        Some(found) if !found.destroyed && found.context == context && found.capture.is_some() => {
+            capture::take(machine, handle, op)
+        }
         Some(found) if !found.destroyed && found.context == context => {
             found.ops.push_back(op);
             changed();
@@ -219,6 +227,7 @@ pub unsafe extern "C" fn cuGetErrorName(code: i32, name: *mut *const c_char) -> 
         ALREADY_REGISTERED => c"CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED",
         NOT_REGISTERED => c"CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED",
         719 => c"CUDA_ERROR_LAUNCH_FAILED",
+        capture::UNSUPPORTED => c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
         803 => c"CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
         _ => return INVALID_VALUE,
     };

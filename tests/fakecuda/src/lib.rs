@@ -5,13 +5,14 @@
 //! fault when a host dereferences them. What a real driver would leave undefined is refused, and noted as misuse.
 //!
 //! ```text
-//!  driver.rs copies.rs streams.rs kernels.rs                      control.rs   what tests see and set (fakecuda_*)
+//!  driver.rs copies.rs streams.rs capture.rs kernels.rs           control.rs   what tests see and set (fakecuda_*)
 //!      |  the functions of cuda.h                                 |
 //!      +----------------- machine.rs: everything there is --------+
 //!                             |
 //!                         worker.rs: one thread per stream     casts.rs: what kernels make of elements
 //! ```
 
+mod capture;
 mod casts;
 mod control;
 mod copies;

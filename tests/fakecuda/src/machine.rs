@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::capture::Capture;
 pub(crate) use crate::casts::Cast;
 
 pub(crate) const INVALID_VALUE: i32 = 1;
@@ -37,6 +38,8 @@ pub(crate) struct Machine {
     pub(crate) registered: BTreeMap<usize, (usize, usize)>,
     pub(crate) streams: BTreeMap<usize, Stream>,
     pub(crate) events: BTreeMap<usize, Event>,
+    /// Captures under way, by the stream on which they were begun.
+    pub(crate) captures: BTreeMap<usize, Capture>,
     /// Loaded modules, by handle: the names of their kernels, in order.
     pub(crate) modules: BTreeMap<usize, Vec<String>>,
     next_handle: usize,
@@ -54,6 +57,8 @@ pub(crate) struct Stream {
     pub(crate) destroyed: bool,
     /// A context's legacy stream is not an object of the program's.
     pub(crate) legacy: bool,
+    /// What is put on it goes into this capture.
+    pub(crate) capture: Option<usize>,
 }
 
 /// An event is done when the latest record that a caller asked for has been passed.
@@ -64,6 +69,8 @@ pub(crate) struct Event {
     pub(crate) passed: u64,
     /// Gone when its last record is passed.
     pub(crate) destroyed: bool,
+    /// The capture in which it was last recorded.
+    pub(crate) capture: Option<usize>,
 }
 
 pub(crate) enum Op {
@@ -184,6 +191,7 @@ impl Machine {
             registered: BTreeMap::new(),
             streams: BTreeMap::new(),
             events: BTreeMap::new(),
+            captures: BTreeMap::new(),
             modules: BTreeMap::new(),
             next_handle: 1 << 20,
             knobs: Knobs {

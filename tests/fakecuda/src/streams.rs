@@ -4,6 +4,7 @@
 
 use std::ffi::c_uint;
 
+use crate::capture;
 use crate::driver::{Handle, current, give, push, wait_for_all, within};
 use crate::machine::*;
 use crate::worker;
@@ -50,7 +51,8 @@ pub extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle, _flags: c_uin
     within("cuStreamWaitEvent", |machine| match machine.event(event as usize) {
         // What counts is the latest record at the time of this call.
         Some(found) => {
-            let generation = found.recorded;
+            let (generation, capture) = (found.recorded, found.capture);
+            capture::draw_in(machine, stream, capture);
             push(machine, stream, Op::Wait { event: event as usize, generation })
         }
         None => machine.refuse(INVALID_HANDLE, "a wait for an event that was destroyed"),
@@ -98,6 +100,7 @@ pub extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> i32 {
         if found.context != current() {
             return machine.refuse(INVALID_HANDLE, "a record of an event of another context");
         }
+        found.capture = None;
         found.recorded += 1;
         let generation = found.recorded;
         push(machine, stream, Op::Record { event: event as usize, generation })
@@ -107,6 +110,10 @@ pub extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> i32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventQuery(event: Handle) -> i32 {
     within("cuEventQuery", |machine| match machine.event(event as usize) {
+        Some(Event { capture: Some(capture), .. }) => {
+            let capture = *capture;
+            capture::end(machine, capture, capture::CAPTURED_EVENT, "a query of an event that was captured")
+        }
         Some(found) if found.passed >= found.recorded => Ok(()),
         Some(_) => Err(NOT_READY),
         None => machine.refuse(INVALID_HANDLE, "a query of an event that was destroyed"),
