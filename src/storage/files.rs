@@ -65,7 +65,8 @@ pub(super) struct OpenFile {
     /// The file as it was before [`Files::demote`]: reads that are queued still name it.
     retired: Option<File>,
     pub(super) mode: Mode,
-    pub(super) reads: u32,
+    /// Reads that name the slot or the descriptor.
+    reads: u32,
     used: u64,
 }
 
@@ -118,8 +119,17 @@ impl Files {
         &self.shards[shard as usize]
     }
 
-    pub(super) fn slot(&mut self, slot: u32) -> &mut OpenFile {
-        &mut self.slots[slot as usize]
+    pub(super) fn slot(&self, slot: u32) -> &OpenFile {
+        &self.slots[slot as usize]
+    }
+
+    /// One more read uses what is in this slot: it stays there until [`let_go`](Files::let_go).
+    pub(super) fn hold(&mut self, slot: u32) {
+        self.slots[slot as usize].reads += 1;
+    }
+
+    pub(super) fn let_go(&mut self, slot: u32) {
+        self.slots[slot as usize].reads -= 1;
     }
 
     /// Open descriptors: a file that refused direct reads after all has two until it is closed.

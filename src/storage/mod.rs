@@ -4,13 +4,16 @@
 //! and [`WriteQueue`] are the safe owners above it: they hold the memory in flight, continue what ended short, retry,
 //! and drain by counting.
 
+mod attempt;
 mod cufile;
 mod event;
 mod files;
+mod lease;
 mod new_file;
+mod places;
 mod pread;
 mod probe;
-mod queue;
+mod reads;
 mod sim;
 mod uring;
 mod writes;
@@ -19,10 +22,11 @@ pub use cufile::{Cufile, Enter, Surroundings};
 pub(crate) use event::Waker;
 use event::{Event, wait_readable};
 pub use files::{Opening, ShardFile};
+pub use lease::Memory;
 pub(crate) use new_file::{DIRECT_ALIGN, NewFile, open_files_room, sync_directory};
 pub use pread::Pread;
 pub use probe::{Mode, Probed, Prober, Way, buffered, dio_align};
-pub use queue::{Accepted, Damage, Landed, LandingId, Memory, Options, ReadQueue, Want};
+pub use reads::{Accepted, Damage, Landed, LandingId, Options, ReadQueue, Want};
 pub use sim::{Faults, SimRing};
 pub use uring::Uring;
 pub use writes::{Put, WriteFile, WriteQueue, Written};

@@ -8,28 +8,17 @@
 //! from direct to buffered writes. Memory whose writes do not end is leaked with its file, never freed.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::queue::{Memory, Places, RETRIES_MAX};
-use super::{Completion, RawWrite, Ring};
+use super::attempt::{Attempt, Progress};
+use super::places::Places;
+use super::{Completion, Memory, RawWrite, Ring};
 use crate::error::{Error, Result, errno_text};
-use crate::memory::Slab;
 use crate::sim::Clock;
-
-// SAFETY: a slab is the only right to its bytes, stays where it is when moved, and keeps its arena when forgotten.
-unsafe impl Memory for Slab {
-    fn base(&self) -> std::ptr::NonNull<u8> {
-        Slab::base(self)
-    }
-
-    fn bytes(&self) -> usize {
-        Slab::bytes(self)
-    }
-}
 
 /// A file that is written. It stays open until its last write has ended.
 #[derive(Debug)]
@@ -100,12 +89,7 @@ struct Writing<L> {
     lease: L,
     file: Arc<WriteFile>,
     put: Put,
-    /// Where the attempt in flight started, counted from the start of the write.
-    from: u32,
-    /// Bytes that have been stored, counted from the start of the write.
-    done: u32,
-    retries: u32,
-    started: Duration,
+    attempt: Attempt,
 }
 
 /// Writes in flight, the memory they read, the files they write to.
@@ -161,8 +145,7 @@ impl<L: Memory> WriteQueue<L> {
         if self.in_flight() == self.depth {
             return Err(lease);
         }
-        let started = self.clock.now();
-        let writing = Writing { lease, file: file.clone(), put, from: 0, done: 0, retries: 0, started };
+        let writing = Writing { lease, file: file.clone(), put, attempt: Attempt::first(self.clock.now()) };
         let token = self.writes.put(writing).expect("checked");
         self.start(token);
         Ok(())
@@ -211,14 +194,14 @@ impl<L: Memory> WriteQueue<L> {
     }
 
     fn start(&mut self, token: u32) {
-        let Writing { lease, file, put, from, .. } = self.writes.get(token);
-        let fd: RawFd = file.file.as_raw_fd();
+        let Writing { lease, file, put, attempt } = self.writes.get(token);
+        let from = attempt.from();
         let raw = RawWrite {
-            fd,
-            offset: put.offset + u64::from(*from),
-            len: put.len - *from,
-            // SAFETY: `write` checked that the whole write lies inside the lease; `from` <= `len`.
-            source: unsafe { lease.base().add(put.at + *from as usize) },
+            fd: file.file.as_raw_fd(),
+            offset: put.offset + u64::from(from),
+            len: put.len - from,
+            // SAFETY: `write` checked that the whole write lies inside the lease; a rest is a part of it.
+            source: unsafe { lease.base().add(put.at + from as usize) },
             token: u64::from(token),
         };
         // SAFETY: the place holds lease and file until this write's completion has come out of `poll`, and nobody can
@@ -240,51 +223,41 @@ impl<L: Memory> WriteQueue<L> {
 
     /// What a completion means for its write; nothing if it goes on.
     fn judge(&mut self, token: u32, result: i32) -> Option<Result<()>> {
-        let Writing { file, put, from, done, retries, .. } = self.writes.get(token);
-        let (bytes, offset) = (put.len - *from, put.offset + u64::from(*from));
+        let Writing { file, put, attempt, .. } = self.writes.get_mut(token);
+        let from = attempt.from();
+        let (bytes, offset) = (put.len - from, put.offset + u64::from(from));
         let failure =
             |errno| Some(Err(file.failure(format!("write of {bytes} bytes at byte {offset}"), offset, errno)));
         match -result {
-            errno @ (libc::EAGAIN | libc::EINTR) => {
-                *retries += 1;
-                if *retries > RETRIES_MAX { failure(errno) } else { None }
-            }
+            libc::EAGAIN | libc::EINTR if attempt.may_retry() => None,
             errno @ (libc::EINVAL | libc::EOPNOTSUPP) if file.is_direct() && file.demote() => {
                 tracing::debug!(path = %file.path.display(), "direct write: {}", errno_text(errno));
                 self.demoted.get_or_insert((file.path.clone(), errno));
                 None
             }
-            // EINVAL for a write that was in flight when its file was demoted.
-            libc::EINVAL if !file.is_direct() && *retries < RETRIES_MAX => {
-                *retries += 1;
-                None
-            }
+            // It was in flight when its file was demoted.
+            libc::EINVAL if !file.is_direct() && attempt.may_retry() => None,
             errno if errno > 0 => failure(errno),
             _ => {
-                let stored = *from + result as u32;
-                if stored >= put.len {
-                    return Some(Ok(()));
-                }
-                *retries += u32::from(stored <= *done);
-                *done = stored.max(*done);
                 let align = if file.is_direct() { file.align as u32 } else { 1 };
-                *from = *done / align * align;
-                // A storage that takes no more and gives no reason has none left.
-                if *retries > RETRIES_MAX { failure(libc::ENOSPC) } else { None }
+                match attempt.advance(result as u32, put.len, align) {
+                    Progress::Whole => Some(Ok(())),
+                    Progress::More => None,
+                    // A storage that takes no more and gives no reason has none left.
+                    Progress::Stuck => failure(libc::ENOSPC),
+                }
             }
         }
     }
 
     fn check_deadline(&self) -> Result<()> {
-        let Some(oldest) = self.writes.iter().min_by_key(|writing| writing.started) else { return Ok(()) };
-        let waited = self.clock.now().saturating_sub(oldest.started);
-        if waited < self.deadline {
+        let Some(Writing { file, put, attempt, .. }) =
+            self.writes.iter().min_by_key(|writing| writing.attempt.started())
+        else {
             return Ok(());
-        }
-        let (Put { offset, len, .. }, path) = (oldest.put, oldest.file.path.display());
-        let what =
-            format!("a write of {len} bytes at byte {offset} of {path}: the storage does not answer; see `dmesg`");
-        Err(Error::Timeout { what, waited })
+        };
+        let what = || format!("a write of {} bytes at byte {} of {}", put.len, put.offset, file.path.display());
+        attempt.check(self.clock.now(), self.deadline, what)
     }
 }
 
