@@ -23,7 +23,7 @@ pub enum Error {
         problem: String,
     },
     /// A file or directory could not be opened or examined.
-    #[error("{}: cannot open: {}{}", .path.display(), errno_text(*.errno), hint(*.errno))]
+    #[error("{}: cannot open: {}{}", .path.display(), errno_text(*.errno), open_hint(path, *.errno))]
     Open {
         /// The file.
         path: Arc<Path>,
@@ -340,6 +340,21 @@ fn amount(bytes: u64) -> String {
     if bytes == 0 { String::new() } else { format!("{bytes} bytes: ") }
 }
 
+/// The same for a path that is to be opened: what other tools take for one is no file here.
+fn open_hint(path: &Path, errno: i32) -> &'static str {
+    let text = path.to_string_lossy();
+    match errno {
+        libc::ENOENT if text.contains("://") => {
+            "; strait reads files: copy them to a disk of this machine first, or mount the store"
+        }
+        libc::ENOENT if text.contains(['*', '?', '[', '{']) => {
+            "; patterns are for the shell to expand, or for the program: name the files, or their directory"
+        }
+        libc::ENOENT if text.starts_with('~') => "; `~` is for the shell to expand, or for the program",
+        errno => hint(errno),
+    }
+}
+
 /// The same for memory, or a thread.
 fn memory_hint(what: &str, bytes: u64, errno: i32) -> String {
     match (what, errno) {
@@ -386,6 +401,18 @@ mod tests {
         let e = Error::Io { path: Path::new("/d/b").into(), offset: 4096, bytes: 512, errno: libc::EIO };
         assert!(e.to_string().contains("512 bytes at byte 4096"), "{e}");
         assert_eq!((e.code(), e.offset(), e.errno()), (6, Some(4096), Some(libc::EIO)));
+    }
+
+    #[test]
+    fn what_is_no_path_is_said_to_be_none() {
+        let text = |path: &str, errno| Error::Open { path: Path::new(path).into(), errno }.to_string();
+        let says = [("s3://bucket/a.tar", "files"), ("a-{00..99}.tar", "patterns"), ("d/*.tar", "patterns")];
+        for (path, says) in says.into_iter().chain([("~/a.tar", "shell"), ("a.tar", "check the path")]) {
+            let text = text(path, libc::ENOENT);
+            assert!(text.contains(&format!("{path}: ")) && text.contains(says), "{text}");
+        }
+        let denied = text("d/*.tar", libc::EACCES);
+        assert!(denied.contains("permissions") && !denied.contains("patterns"), "{denied}");
     }
 
     /// Mutant that this catches: one remedy for all memory.

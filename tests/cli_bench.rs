@@ -225,6 +225,21 @@ fn a_tiny_file_is_measured_and_verified() {
     }
 }
 
+/// Files whose size nobody chose for a benchmark. Mutants that this catches: records of 1 MiB whatever the files are, and
+/// in place of the type that is given.
+#[test]
+fn files_of_any_size_are_read_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a.bin"), vec![7u8; 3_000_000]).unwrap();
+    let path = dir.path().to_str().unwrap();
+    for said in [&[][..], &["--dtype", "u16"], &["--format", "records", "--record-bytes", "50000"]] {
+        let fixed = ["--device", "host", "--rounds", "1", "--no-fio", "--verify", "--json", path];
+        let output = bench(&[said, &fixed].concat());
+        assert!(output.status.success(), "{said:?}: {}", text(&output.stderr));
+        assert_eq!(json(&output)["verified_bytes"], 3_000_000, "{said:?}");
+    }
+}
+
 /// Under a launcher strait reads its rank's share; the references are what the disk can do.
 #[test]
 fn a_rank_reads_its_share() {

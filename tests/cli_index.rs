@@ -159,6 +159,38 @@ fn inspection_says_what_is_there() {
     }
 }
 
+/// A result that is lost is no success; a reader that has seen enough is. Mutant that this catches: errors of writing let go.
+#[test]
+fn results_that_cannot_be_written_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "a.tar", &tar(5));
+    let path = dir.path().to_str().unwrap();
+    for rest in [&[][..], &["--json"], &["--sample", "0", "--raw"]] {
+        let run = |out: Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
+            command.args(["inspect", path]).args(rest).stdout(out).stderr(Stdio::piped()).output().unwrap()
+        };
+        let full = run(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into());
+        assert_eq!(full.status.code(), Some(1), "{rest:?}");
+        assert!(text(&full.stderr).contains("cannot be written"), "{}", text(&full.stderr));
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(run(writer.into()).status.code(), Some(0), "{rest:?}");
+    }
+}
+
+#[test]
+fn options_are_named_as_they_are_written_here() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("train.bin"), [7; 1000]).unwrap();
+    let output = strait(&["inspect", dir.path().to_str().unwrap()]);
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("(--record-bytes)") && said.contains("(--dtype)") && !said.contains("record_bytes"),
+        "{said}"
+    );
+}
+
 #[test]
 fn text_is_shown_under_any_name() {
     let dir = tempfile::tempdir().unwrap();

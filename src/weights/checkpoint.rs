@@ -167,7 +167,7 @@ fn open_directory(directory: &Path) -> Result<Checkpoint> {
     }
     let files = ends(".safetensors");
     if files.is_empty() {
-        return Err(Error::format(directory, 0, "no *.safetensors in this directory; check the path"));
+        return Err(Error::format(directory, 0, "a directory without *.safetensors; check the path"));
     }
     let lossy: Vec<String> = files.iter().map(|name| name.to_string_lossy().into_owned()).collect();
     let chosen = sets::chosen(&lossy).map_err(|problem| Error::format(directory, 0, problem))?;

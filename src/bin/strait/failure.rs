@@ -33,6 +33,11 @@ impl Failure {
         Failure { exit_code: 130, ..Failure::new("interrupted", "a signal asked the command to stop", "") }
     }
 
+    /// Standard output did not take what was to be written.
+    pub(crate) fn unwritten(error: &io::Error) -> Failure {
+        Failure::new("the result cannot be written to standard output", error.to_string(), "")
+    }
+
     /// A failed system call on a file.
     pub(crate) fn file(doing: &str, path: &Path, error: &io::Error) -> Failure {
         let remedy = match error.raw_os_error() {
@@ -70,6 +75,50 @@ impl fmt::Display for Failure {
 impl From<strait::Error> for Failure {
     /// The library's errors already name place, reason and remedy in one line.
     fn from(error: strait::Error) -> Failure {
-        Failure::new(error.to_string(), "", "")
+        Failure::new(as_options(&error), "", "")
+    }
+}
+
+/// What the library calls otherwise than a command line does.
+const OPTIONS: [(&str, &str); 6] = [
+    ("record_bytes", "--record-bytes"),
+    ("block_bytes", "--block-bytes"),
+    ("batch_size", "--batch"),
+    ("reads_in_flight", "--depth"),
+    ("index_dir", "--index-dir"),
+    ("dtype", "--dtype"),
+];
+
+/// An error's text, where options are named as they are written here. Paths stay as they are, unless
+/// one is such a word.
+fn as_options(error: &strait::Error) -> String {
+    let strait::Error::Config { option, problem } = error else { return error.to_string() };
+    // Paths are no option here, and name themselves.
+    let text = if *option == "paths" { problem.clone() } else { error.to_string() };
+    let words = text.split(' ').map(|word| {
+        let bare = word.trim_matches(['(', ')', ',', ';', ':', '.']);
+        match OPTIONS.iter().find(|(name, _)| *name == bare) {
+            Some((name, option)) => word.replace(name, option),
+            None => word.to_owned(),
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_the_library_are_named_as_they_are_written_here() {
+        let config = |option, problem: &str| as_options(&strait::Error::Config { option, problem: problem.into() });
+        let text =
+            config("record_bytes", "/x/record_bytes/a b is raw; give its size (record_bytes), or its type (dtype)");
+        assert_eq!(
+            text,
+            "--record-bytes: /x/record_bytes/a b is raw; give its size (--record-bytes), or its type (--dtype)"
+        );
+        assert_eq!(config("policy", "lower batch_size, or use pad"), "policy: lower --batch, or use pad");
+        assert_eq!(config("paths", "x is empty"), "x is empty");
     }
 }

@@ -107,9 +107,12 @@ fn answer(options: &Options, shards: &[ShardIndex], seconds: f64) -> Answer {
         true => format!("{right} agree with their shards"),
         false => format!("{written} written, {kept} kept"),
     };
+    // None of them was read where all are kept.
+    let rate = if per_second > 0.0 { format!(", {per_second:.0} samples/s") } else { String::new() };
     out.push_str(&format!(
-        "{} shards, {samples} samples: {did}, {} failed\n{seconds:.2} s, {per_second:.0} samples/s; indexes of {}\n",
-        shards.len(),
+        "{}, {}: {did}, {} failed\n{seconds:.2} s{rate}; indexes of {}\n",
+        text::count(shards.len() as u64, "shard"),
+        text::count(samples, "sample"),
         failed.len(),
         size::show(index_bytes),
     ));

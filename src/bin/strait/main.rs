@@ -15,11 +15,13 @@ mod load;
 mod size;
 mod text;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use serde_json::Value;
+
+use crate::failure::Failure;
 
 const HELP_END: &str = "\
 Examples:
@@ -96,13 +98,17 @@ fn main() -> ExitCode {
         Command::Load(options) => load::run(&options),
     };
     match answer {
-        Ok(answer) => {
-            print(if cli.json { answer.json.to_string() } else { answer.text });
-            ExitCode::from(answer.exit_code)
-        }
+        Ok(answer) => match print(if cli.json { answer.json.to_string() } else { answer.text }) {
+            Ok(()) => ExitCode::from(answer.exit_code),
+            Err(error) => {
+                eprintln!("{}", Failure::unwritten(&error));
+                ExitCode::FAILURE
+            }
+        },
         Err(failure) => {
             if cli.json {
-                print(failure.to_json().to_string());
+                // Standard error says it too.
+                let _ = print(failure.to_json().to_string());
             }
             eprintln!("{failure}");
             ExitCode::from(failure.exit_code)
@@ -110,14 +116,22 @@ fn main() -> ExitCode {
     }
 }
 
-/// Writes a result; a reader that went away (`strait doctor | head`) is not an error.
-fn print(mut text: String) {
+/// Writes a result.
+fn print(mut text: String) -> io::Result<()> {
     if text.is_empty() {
-        return; // raw bytes were written already
+        return Ok(()); // raw bytes were written already
     }
     if !text.ends_with('\n') {
         text.push('\n');
     }
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    write(text.as_bytes())
+}
+
+/// Writes to standard output. A reader that went away (`strait doctor | head`) is not an error; a full disk is.
+pub(crate) fn write(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
 }

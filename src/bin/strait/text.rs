@@ -17,6 +17,11 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     out
 }
 
+/// `"1 shard"`, `"2 shards"`.
+pub(crate) fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Numbers are read from their right end, names from their left.
 fn pad(cell: &str, width: usize, right: bool) -> String {
     if right { format!("{cell:>width$}") } else { format!("{cell:<width$}") }

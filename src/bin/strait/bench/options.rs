@@ -8,6 +8,10 @@ use crate::dataset::DatasetOptions;
 use crate::failure::{Failure, Result};
 use crate::linux::pages::ALIGN;
 use crate::size;
+use strait::dataset::Format;
+
+/// Of samples of raw files, and of those that are made, if nothing else is said.
+const RECORD_BYTES: u64 = 1 << 20;
 
 const HELP_END: &str = "\
 Examples:
@@ -42,7 +46,8 @@ Exit codes: 0 measured; 1 could not be measured; 2 bad command line; 130 interru
 ///
 /// Prints throughput, its share of the disk's limit and of fio's, CPU-seconds per GiB, peak pinned and resident
 /// memory, time to the first batch, and the path that was taken and why. Without PATH, a sample dataset of random
-/// bytes is made in a temporary directory and removed afterwards.
+/// bytes is made in a temporary directory and removed afterwards. Files that do not tell their format are read as records:
+/// of 1 MiB, or what of less they are whole numbers of, unless --record-bytes or --dtype says otherwise.
 #[derive(clap::Args)]
 #[command(after_help = HELP_END)]
 pub(crate) struct Options {
@@ -97,15 +102,39 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Of raw files, if nothing else is said 1 MiB.
+    /// Of raw files: what is said, else 1 MiB or what of less the files are whole numbers of.
     pub(super) fn record_bytes(&self) -> u64 {
-        self.dataset.record_bytes.unwrap_or(1 << 20)
+        self.dataset.record_bytes.unwrap_or_else(|| record_bytes_of(sizes(&self.paths)))
     }
 
-    /// How the files are opened.
+    /// How the files are opened: those that do not tell their format as records, unless it is said what they are.
     pub(super) fn dataset(&self) -> strait::dataset::Options {
-        self.dataset.options().record_bytes(self.record_bytes())
+        let said = self.dataset.dtype.is_some() || self.dataset.format.is_some_and(|format| format != Format::Records);
+        let options = self.dataset.options();
+        if said { options } else { options.record_bytes(self.record_bytes()) }
     }
+}
+
+/// The sizes of files, and of those in directories; what cannot be examined is an error when it is opened.
+fn sizes(paths: &[PathBuf]) -> impl Iterator<Item = u64> {
+    let all = paths.iter().flat_map(|path| match std::fs::read_dir(path) {
+        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
+        Err(_) => vec![path.clone()],
+    });
+    all.filter_map(|path| std::fs::metadata(path).ok()).filter(std::fs::Metadata::is_file).map(|file| file.len())
+}
+
+/// The largest record up to 1 MiB that all of these are whole numbers of; 1 MiB if only records below 4 KiB were.
+fn record_bytes_of(sizes: impl Iterator<Item = u64>) -> u64 {
+    let common = sizes.fold(0, |mut a, mut b| {
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    });
+    let (first, last) = (common.div_ceil(RECORD_BYTES), common / 4096);
+    let parts = (first.max(1)..=last.min(first + RECORD_BYTES)).find(|parts| common % parts == 0);
+    parts.map_or(RECORD_BYTES, |parts| common / parts)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -180,5 +209,15 @@ mod tests {
         assert_eq!(parse_device("host"), Ok(DeviceOption::Host));
         assert!(parse_device("gpu").unwrap_err().contains("cuda:0"));
         assert!(parse_device("cuda:x").is_err());
+    }
+
+    #[test]
+    fn records_fit_the_files() {
+        let of = |sizes: &[u64]| record_bytes_of(sizes.iter().copied());
+        assert_eq!(of(&[]), 1 << 20);
+        assert_eq!(of(&[3 << 20, 5 << 30]), 1 << 20);
+        assert_eq!((of(&[400_000]), of(&[4_194_320])), (400_000, 838_864));
+        assert_eq!(of(&[6 << 19, 5 << 19]), 1 << 19, "what both are whole numbers of");
+        assert_eq!((of(&[4097 * 3, 4097 * 7]), of(&[1_048_583])), (4097, 1 << 20));
     }
 }

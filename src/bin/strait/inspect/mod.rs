@@ -3,7 +3,6 @@
 mod sample;
 mod sizes;
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -67,10 +66,8 @@ pub(crate) fn run(options: &Options, as_json: bool) -> Result<Answer> {
         ));
     }
     if let Some(sample) = options.sample.filter(|_| options.raw) {
-        let mut out = std::io::stdout().lock();
         for bytes in sample::raw(&dataset, sample, &fields)? {
-            // A reader that went away is not an error.
-            let _ = out.write_all(&bytes);
+            crate::write(&bytes).map_err(|error| Failure::unwritten(&error))?;
         }
         return Ok(Answer { text: String::new(), json: Value::Null, exit_code: 0 });
     }
