@@ -60,6 +60,14 @@ class Batch(_abi.Owned):
         """The names of the fields: a batch is a mapping by them."""
         return self.fields
 
+    def values(self) -> list[Column]:
+        """The fields themselves, each as `batch[field]` is."""
+        return [self[field] for field in self._names]
+
+    def items(self) -> list[tuple[str, Column]]:
+        """The fields with their names."""
+        return [(field, self[field]) for field in self._names]
+
     def __getitem__(self, field: str) -> Column:
         """A field: a `Tensor`, or a `Ragged` if it does not come as one array; `isinstance` tells, and the loader's data."""
         if field not in self._names:
@@ -241,6 +249,16 @@ class Ragged(Sequence[Any]):
         """All whole numbers of a sample, where the field is of those of a `tf.train.Example` (`Field.varints`)."""
         data = self.bytes(sample)
         return None if data is None else varints(data)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("torch", "numpy", "jax", "shape", "dtype"):
+                raise AttributeError(
+                    f"{self._name} has no {name}: its samples differ in size or have no type, so they are no one array; take those "
+                    "of each, batch[field][i], or integers() of labels, or say what they are: Loader(array={field: (dtype, shape)})"
+                )
+            raise AttributeError(f"'Ragged' object has no attribute {name!r}")
 
     def __repr__(self) -> str:
         return f"<strait.Ragged {self._name}: {len(self)} samples>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any, Iterable, NamedTuple, Union
+from typing import Any, Iterable, NamedTuple, NoReturn, Union
 
 from . import _abi
 
@@ -57,7 +57,7 @@ class Dataset(_abi.Owned):
         paths: shards, or directories: those stand for the files in them, sorted by name.
         format: reads the files as this format (`"webdataset"`), whatever they look like.
         record_bytes: the size of the records of raw files.
-        dtype: the type of the elements in files that do not say it (headerless tokens): `"u16"`.
+        dtype: the type of the elements in files that do not say it (headerless tokens): `"u16"`, `"uint16"`, `numpy.uint16`.
         index_dir: the directory of sidecar indexes, if they are not beside their shards.
         examples: whether TFRecords are `tf.train.Example`s. Default: what the first one is.
         verify: reads the shards whole and compares the checksums that their format has.
@@ -81,7 +81,7 @@ class Dataset(_abi.Owned):
                 _abi.strait_dataset_builder_add_path(builder, path)
             for name, value in options.items():
                 if value is not None:
-                    value = path_for_c(value) if name == "index_dir" else value
+                    value = path_for_c(value) if name == "index_dir" else dtype_for_c(value) if name == "dtype" else value
                     value = value.encode() if isinstance(value, str) else value
                     getattr(_abi, f"strait_dataset_builder_{name}")(builder, value)
             handle = _abi.strait_dataset_builder_build(builder)
@@ -116,6 +116,9 @@ class Dataset(_abi.Owned):
 
     def __len__(self) -> int:
         return _abi.strait_dataset_len(self._handle)
+
+    def __getitem__(self, sample: Any) -> NoReturn:
+        raise TypeError("a strait.Dataset says where samples lie, and reads none: strait.Loader(dataset) hands out batches of them")
 
     @property
     def format(self) -> str:
@@ -184,6 +187,16 @@ def path_for_c(path: Any) -> bytes:
     if b"\0" in encoded:
         raise ValueError(f"no path has a NUL in it: {path!r}")
     return encoded
+
+
+def dtype_for_c(dtype: Any) -> bytes:
+    """The name of a type here, `"i64"`, of that name or of what NumPy or PyTorch call it: `"int64"`, `torch.int64`."""
+    name = str(getattr(dtype, "__name__", dtype)).rpartition(".")[2]
+    for theirs, own in (("bfloat", "bf"), ("float", "f"), ("uint", "u"), ("int", "i")):
+        if name.startswith(theirs):
+            name = own + name.removeprefix(theirs)
+            break
+    return name.encode()
 
 
 def text_for_c(text: str) -> bytes:

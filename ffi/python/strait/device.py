@@ -23,7 +23,8 @@ class Device(_abi.Owned):
         elif text == "auto":
             handle = _abi.strait_device_auto()
         else:
-            raise ValueError(f'{device!r} is no device: "host", "cpu", "cuda", "cuda:1", an ordinal, or "auto"')
+            raise ValueError(f'{device!r} is no device of strait: "host", "cpu", "cuda", "cuda:1", an ordinal, or "auto"; '
+                             "for others read to the host, and move arrays from there")
         self._own(handle, _abi.strait_device_free)
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any, Iterable, Iterator, NoReturn
 
 from . import _abi, errors
 from .batch import Batch, json_of
-from .dataset import Dataset, Path
+from .dataset import Dataset, Path, dtype_for_c
 from .device import Device
 from .tensor import capsules
 
@@ -77,6 +77,9 @@ class Loader(_abi.Owned):
         options = dict(locals())
         for argument in ("self", "dataset", "batch_size", "device"):
             del options[argument]
+        if dtype is not None and not isinstance(dtype, Mapping):
+            raise TypeError('dtype of a loader is what arrays become: a dict, {"tokens": "int64"}; '
+                            f"what files hold that do not say it, strait.Dataset(paths, dtype={dtype!r}) does")
         self.dataset = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
         builder = _abi.strait_loader_builder_new(self.dataset._handle)
         try:
@@ -239,6 +242,13 @@ class Loader(_abi.Owned):
     def __exit__(self, *_: Any) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        if not self._free.alive:
+            return "<strait.Loader, closed>"
+        steps = _abi.strait_loader_steps(self._handle)
+        batches = "batches" if steps == _abi.UNKNOWN else f"{steps} batches"
+        return f"<strait.Loader of {self.dataset.format}: {batches} an epoch, on {self.device}, epoch {self.epoch}>"
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a loader has a thread and memory of its process: pass the dataset, and make a loader there")
 
@@ -326,13 +336,13 @@ def _set(builder: int, options: dict[str, Any]) -> None:
             call(name, *_abi.texts(options.pop(name), name))
     for field, described in _mapping(options.pop("array", {}), "array").items():
         dtype, shape = _abi.listed(described, f"array: {field}", "dtype", "shape")
-        call("array", field, _dtype(dtype), *_abi.wholes(shape, "Q", f"array: {field}: shape"))
+        call("array", field, dtype_for_c(dtype), *_abi.wholes(shape, "Q", f"array: {field}: shape"))
     for field, dtype in _mapping(options.pop("dtype", {}), "dtype").items():
-        call("widen", field, _dtype(dtype))
+        call("widen", field, dtype_for_c(dtype))
     for field, described in _mapping(options.pop("scale", {}), "scale").items():
         parts = ("dtype", "factor", "bias") if len(described := _abi.listed(described, f"scale: {field}")) > 2 else ("dtype", "factor")
         dtype, factor, *bias = _abi.listed(described, f"scale: {field}", *parts)
-        call("scale", field, _dtype(dtype), factor, *(bias or (0.0,)))
+        call("scale", field, dtype_for_c(dtype), factor, *(bias or (0.0,)))
     _set_order(call, options)
     if "tokens" in options:
         call("tokens", *_abi.listed(options.pop("tokens"), "tokens", "field", "item_bytes"))
@@ -348,16 +358,6 @@ def _set(builder: int, options: dict[str, Any]) -> None:
         raise TypeError(f"a loader has no option {', '.join(options)}")
 
 
-def _dtype(dtype: Any) -> bytes:
-    """The name of a type here, `"i64"`, of that name or of what NumPy or PyTorch call it: `"int64"`, `torch.int64`."""
-    name = str(getattr(dtype, "__name__", dtype)).rpartition(".")[2]
-    for theirs, own in (("bfloat", "bf"), ("float", "f"), ("uint", "u"), ("int", "i")):
-        if name.startswith(theirs):
-            name = own + name.removeprefix(theirs)
-            break
-    return name.encode()
-
-
 def _mapping(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} is a dict, not {value!r}")
@@ -369,7 +369,9 @@ def _set_order(call: Any, options: dict[str, Any]) -> None:
     shuffle = options.pop("shuffle", False)
     if isinstance(shuffle, (tuple, list)):
         call("shuffle_blocks", *_abi.listed(shuffle, "shuffle", "block_bytes", "window"))
-    elif shuffle is not False:
+    elif not isinstance(shuffle, (bool, str)):
+        raise TypeError(f'shuffle is True, False, "full", "block:64x16" or (block_bytes, window), not {shuffle!r}')
+    elif shuffle:
         call("shuffle", "full" if shuffle is True else shuffle)
     if _abi.truth(options.pop("rank_from_env", False), "rank_from_env"):
         call("rank_from_env")

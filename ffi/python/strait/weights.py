@@ -57,7 +57,8 @@ def convert(tensor: Tensor, framework: str | None) -> Any:
 
 def framework_of(name: str | None) -> str | None:
     if name not in _FRAMEWORKS:
-        raise ValueError(f'{name!r} is no framework: "pt", "np", "jax", or None for strait.Tensor')
+        raise ValueError(f'{name!r} is no framework of strait: "pt", "np", "jax", or None for strait.Tensor, '
+                         "which others take by DLPack or as an array of NumPy")
     return _FRAMEWORKS[name]
 
 

@@ -51,7 +51,7 @@ def test_numbers_of_numpy(rows):
     ({"array": {"array": ("f32", 12)}}, TypeError, "array: array: shape is a list"),
     ({"array": {"array": ("f32", (2**64 + 12,))}}, ValueError, "shape is from 0"),
     ({"array": {"array": (3, (12,))}}, KeyError, "3.* is none of"),
-    ({"dtype": "f32"}, TypeError, "dtype is a dict"),
+    ({"dtype": "f32"}, TypeError, r"dtype of a loader is .* strait.Dataset\(paths, dtype='f32'\)"),
     ({"scale": {"array": "f16"}}, TypeError, "scale: array is"),
     ({"scale": {"array": ("f16",)}}, ValueError, r"scale: array is \(dtype, factor\)"),
     ({"scale": {"array": ("f16", "2")}}, TypeError, "factor is a number, not '2'"),
@@ -64,7 +64,7 @@ def test_numbers_of_numpy(rows):
     ({"budget": {"samples_max": 4}}, TypeError, "budget has samples_max, cost_max"),
     ({"budget": {"samples_max": 4, "cost_max": 1, "most": 3}}, TypeError, "budget has .*most"),
     ({"budget": {"samples_max": 4, "cost_max": 1, "padded": "yes"}}, TypeError, "padded is True or False"),
-    ({"shuffle": 7}, TypeError, "shuffle is a text"),
+    ({"shuffle": 7}, TypeError, "shuffle is True, False, .* not 7"),
     ({"shuffle": (1,)}, ValueError, "shuffle is"),
     ({"shuffle": (4096, -1)}, ValueError, "window is from 0"),
     ({"policy": 3}, TypeError, "policy is a text"),
@@ -104,6 +104,28 @@ def test_other_calls(rows):
     for device in (-1, True, 1.0, None):
         with pytest.raises(ValueError, match="is no device"):
             strait.Device(device)
+
+
+def test_habits_of_other_loaders(pictures, rows):
+    """What comes naturally and is otherwise here: the message says how."""
+    dataset = strait.Dataset(rows[0])
+    for call in (lambda: dataset[0], lambda: list(dataset)):
+        with pytest.raises(TypeError, match=r"strait.Loader\(dataset\)"):
+            call()
+    for path, text in (("s3://bucket/a.tar", "reads files"), ("a-{00..99}.tar", "patterns"), ("~/a.tar", "shell")):
+        with pytest.raises(FileNotFoundError, match=text):
+            strait.Dataset(path)
+    [batch] = strait.Loader(pictures[0], batch_size=60, device="host")
+    for name in ("torch", "numpy", "shape"):
+        assert not hasattr(batch["cls"], name)
+        with pytest.raises(AttributeError, match=f"cls has no {name}: .*integers"):
+            getattr(batch["cls"], name)
+    with pytest.raises(AttributeError, match="has no attribute 'torsh'"):
+        batch["cls"].torsh
+    with pytest.raises(ValueError, match="mps.*move"):
+        strait.Device("mps")
+    with pytest.raises(ValueError, match="tf.*DLPack"):
+        strait.load_file("x.safetensors", framework="tf")
 
 
 def test_epochs_and_states(rows):
