@@ -1,6 +1,7 @@
-"""Builds the wheel: the package and the shared library, by cargo alone (PEP 517, without dependencies).
+"""Builds the wheel: the package, the shared library and the command `strait`, by cargo alone (PEP 517, without dependencies).
 
-The environment variable STRAIT_LIBRARY names a library that is built already.
+The environment variable STRAIT_LIBRARY names a library that is built already, and STRAIT_COMMAND the command beside it: without
+that the wheel has none.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import os
 import pathlib
 import platform
 import re
+import shutil
+import stat
 import subprocess
+import tempfile
 import zipfile
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
@@ -25,43 +29,57 @@ def _version() -> str:
     return version
 
 
-def _library() -> pathlib.Path:
-    """The shared library, built if need be."""
-    if built := os.environ.get("STRAIT_LIBRARY"):
-        return pathlib.Path(built)
-    subprocess.run(["cargo", "build", "--release", "--locked", "--package", "strait-ffi"], cwd=ROOT, check=True)
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    return (ROOT / target) / "release" / "libstrait_ffi.so"
+def _built() -> tuple[bytes, bytes | None]:
+    """The shared library and the command, built if need be: in one go, for what they share is compiled once then."""
+    library, command = os.environ.get("STRAIT_LIBRARY"), os.environ.get("STRAIT_COMMAND")
+    if not library:
+        packages = ["--package", "strait-ffi", "--package", "strait", "--features", "strait/cli"]
+        subprocess.run(["cargo", "build", "--release", "--locked", *packages], cwd=ROOT, check=True)
+        built = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release"
+        library, command = built / "libstrait_ffi.so", built / "strait"
+    return pathlib.Path(library).read_bytes(), _stripped(command) if command else None
 
 
-def _tag(library: bytes) -> str:
-    """The wheel's tag: any Python 3, and the C library that the shared library needs."""
-    foreign = {name.decode() for name in re.findall(rb"lib[\w+-]+\.so\.[\d.]+(?=\0)", _dynamic_strings(library))}
+def _stripped(command: str | pathlib.Path) -> bytes:
+    """The command without debug information, which is most of it, where there is a tool for that."""
+    with tempfile.TemporaryDirectory() as directory:
+        out = shutil.copy(command, directory)
+        if shutil.which("strip"):
+            subprocess.run(["strip", "--strip-debug", out], check=True)
+        return pathlib.Path(out).read_bytes()
+
+
+def _tag(library: bytes, command: bytes) -> str:
+    """The wheel's tag: any Python 3, and the C library that the shared library and the command need."""
+    foreign = {name.decode() for built, known in ((library, b"\0strait_"), (command, b"\0__libc_start_main"))
+               for name in re.findall(rb"lib[\w+-]+\.so\.[\d.]+(?=\0)", _dynamic_strings(built, known))}
     foreign = {name for name in foreign - SYSTEM if not name.startswith(("libstrait", "ld-linux"))}
     machine = platform.machine()
     if foreign:
         print(f"linked to {', '.join(sorted(foreign))}: the wheel is for this machine's kind only")
         return f"py3-none-linux_{machine}"
-    needed = max((int(minor) for minor in re.findall(rb"GLIBC_2\.(\d+)", library)), default=17)
+    needed = max((int(minor) for minor in re.findall(rb"GLIBC_2\.(\d+)", library + command)), default=17)
     return f"py3-none-manylinux_2_{max(needed, 17)}_{machine}"
 
 
-def _dynamic_strings(library: bytes) -> bytes:
-    """The names of what the library is linked to: the string table that holds its symbols' names too."""
-    start = library.find(b"\0strait_")
-    at = library.rfind(b"\0\0", 0, start)
-    end = library.find(b"\0\0", start)
-    return library[at:end]
+def _dynamic_strings(built: bytes, known: bytes) -> bytes:
+    """The names of what a file is linked to: the string table that holds its symbols' names too, of which one is known."""
+    start = built.find(known)
+    at = built.rfind(b"\0\0", 0, start)
+    end = built.find(b"\0\0", start)
+    return built[at:end]
 
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None) -> str:
     """PEP 517's."""
-    version, library = _version(), _library().read_bytes()
-    tag = _tag(library)
+    version, (library, command) = _version(), _built()
+    tag = _tag(library, command or b"")
     info = f"strait-{version}.dist-info"
     files = {f"strait/{path.name}": path.read_bytes() for path in sorted((HERE / "strait").iterdir())
              if path.suffix in (".py", ".typed")}
     files["strait/libstrait.so"] = library
+    if command:
+        files[f"strait-{version}.data/scripts/strait"] = command
     files[f"{info}/METADATA"] = (
         f"Metadata-Version: 2.1\nName: strait\nVersion: {version}\n"
         "Summary: Streams training shards and model weights from NVMe into GPU memory\nRequires-Python: >=3.9\n"
@@ -77,7 +95,8 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None) 
         for name, data in files.items():
             # One time for all: the same sources give the same wheel.
             entry = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
-            entry.external_attr = (0o755 if name.endswith(".so") else 0o644) << 16
+            # Installers keep the mode of what says that it is a regular file.
+            entry.external_attr = (stat.S_IFREG | 0o755 if name.endswith((".so", "/scripts/strait")) else stat.S_IFREG | 0o644) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             out.writestr(entry, data)
     return wheel
