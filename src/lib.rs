@@ -1,4 +1,13 @@
 #![doc = include_str!("../README.md")]
+//!
+//! # In this crate
+//!
+//! [`Dataset`] says what lies where, and [`dataset::Options`] opens what files do not tell. [`Builder`] has all options of a
+//! [`Loader`], whose [`Batch`]es have [`FieldView`]s, [`Tensor`]s and [`WindowView`]s. [`order`] is which sample comes when, and the
+//! cursor to go on from. [`weights`] loads, saves and checks checkpoints. [`Device`] chooses where bytes go, [`Stats`] and
+//! [`Fallback`] say which way they took, and [`Error`] what went wrong.
+//!
+//! Below these are the seams, for those who add a ring ([`storage::Ring`]) or a device ([`device::RawDevice`]).
 #![warn(missing_docs)]
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub(super) struct Shared {
     context: Handle,
     /// CUDA does not survive a fork; see [`Shared::enter`].
     pid: u32,
-    /// For [`RawDevice::read_back`].
+    /// For [`read_back`](crate::device::RawDevice::read_back).
     pub(super) read_stream: Handle,
     /// The events behind fences, by [`Fence`]; null where one was given back.
     pub(super) fences: RwLock<Vec<Handle>>,

@@ -100,7 +100,7 @@ impl Stretches {
         Stretches { align, bytes: 0, end: None }
     }
 
-    /// Where the item's first byte comes to lie. The [cursor](super::cursor) reads the same blocks in the same order.
+    /// Where the item's first byte comes to lie. The [cursor](crate::weights::cursor) reads the same blocks in the same order.
     fn add(&mut self, item: &Item) -> u64 {
         if !item.direct {
             self.end = None;
