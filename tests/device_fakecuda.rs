@@ -228,13 +228,27 @@ fn absence_says_what_to_do() {
         ("cuInit", 803, "kernel module"),
         ("cuInit", 35, "update the driver"),
         ("cuInit", 3, "fork"),
-        ("cuDevicePrimaryCtxRetain", 4242, "4242"),
+        ("cuInit", 805, "nvidia-cuda-mps-control"),
+        ("cuDeviceGet", 4242, "4242"),
     ] {
         fake.fail(symbol, 1, code, false);
         let error = Device::cuda(0).unwrap_err();
         assert!(matches!(error, Error::NoDevice { .. }), "{error:?}");
         let text = error.to_string();
         assert!(text.contains(says) && text.contains(symbol) && text.contains(&code.to_string()), "{text}");
+    }
+    // A device that is there and does not work is not absent: a rank does not go on with another's.
+    for (code, says) in [(2, "free memory of other users"), (46, "nvidia-smi -c DEFAULT")] {
+        for make in [|_| Device::cuda(1), |rank| Device::for_rank(rank)] {
+            fake.fail("cuDevicePrimaryCtxRetain", 1, code, false);
+            let variables = |name: &str| match name {
+                "RANK" | "LOCAL_RANK" => Some("1".to_string()),
+                "WORLD_SIZE" => Some("2".to_string()),
+                _ => None,
+            };
+            let error = make(Rank::from_env(variables).unwrap().unwrap()).unwrap_err();
+            assert!(matches!(error, Error::Device { .. }) && error.to_string().contains(says), "{error}");
+        }
     }
     let text = Device::cuda(7).unwrap_err().to_string();
     assert!(text.contains("there are 2 CUDA devices"), "{text}");
@@ -248,7 +262,11 @@ fn errors_name_call_code_and_remedy() {
     let (fake, _alone) = take();
     let device = Device::cuda(0).unwrap();
     let text = device.raw().allocate(1 << 50).unwrap_err().to_string();
-    assert!(text.contains("cuda:0: cuMemAlloc_v2 failed: CUDA_ERROR_OUT_OF_MEMORY (2); "), "{text}");
+    assert!(text.contains("cuda:0: cuMemAlloc_v2 failed: CUDA_ERROR_OUT_OF_MEMORY (2); device memory"), "{text}");
+    fake.fail("cuMemHostRegister_v2", 1, 2, false);
+    // SAFETY: nothing is pinned.
+    let text = unsafe { device.raw().pin(std::ptr::NonNull::dangling(), 4096) }.unwrap_err().to_string();
+    assert!(text.contains("CUDA_ERROR_OUT_OF_MEMORY (2); the driver cannot pin"), "{text}");
     fake.lose(719);
     let text = device.raw().allocate(1).unwrap_err().to_string();
     assert!(text.contains("(719)") && text.contains("restart the process"), "{text}");

@@ -124,7 +124,7 @@ def questions(header, names):
 
 def remedies(text):
     """The numbers at the heads of match arms, ranges by both ends."""
-    arms = re.findall(r"^ +(\d[\d |.=]*) =>", text, re.M)
+    arms = re.findall(r"^ +(\d[\d |.=]*)(?: if .*)? =>", text, re.M)
     return {int(number) for arm in arms for number in re.findall(r"\d+", arm)}
 
 

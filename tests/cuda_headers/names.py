@@ -107,10 +107,13 @@ CONSTANTS = {
 # What the numbers mean that have a remedy of their own.
 CODES = {
     "cuda.h": ("CUDA_ERROR_", "src/device/cuda/driver.rs", {
+        1: "INVALID_VALUE",
         2: "OUT_OF_MEMORY",
         3: "NOT_INITIALIZED",
         34: "STUB_LIBRARY",
         35: "no name: one of the runtime's",
+        36: "CALL_REQUIRES_NEWER_DRIVER",
+        46: "DEVICE_UNAVAILABLE",
         100: "NO_DEVICE",
         201: "INVALID_CONTEXT",
         214: "ECC_UNCORRECTABLE",
@@ -126,10 +129,14 @@ CODES = {
         713: "HOST_MEMORY_NOT_REGISTERED",
         714: "HARDWARE_STACK_ERROR",
         719: "LAUNCH_FAILED",
+        721: "TENSOR_MEMORY_LEAK",
         801: "NOT_SUPPORTED",
         802: "SYSTEM_NOT_READY",
         803: "SYSTEM_DRIVER_MISMATCH",
         804: "COMPAT_NOT_SUPPORTED_ON_DEVICE",
+        805: "MPS_CONNECTION_FAILED",
+        809: "MPS_MAX_CONNECTIONS_REACHED",
+        810: "MPS_CLIENT_TERMINATED",
         900: "STREAM_CAPTURE_UNSUPPORTED",
         907: "CAPTURED_EVENT",
         999: "UNKNOWN",

@@ -159,7 +159,7 @@ impl Driver {
         if code == SUCCESS {
             return Ok(());
         }
-        let remedy = remedy(code).map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        let remedy = remedy(call, code).map(|remedy| format!("; {remedy}")).unwrap_or_default();
         Err(Error::Device { device: device.into(), call, code, name: self.name(code), remedy })
     }
 
@@ -194,11 +194,12 @@ pub(super) fn absence(driver: &Driver, call: &str, code: i32) -> String {
             "the CUDA toolkit's stub library was loaded in place of the driver; take its `stubs` directory off \
              LD_LIBRARY_PATH"
         }
-        35 | 804 => "the NVIDIA driver is older than the CUDA libraries in use; update the driver",
+        35 | 36 | 804 => "the NVIDIA driver is older than the CUDA libraries in use; update the driver",
         100 => {
             "the driver sees no CUDA device; check `nvidia-smi`, CUDA_VISIBLE_DEVICES and the rights on /dev/nvidia*"
         }
         802 => "the system is not ready; on NVSwitch machines start nvidia-fabricmanager",
+        805..=809 => MPS,
         803 => "the CUDA driver library and the kernel module differ in version; reload the module or restart",
         999 => "the driver could not start; check `dmesg`, and that the module nvidia-uvm is loaded",
         _ => "check `nvidia-smi` and `dmesg`",
@@ -206,21 +207,33 @@ pub(super) fn absence(driver: &Driver, call: &str, code: i32) -> String {
     format!("{call} failed: {} ({code}); {why}", driver.name(code))
 }
 
-fn remedy(code: i32) -> Option<&'static str> {
+const MPS: &str = "CUDA's multi-process service (MPS) does not take this process: check nvidia-cuda-mps-control, \
+                   CUDA_MPS_PIPE_DIRECTORY, and how many clients it has";
+
+fn remedy(call: &str, code: i32) -> Option<&'static str> {
     Some(match code {
+        1 | 2 | 304 | 801 if call.starts_with("cuMemHostRegister") => {
+            "the driver cannot pin so much host memory: lower pinned_bytes_max, and check `free` and the limits of the \
+             container; under WSL little can be pinned, in confidential computing nothing"
+        }
         2 => "device memory is used up: lower region_bytes or batch_size, or free memory of other users",
         3 | DEINITIALIZED => "the driver is not, or no longer, running in this process",
-        201 | 400 => "the stream or memory belongs to another context than the device's primary one",
-        304 => "the operating system refused: raise `ulimit -l`, or lower pinned_bytes_max",
+        46 => "others have the device to themselves: end them, or allow several (`nvidia-smi -c DEFAULT`)",
+        201 | 400 => {
+            "the stream or memory belongs to another context than the device's primary one, or the device was reset \
+             (cudaDeviceReset) while it was in use"
+        }
+        304 => "the operating system refused: check `dmesg`, and the limits of the process (`ulimit -a`)",
         712 => "this memory is pinned already",
         713 => "this memory is not pinned",
+        805..=809 => MPS,
         801 => "this machine cannot do that: in a virtual machine, check how the GPU is passed through",
         900..=907 => {
             "the stream is being captured into a graph: wait for memory and give it back outside of the capture, and let \
              the graph read buffers of its own"
         }
         // The errors after which every call on the context fails.
-        214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 => {
+        214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 810 => {
             "the CUDA context is lost, through this or other work in the process: restart the process"
         }
         _ => return None,

@@ -102,7 +102,9 @@ impl Shared {
             }
             found(driver.device.0, (driver.device.1)(&mut device, ordinal as i32))?;
             found(driver.device_name.0, (driver.device_name.1)(model.as_mut_ptr(), model.len() as i32 - 1, device))?;
-            found(driver.context_retain.0, (driver.context_retain.1)(&mut context, device))?;
+            // From here on the device is there: what fails is no reason to look for another.
+            let (call, retain) = driver.context_retain;
+            driver.check(&label, call, retain(&mut context, device)).map_err(Failure::Broken)?;
         }
         // SAFETY: the last byte of `model` was not given to the driver and is 0.
         let model = unsafe { CStr::from_ptr(model.as_ptr()) }.to_string_lossy().into_owned();
