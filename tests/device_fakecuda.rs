@@ -132,9 +132,15 @@ fn no_threads_context_changes() {
 fn more_marks_than_events() {
     let (fake, _alone) = take();
     let device = Device::cuda(0).unwrap();
+    let events = fake.calls("cuEventCreate");
     let mut stream = device.raw().stream().unwrap();
     let timeline = stream.timeline();
     let first = stream.mark().unwrap();
+    assert_eq!(
+        fake.calls("cuEventCreate") - events,
+        1,
+        "a batch given back behind two streams has a stream made for it"
+    );
     let mut last = first;
     for _ in 0..3000 {
         let seq = stream.mark().unwrap();

@@ -1,14 +1,15 @@
 //! A copy stream, and its timeline on a ring of events.
 //!
-//! Mark `n` is recorded in event `n % EVENTS`, always on the same stream. So once a thread knows of mark `n` (it has read
-//! `marked >= n`), the event says something about mark `n` or about a later one that uses the same event, never about an
-//! earlier one: if it is done, `n` is reached; a stream that waits for it waits for `n` or longer. Consumers therefore
+//! Mark `n` is recorded in event `(n - 1) % EVENTS`, always on the same stream. So once a thread knows of mark `n` (it has
+//! read `marked >= n`), the event says something about mark `n` or about a later one that uses the same event, never about
+//! an earlier one: if it is done, `n` is reached; a stream that waits for it waits for `n` or longer. Consumers therefore
 //! need no lock against the engine that sets marks, and more marks than events only make them wait longer. They cannot
 //! wait in a circle: whatever an event stands for was put on its stream before the wait.
 
+use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::super::{DevicePtr, Fence, RawCopy, RawRows, RawStream, Seq, Stream, Timeline};
@@ -39,7 +40,8 @@ struct CudaTimeline(Arc<Points>);
 struct Points {
     shared: Arc<Shared>,
     stream: Handle,
-    events: Box<[Handle]>,
+    /// Each comes with the first mark that needs it: a stream that is made for one wait has one.
+    events: Box<[AtomicPtr<c_void>]>,
     /// The last mark; written by the stream alone, after its event was recorded.
     marked: AtomicU64,
     /// A mark that has been reached; written by whoever saw it, so it may lag behind.
@@ -54,28 +56,29 @@ unsafe impl Sync for Points {}
 impl CudaStream {
     pub(super) fn new(shared: Arc<Shared>) -> Result<CudaStream> {
         let stream = shared.create_stream()?;
-        let mut points =
-            Points { shared, stream, events: Box::default(), marked: AtomicU64::new(0), reached: AtomicU64::new(0) };
-        let mut events = Vec::with_capacity(EVENTS);
-        let mut created = Ok(());
-        while events.len() < EVENTS && created.is_ok() {
-            created = points.shared.create_event().map(|event| events.push(event));
-        }
-        points.events = events.into(); // Dropped with `points` if one could not be created.
-        created.map(|()| CudaStream { tables: None, points: Arc::new(points), told: false })
+        let events = (0..EVENTS).map(|_| AtomicPtr::default()).collect();
+        let points = Points { shared, stream, events, marked: AtomicU64::new(0), reached: AtomicU64::new(0) };
+        Ok(CudaStream { tables: None, points: Arc::new(points), told: false })
     }
 }
 
 impl Drop for Points {
     fn drop(&mut self) {
-        // SAFETY: made in `CudaStream::new`; the last owner is going.
-        unsafe { self.shared.destroy(self.stream, &self.events) };
+        let events: Vec<Handle> = self.events.iter_mut().map(|event| *event.get_mut()).collect();
+        let made = events.iter().position(|event| event.is_null()).unwrap_or(EVENTS);
+        // SAFETY: made in `CudaStream::new` and `mark`; the last owner is going.
+        unsafe { self.shared.destroy(self.stream, &events[..made]) };
     }
 }
 
 impl Points {
+    /// Of a mark that has been set.
     fn event(&self, seq: u64) -> Handle {
-        self.events[(seq % EVENTS as u64) as usize]
+        self.place(seq).load(Ordering::Acquire)
+    }
+
+    fn place(&self, seq: u64) -> &AtomicPtr<c_void> {
+        &self.events[((seq - 1) % EVENTS as u64) as usize]
     }
 
     /// Asks the driver about the marks after the last one seen, until one is not done.
@@ -192,6 +195,9 @@ unsafe impl Stream for CudaStream {
         let points = &*self.points;
         let seq = points.marked.load(Ordering::Relaxed) + 1;
         let _entered = points.shared.enter()?;
+        if points.event(seq).is_null() {
+            points.place(seq).store(points.shared.create_event()?, Ordering::Release);
+        }
         let (call, record) = points.shared.driver.event_record;
         // SAFETY: event and stream live as long as the Points.
         points.shared.check(call, unsafe { record(points.event(seq), points.stream) })?;
