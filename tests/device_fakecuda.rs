@@ -263,6 +263,25 @@ fn absence_says_what_to_do() {
     assert_eq!(Device::auto().kind(), DeviceKind::Host);
 }
 
+/// Another library of the driver's name is what the system's loader would find; the program has its driver already.
+#[test]
+fn the_driver_that_is_loaded_is_the_one() {
+    const CHILD: &str = "STRAIT_TEST_LOADED_DRIVER";
+    if std::env::var_os(CHILD).is_some() {
+        let (fake, _alone) = take();
+        drop(Device::cuda(0).unwrap());
+        assert!(fake.calls("cuInit") > 0, "another driver was taken");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let library = std::env::current_exe().unwrap().with_file_name("libfakecuda.so");
+    std::fs::copy(library, directory.path().join("libcuda.so.1")).unwrap();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "the_driver_that_is_loaded_is_the_one"]);
+    let answer = child.env("LD_LIBRARY_PATH", directory.path()).env(CHILD, "1").output().unwrap();
+    assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stdout));
+}
+
 #[test]
 fn errors_name_call_code_and_remedy() {
     let (fake, _alone) = take();

@@ -39,7 +39,7 @@ STRUCTS = {
 }
 # Functions that are found in another way than by a name in a table: where their types are, and what the headers call those.
 FUNCTION_TYPES = {
-    "src/device/cuda/driver.rs": {"type ProcAddress": "PFN_cuGetProcAddress_v12000", "error_name: Option": "PFN_cuGetErrorName_v6000"},
+    "src/device/cuda/driver.rs": {"type ProcAddress": "PFN_cuGetProcAddress_v12000", "type ErrorName": "PFN_cuGetErrorName_v6000"},
     "src/device/cuda/batch.rs": {"type V12": "PFN_cuMemcpyBatchAsync_v12080", "type V13": "PFN_cuMemcpyBatchAsync_v13000"},
 }
 CONSTANTS = {

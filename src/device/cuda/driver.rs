@@ -1,12 +1,11 @@
 //! The CUDA driver as a table of functions, found at run time.
 //!
-//! cudarc finds and keeps the library. Its functions are not called: they panic where a symbol is missing, and return
-//! an enum, for which a result code that is newer than the binding is undefined behaviour.
+//! Not through cudarc: its functions panic where a symbol is missing, and return an enum, for which a result code that is
+//! newer than the binding is undefined behaviour; and it looks for `libcuda.so` first, which may be another driver's than
+//! the one that this process has loaded already, or the toolkit's stub.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
-
-use cudarc::driver::sys;
 
 use crate::error::Error;
 
@@ -28,6 +27,8 @@ const NOT_CAPTURING: c_int = 0;
 pub(super) const CAPTURE_UNSUPPORTED: i32 = 900;
 
 pub(super) type ProcAddress = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, u64, *mut c_int) -> i32;
+
+type ErrorName = unsafe extern "C" fn(i32, *mut *const c_char) -> i32;
 
 pub(super) const MEMORY_HOST: c_uint = 1;
 pub(super) const MEMORY_DEVICE: c_uint = 2;
@@ -61,29 +62,27 @@ macro_rules! table {
             $(pub(super) $field: (&'static str, unsafe extern "C" fn($($argument),*) -> i32),)*
             /// Which function of a name is that of a version (CUDA 12.0).
             pub(super) proc_address: Option<ProcAddress>,
-            error_name: Option<unsafe extern "C" fn(i32, *mut *const c_char) -> i32>,
+            error_name: Option<ErrorName>,
         }
 
         fn load() -> Result<Driver, String> {
-            // SAFETY: loading the driver runs its initialisers, which every CUDA program of this machine runs too.
-            if !unsafe { sys::is_culib_present() } {
-                return Err(NO_LIBRARY.into());
-            }
-            // SAFETY: as above; it does not panic, since the library has just been found.
-            let library = unsafe { sys::culib() };
+            let library = open().ok_or(NO_LIBRARY)?;
+            // SAFETY: the library was just opened and is never closed; every name ends with 0.
+            let find = |name: &str| unsafe { libc::dlsym(library, name.as_ptr().cast()) };
             Ok(Driver {
                 $($field: {
+                    let symbol = find(concat!($symbol, "\0"));
+                    if symbol.is_null() {
+                        return Err(old_driver($symbol));
+                    }
                     // SAFETY: the type is that of the function of this name in `cuda.h`, where these never change: a
-                    // new signature gets a new suffix. The library stays loaded for the rest of the process.
-                    let symbol = unsafe {
-                        library.get::<unsafe extern "C" fn($($argument),*) -> i32>(concat!($symbol, "\0").as_bytes())
-                    };
-                    ($symbol, *symbol.map_err(|_| old_driver($symbol))?)
+                    // new signature gets a new suffix.
+                    ($symbol, unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) -> i32>(symbol) })
                 },)*
+                // SAFETY: as above; null is none.
+                proc_address: unsafe { std::mem::transmute::<*mut c_void, Option<ProcAddress>>(find("cuGetProcAddress_v2\0")) },
                 // SAFETY: as above.
-                proc_address: unsafe { library.get(b"cuGetProcAddress_v2\0") }.ok().map(|symbol| *symbol),
-                // SAFETY: as above.
-                error_name: unsafe { library.get(b"cuGetErrorName\0") }.ok().map(|symbol| *symbol),
+                error_name: unsafe { std::mem::transmute::<*mut c_void, Option<ErrorName>>(find("cuGetErrorName\0")) },
             })
         }
     };
@@ -124,6 +123,21 @@ table! {
     launch = "cuLaunchKernel" (
         Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void
     );
+}
+
+/// The driver that this process has already, which the CUDA runtime may have loaded, before any other; of others the one that the
+/// system's loader finds.
+fn open() -> Option<*mut c_void> {
+    let loaded = libc::RTLD_NOW | libc::RTLD_NOLOAD;
+    let ways = [
+        (c"libcuda.so.1", loaded),
+        (c"libcuda.so", loaded),
+        (c"libcuda.so.1", libc::RTLD_NOW),
+        (c"libcuda.so", libc::RTLD_NOW),
+    ];
+    // SAFETY: the name is a C string. Loading the driver runs its initialisers, as every CUDA program of this machine does.
+    let mut found = ways.into_iter().map(|(name, how)| unsafe { libc::dlopen(name.as_ptr(), how) });
+    found.find(|library| !library.is_null())
 }
 
 const NO_LIBRARY: &str = "no CUDA driver (libcuda.so.1) was found; install the NVIDIA driver, or start the container \
