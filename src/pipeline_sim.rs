@@ -4,6 +4,7 @@
 //! `STRAIT_SIM_SEEDS=n` so many.
 
 mod contents;
+mod given_up;
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

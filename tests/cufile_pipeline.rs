@@ -21,7 +21,7 @@ use check::reader::{Reader, Release};
 use check::shards::{Shards, Source};
 use cufile::FakeCufile;
 use stand_in::Fake;
-use strait::order::Shuffle;
+use strait::order::{BadSamplePolicy, Shuffle};
 use strait::sim::Rng;
 use strait::{Builder, DType, Device, Error, Loader, PathChoice, RingChoice};
 
@@ -157,6 +157,38 @@ fn memory_is_used_again_only_behind_its_gather() {
 #[test]
 fn memory_is_used_again_only_behind_its_casts() {
     behind_kernels(Some(&Change::new(DType::U16, DType::I64, None)));
+}
+
+/// Where reads of a batch have failed, all that was read ahead is read again, and its gathers may still be to run.
+///
+/// Mutant that this catches: batches that are planned anew while something is on the gate's stream.
+#[test]
+fn what_was_read_ahead_is_read_again_only_behind_its_gather() {
+    let bed = Bed::new();
+    {
+        let records = 5000;
+        let directory = bed.directory.path();
+        let shards = Shards::records(&bed.source, directory, &mut Rng::new(4), records, 400 * records).unwrap();
+        let builder = Loader::builder(shards.dataset.clone()).device(Device::cuda(0).unwrap());
+        let builder = builder.array("record", DType::U8, &[records as u64]).ring(RingChoice::Cufile);
+        let builder = builder.shuffle(Shuffle::Full).batch_size(8).prefetch(4).hold(1);
+        let skip = BadSamplePolicy::Skip { budget: 400, consecutive: 400 };
+        let mut loader = builder.bad_samples(skip).build().unwrap();
+        bed.cuda.pace(7, 10_000, 0);
+        bed.storage.set("late_us_max", 500);
+        let mut bytes = Vec::new();
+        for batch in loader.epoch(0) {
+            let batch = batch.unwrap();
+            bed.storage.set("read_error", i64::from(-libc::EIO));
+            batch.tensor("record").unwrap().read_back(&mut bytes).unwrap();
+            for (row, &sample) in bytes.chunks(records).zip(batch.samples()) {
+                assert!(Some(row) == shards.field(sample, "record"), "sample {sample}");
+            }
+        }
+        let stats = loader.stats();
+        assert!(stats.bytes_gathered > 0 && stats.batches_read_again > 0, "{stats:?}");
+    }
+    bed.nothing_is_left();
 }
 
 /// The last batches are given back behind a slow stream, and the loader goes at once.

@@ -118,6 +118,41 @@ fn a_batch_without_bytes_leaves_fences_alone() {
     bed.nothing_is_left(&fake);
 }
 
+/// A batch has one fence for all its lives. Its second region lies elsewhere, and a quick stream uses that; then the fence
+/// says nothing of the first region any more, which a slow stream still reads.
+///
+/// Mutant that this catches: a batch that does not wait for its own fence before it is filled anew.
+#[test]
+fn a_region_is_filled_behind_its_reader_though_the_fence_has_moved_on() {
+    let (fake, _alone) = take();
+    let bed = Bed::new(&fake);
+    {
+        let device = Device::cuda(0).unwrap();
+        let gpu = Gpu::of(&device).unwrap();
+        let [mut slow, mut quick] = [(); 2].map(|()| Reader::new(&gpu, 1 << 20, 0).unwrap());
+        fake.late(slow.stream().raw(), 30_000);
+        // The third does not fit where the first was, and the fourth does.
+        let samples = [100_000, 100_000, 500_000, 60_000].map(|bytes| vec![("bin", bytes)]).to_vec();
+        let shards = Shards::tars(&bed.source, bed.path(), &mut Rng::new(1), &[samples]).unwrap();
+        let builder = Loader::builder(shards.dataset.clone()).device(device).shuffle(Shuffle::Sequential);
+        let mut loader = builder.batch_size(1).prefetch(1).hold(1).region_bytes(1 << 20).build().unwrap();
+        let mut epoch = loader.epoch(0).map(Result::unwrap);
+        let (first, second) = (epoch.next().unwrap(), epoch.next().unwrap());
+        let place = first.device_ptr();
+        slow.take(first, Release::Fenced).unwrap();
+        let third = epoch.next().unwrap();
+        assert!(third.device_ptr() > second.device_ptr());
+        quick.take(third, Release::Fenced).unwrap();
+        let fourth = epoch.next().unwrap();
+        assert_eq!(fourth.device_ptr(), place);
+        quick.take(fourth, Release::Fenced).unwrap();
+        let wrong = [slow, quick].map(|mut reader| reader.check(&shards).unwrap());
+        assert_eq!((wrong, fake.misuse().as_str()), ([0, 0], ""));
+        drop(second);
+    }
+    bed.nothing_is_left(&fake);
+}
+
 /// A consumer's stream that is quick meets copies that are not there yet.
 #[test]
 fn a_consumers_stream_waits_for_the_copies() {
