@@ -269,7 +269,7 @@ mod tests {
     use crate::storage::{Opening, Pread};
 
     /// Memory that tells whether it is still there.
-    struct Lease(Arc<()>);
+    struct Lease(#[allow(dead_code, reason = "held, not used")] Arc<()>);
 
     // SAFETY: no byte of it is there to be read or written.
     unsafe impl Memory for Lease {
