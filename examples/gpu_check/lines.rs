@@ -4,6 +4,7 @@
 //! @{"ok": "name", "detail": ".."}         a check that passed
 //! @{"failed": "name", "detail": ".."}     one that did not
 //! @{"skipped": "name", "detail": ".."}    what this machine does not allow, and why
+//! @{"unfinished": "name", "detail": ".."} what should have been shown here, and was not
 //! @{"note": "name", "detail": ".."}       what to know besides
 //! @{"machine": {..}}                      entries for the description of the machine
 //! @{"table": "name", "row": {..}}         figures; a later row of the same first entry takes an earlier one's place
@@ -27,6 +28,11 @@ pub(crate) fn check(name: &str, outcome: Outcome<String>) {
 
 pub(crate) fn skipped(name: &str, why: &str) {
     say(&json!({ "skipped": name, "detail": why }));
+}
+
+/// A check that could not have failed, or did not get to its end.
+pub(crate) fn unproven(name: &str, why: &str) {
+    say(&json!({ "unfinished": name, "detail": why }));
 }
 
 pub(crate) fn note(name: &str, detail: &str) {

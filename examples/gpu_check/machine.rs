@@ -61,7 +61,7 @@ fn line(path: impl AsRef<Path>) -> Option<String> {
 }
 
 /// The first value of a key in a file of `key: value` lines.
-fn entry(path: &str, key: &str) -> Option<String> {
+pub(crate) fn entry(path: &str, key: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().find(|line| line.starts_with(key))?;
     Some(line.split_once(':')?.1.trim().into())

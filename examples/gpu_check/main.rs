@@ -21,6 +21,8 @@ mod process;
 mod report;
 mod runner;
 mod surroundings;
+mod targets;
+mod text;
 mod within;
 
 use std::process::ExitCode;

@@ -8,6 +8,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 
 use crate::check::Outcome;
+use crate::targets;
+use crate::text::{cut, plain, table};
 
 /// What a part says of one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +75,13 @@ impl Report {
         let Some(said) = line.strip_prefix('@').and_then(|json| serde_json::from_str::<Value>(json).ok()) else {
             return false;
         };
-        let kinds = [("ok", Kind::Ok), ("failed", Kind::Failed), ("skipped", Kind::Skipped), ("note", Kind::Note)];
+        let kinds = [
+            ("ok", Kind::Ok),
+            ("failed", Kind::Failed),
+            ("skipped", Kind::Skipped),
+            ("unfinished", Kind::Unfinished),
+            ("note", Kind::Note),
+        ];
         for (key, kind) in kinds {
             if let Some(name) = said[key].as_str() {
                 self.note(kind, part, name, said["detail"].as_str().unwrap_or(""));
@@ -92,7 +100,7 @@ impl Report {
 
     /// Notes and says one thing.
     pub(crate) fn note(&mut self, kind: Kind, part: &str, name: &str, detail: &str) {
-        println!("{:10} {part}: {name}: {}", kind.word(), cut(detail, 300));
+        println!("{:10} {part}: {}", kind.word(), told(name, &cut(detail, 300)));
         let (part, name, detail) = (part.into(), name.into(), detail.into());
         self.entries.push(Entry { kind, part, name, detail });
     }
@@ -155,6 +163,10 @@ impl Report {
     pub(crate) fn json(&self) -> Value {
         let entry = |entry: &Entry| json!({ "part": entry.part, "name": entry.name, "detail": entry.detail });
         let entries = |kind| self.entries.iter().filter(|entry| entry.kind == kind).map(entry).collect::<Vec<_>>();
+        let mut measured: Map<_, Value> = self.tables.iter().cloned().map(|(name, rows)| (name, rows.into())).collect();
+        if !measured.is_empty() {
+            measured.insert("targets".into(), targets::of(&self.tables).into());
+        }
         json!({
             "strait": env!("CARGO_PKG_VERSION"),
             "unix_seconds": SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or(0),
@@ -167,7 +179,7 @@ impl Report {
             "unfinished": entries(Kind::Unfinished),
             "skipped": entries(Kind::Skipped),
             "notes": entries(Kind::Note),
-            "measurements": self.tables.iter().cloned().map(|(name, rows)| (name, rows.into())).collect::<Map<_, _>>(),
+            "measurements": measured,
             "parts": self.parts,
         })
     }
@@ -202,74 +214,40 @@ impl Report {
             let _ = writeln!(text, "({} were made).", self.trial_rows);
         }
         // What matters first, for a text that is cut.
-        for kind in [Kind::Failed, Kind::Unfinished, Kind::Ok, Kind::Skipped, Kind::Note] {
+        self.entries_of(&[Kind::Failed, Kind::Unfinished], detail_max, &mut text);
+        if !self.tables.is_empty() {
+            let _ = write!(text, "\n## targets\n\n{}", table(&targets::of(&self.tables)));
+        }
+        for (name, rows) in &self.tables {
+            let _ = write!(text, "\n## {name}\n\n{}", table(rows));
+        }
+        self.entries_of(&[Kind::Ok, Kind::Skipped, Kind::Note], detail_max, &mut text);
+        text += "\n## machine\n\n";
+        for (key, value) in &self.machine {
+            let _ = writeln!(text, "- {}: {}", key.replace('_', " "), cut(&plain(value), detail_max));
+        }
+        let took = |part: &Value| format!("{} {}", plain(&part["part"]), plain(&part["seconds"]));
+        let _ = writeln!(text, "- seconds: {}", self.parts.iter().map(took).collect::<Vec<_>>().join(", "));
+        text
+    }
+
+    fn entries_of(&self, kinds: &[Kind], detail_max: usize, text: &mut String) {
+        for &kind in kinds {
             let mut rows = self.entries.iter().filter(|entry| entry.kind == kind).peekable();
             if rows.peek().is_some() {
                 let _ = writeln!(text, "\n## {}\n", kind.word());
             }
             for Entry { part, name, detail, .. } in rows {
-                let _ = writeln!(text, "- {part}: {name}: {}", cut(detail, detail_max));
+                let _ = writeln!(text, "- {part}: {}", told(name, &cut(detail, detail_max)));
             }
         }
-        for (name, rows) in &self.tables {
-            let _ = write!(text, "\n## {name}\n\n{}", table(rows));
-        }
-        text += "\n## machine\n\n";
-        for (key, value) in &self.machine {
-            let _ = writeln!(text, "- {}: {}", key.replace('_', " "), cut(&plain(value), detail_max));
-        }
-        text
     }
+}
+
+fn told(name: &str, detail: &str) -> String {
+    if detail.is_empty() { name.into() } else { format!("{name}: {detail}") }
 }
 
 pub(crate) fn with_ending(out: &Path, ending: &str) -> PathBuf {
     out.with_file_name(format!("{}.{ending}", out.file_name().unwrap_or_default().display()))
-}
-
-/// Objects as a table with a column for every key that one of them has; series of all rounds are for the JSON.
-fn table(rows: &[Value]) -> String {
-    let mut keys: Vec<&String> = Vec::new();
-    for key in rows.iter().filter_map(Value::as_object).flat_map(Map::keys) {
-        if !keys.contains(&key) && !key.starts_with("all_") {
-            keys.push(key);
-        }
-    }
-    let heads: Vec<String> = keys.iter().map(|key| key.replace('_', " ")).collect();
-    let mut text = format!("| {} |\n|{}\n", heads.join(" | "), "---|".repeat(keys.len()));
-    for row in rows {
-        let cells: Vec<String> = keys.iter().map(|key| plain(&row[key.as_str()])).collect();
-        let _ = writeln!(text, "| {} |", cells.join(" | "));
-    }
-    text
-}
-
-fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.replace(['\n', '|'], " "),
-        Value::Number(number) if number.is_f64() => significant(number.as_f64().unwrap_or(0.0)),
-        Value::Null => "-".into(),
-        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
-        other => other.to_string(),
-    }
-}
-
-/// Three digits that count.
-fn significant(number: f64) -> String {
-    let digits = match number.abs() {
-        size if size >= 100.0 => 0,
-        size if size >= 10.0 => 1,
-        size if size >= 1.0 => 2,
-        size if size >= 0.1 => 3,
-        _ => 4,
-    };
-    format!("{number:.digits$}")
-}
-
-/// A text on one line where `max` bounds it, and at most about so many bytes.
-fn cut(text: &str, max: usize) -> String {
-    if max == usize::MAX || text.len() <= max {
-        return text.into();
-    }
-    let end = (0..=max.saturating_sub(3)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-    format!("{}..", &text[..end])
 }

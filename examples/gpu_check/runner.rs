@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::process::Command;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::check::Outcome;
@@ -17,8 +19,12 @@ pub(crate) const NOTHING_HERE: u8 = 3;
 const SANITIZER_FOUND: i32 = 97;
 /// As much as a reply carries of a run's output.
 const TAIL_BYTES: usize = 10_500;
+/// As much as is kept of the output of all parts: it is carried away from where files have a limit.
+const LOG_BYTES: usize = 14 << 20;
 /// What is kept for the report and for taking files away.
 const RESERVE: Duration = Duration::from_secs(8);
+/// What reading Python's packages may take at most.
+const WARM: Duration = Duration::from_secs(90);
 /// What a measurement may take beyond the time that it was told.
 const SLACK: f64 = 15.0;
 
@@ -33,7 +39,8 @@ pub(crate) fn run(options: &Options) -> Outcome<u8> {
         return Err(format!("--only: no part is named {name}").into());
     }
     process::stop_on_signals();
-    let log = File::create(with_ending(&options.out, "log"))?;
+    let start = Instant::now();
+    let log = Log { file: File::create(with_ending(&options.out, "log"))?, left: LOG_BYTES };
     let out = options.out.clone();
     // Parts run in a directory of their own.
     for path in [&mut options.driver, &mut options.python].into_iter().flatten() {
@@ -42,7 +49,8 @@ pub(crate) fn run(options: &Options) -> Outcome<u8> {
         }
     }
     let around = Surroundings::new(&mut options)?;
-    let mut run = Runner { report: Report::new(options.driver.is_some()), log, options, around, start: Instant::now() };
+    let warm = warm(&around, &options);
+    let mut run = Runner { report: Report::new(options.driver.is_some()), log, options, around, warm, start };
     run.report.hear("machine", &format!("@{}", serde_json::json!({ "machine": run.around.describe() })));
     for (place, part) in PARTS.iter().enumerate() {
         if process::is_stopped() {
@@ -67,11 +75,43 @@ pub(crate) fn run(options: &Options) -> Outcome<u8> {
     Ok(run.report.exit_code())
 }
 
+/// Imports what the Python parts import while others run, so that it is in the page cache when they do: PyTorch has gigabytes,
+/// which can take a cold disk a minute.
+fn warm(around: &Surroundings, options: &Options) -> Option<JoinHandle<()>> {
+    let runs = |part: &Part| options.only.is_empty() || options.only.iter().any(|name| name == part.name);
+    let wanted = PARTS.iter().any(|part| matches!(part.run, Run::Python(_)) && runs(part));
+    let python = around.python.as_ref().ok().filter(|_| wanted && options.driver.is_none())?;
+    let mut command = Command::new(&python.program);
+    command.args(["-c", "import torch, safetensors.torch, cupy"]);
+    around.set(&mut command);
+    Some(thread::spawn(move || drop(process::run(command, WARM, |_| ()))))
+}
+
+/// What was printed, up to a limit.
+struct Log {
+    file: File,
+    left: usize,
+}
+
+impl Log {
+    fn line(&mut self, line: &str) {
+        if self.left > line.len() {
+            self.left -= line.len() + 1;
+            let _ = writeln!(self.file, "{line}");
+        } else if self.left > 0 {
+            self.left = 0;
+            let _ = writeln!(self.file, "== the rest is left out: the log is full");
+        }
+    }
+}
+
 struct Runner {
     report: Report,
-    log: File,
+    log: Log,
     options: Options,
     around: Surroundings,
+    /// Reads Python's packages meanwhile.
+    warm: Option<JoinHandle<()>>,
     start: Instant,
 }
 
@@ -104,11 +144,16 @@ impl Runner {
             Ok(command) => command,
             Err(why) => return self.skip(name, &why),
         };
-        let _ = writeln!(self.log, "\n== {name}: {command:?}");
+        if part.measures
+            && let Some(warm) = self.warm.take()
+        {
+            let _ = warm.join(); // it would disturb
+        }
+        self.log.line(&format!("\n== {name}: {command:?}"));
         let (start, mut heard, mut said) = (Instant::now(), Heard::default(), 0);
         let (report, log) = (&mut self.report, &mut self.log);
         let end = process::run(command, Duration::from_secs_f64(deadline), |line| {
-            let _ = writeln!(log, "{line}");
+            log.line(line);
             // Under the sanitizer only what it says counts: a program that it cannot run fails for no fault of its own.
             if !matches!(part.run, Run::Sanitizer(_)) && report.hear(name, line) {
                 said += 1;

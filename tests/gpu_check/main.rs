@@ -11,6 +11,10 @@ mod process;
 #[allow(dead_code, reason = "the program uses the rest")]
 #[path = "../../examples/gpu_check/report.rs"]
 mod report;
+#[path = "../../examples/gpu_check/targets.rs"]
+mod targets;
+#[path = "../../examples/gpu_check/text.rs"]
+mod text;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -91,6 +95,7 @@ fn the_exit_code_tells() {
         report.exit_code()
     };
     let ok = r#"@{"ok": "a", "detail": "b"}"#;
+    assert_eq!(code(&[ok, r#"@{"unfinished": "a", "detail": "it could not have failed"}"#], None, true), 4);
     assert_eq!(code(&[ok], None, true), 0);
     assert_eq!(code(&[ok, r#"@{"skipped": "a", "detail": "no such thing here"}"#], None, true), 0);
     assert_eq!(code(&[ok, r#"@{"failed": "a", "detail": "b"}"#, ok], None, true), 1);
@@ -135,6 +140,37 @@ fn a_later_row_takes_an_earlier_ones_place() {
     assert_eq!((rows.as_array().unwrap().len(), &rows[0]["n"]), (2, &serde_json::json!(0.123456)));
     let text = report.markdown(usize::MAX);
     assert!(text.contains("| what | n | m |\n|---|---|---|\n| x | 0.123 | - |\n| y | 2 | - |"), "{text}");
+}
+
+#[test]
+fn every_target_is_met_or_missed_or_was_not_measured() {
+    let verdicts = |lines: &[&str]| -> Vec<(String, String)> {
+        let json = heard(lines).json();
+        let rows = json["measurements"]["targets"].as_array().cloned().unwrap_or_default();
+        let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap_or("").to_owned();
+        rows.iter().map(|row| (text(row, "what"), text(row, "verdict"))).collect()
+    };
+    let row =
+        |what: &str, rest: &str| format!(r#"@{{"table": "strait, end to end", "row": {{"what": "{what}", {rest}}}}}"#);
+    assert_eq!(verdicts(&[]), []);
+    let bus = r#"@{"table": "host to device", "row": {"piece_KiB": 64}}"#;
+    assert!(verdicts(&[bus]).iter().all(|(_, verdict)| verdict == "not measured"));
+
+    let good = r#""share_of_min_reads_bus": 0.97, "cores": 0.4, "pinned_MiB": 256, "first_batch_ms": 12.0"#;
+    let disk = row("disk, in order, 1024 KiB x 16", good);
+    let tmpfs = row("tmpfs, in order, 1024 KiB x 16", r#""share_of_bus": 0.84, "cores": 1.0, "pinned_MiB": 64"#);
+    let host = row("disk, in order, to the host, 1024 KiB x 16", r#""share_of_min_reads_bus": 0.1"#);
+    let peers = [
+        r#"@{"table": "strait and others: reads", "row": {"what": "strait, disk", "strait_over_it": 1.0}}"#,
+        r#"@{"table": "strait and others: reads", "row": {"what": "kvikio, disk", "strait_over_it": 1.01}}"#,
+        r#"@{"table": "strait and others: weights", "row": {"what": "kvikio, disk", "strait_over_it": 0.99}}"#,
+    ];
+    let found = verdicts(&[&[disk.as_str(), &tmpfs, &host], &peers[..]].concat());
+    let found: Vec<&str> = found.iter().map(|(_, verdict)| verdict.as_str()).collect();
+    assert_eq!(found, ["met", "MISSED", "met", "met", "met", "met", "MISSED"]);
+    // The worst counts.
+    let slow = row("disk, shuffled, 128 KiB x 128", &good.replace("0.97", "0.949"));
+    assert_eq!(verdicts(&[&disk, &slow])[0].1, "MISSED");
 }
 
 #[test]

@@ -42,6 +42,16 @@ pub(crate) fn is_stand_in() -> bool {
     unsafe { symbol::<unsafe extern "C" fn()>("fakecuda_heal") }.is_ok()
 }
 
+/// Over the stand-in for the driver: copies begin up to so late from now on.
+#[allow(dead_code, reason = "tests ask for it in their own way")]
+pub(crate) fn copies_begin_late(by: Duration) -> Outcome {
+    // SAFETY: the type is that of the stand-in's function.
+    let pace = unsafe { symbol::<unsafe extern "C" fn(u64, u64, u64)>("fakecuda_pace") }?;
+    // SAFETY: it notes three numbers.
+    unsafe { pace(1, by.as_micros() as u64, 0) };
+    Ok(())
+}
+
 /// A device's primary context, which strait uses too.
 pub(crate) struct Gpu {
     pub(crate) ordinal: i32,
@@ -134,6 +144,16 @@ impl ConsumerStream {
         self.gpu.within(|| unsafe {
             cuda!(cuMemcpyDtoDAsync_v2(u64 = target, u64 = source, usize = bytes, Handle = self.stream))
         })
+    }
+
+    /// Over the stand-in for the driver: each copy on this stream begins so late.
+    #[allow(dead_code, reason = "tests ask for it in their own way")]
+    pub(crate) fn begins_late(&self, by: Duration) -> Outcome {
+        // SAFETY: the type is that of the stand-in's function.
+        let late = unsafe { symbol::<unsafe extern "C" fn(usize, u64)>("fakecuda_late") }?;
+        // SAFETY: it notes two numbers.
+        unsafe { late(self.stream as usize, by.as_micros() as u64) };
+        Ok(())
     }
 
     /// Waits for all that is on the stream.

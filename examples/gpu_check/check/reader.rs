@@ -16,6 +16,8 @@ pub(crate) enum Release {
     Fenced,
     /// At once, though the stream still reads it: what a program must not do, to see that the check would tell.
     TooEarly,
+    /// As it should be, but the stream has not waited for the batch's copies: as wrong, and for the same end.
+    Unwaited,
 }
 
 /// A consumer's stream, and what it has read but not looked at.
@@ -28,6 +30,15 @@ pub(crate) struct Reader {
     pending: Vec<Pending>,
     /// Copies of the whole scratch memory that keep the stream busy before each batch.
     ballast: usize,
+    /// What holds up copies to the device.
+    traffic: Option<Traffic>,
+}
+
+/// Copies to the device by a stream of their own, which others have to wait for.
+struct Traffic {
+    stream: ConsumerStream,
+    source: Pinned,
+    target: Scratch,
 }
 
 struct Pending {
@@ -47,7 +58,16 @@ impl Reader {
             used: 0,
             pending: Vec::new(),
             ballast,
+            traffic: None,
         })
+    }
+
+    /// With so many bytes of copies to the device behind each batch: the loader's own come late from then on.
+    #[allow(dead_code, reason = "tests hold them up in another way")]
+    pub(crate) fn with_traffic(mut self, gpu: &Rc<Gpu>, bytes: usize) -> Outcome<Reader> {
+        let (stream, source, target) = (ConsumerStream::new(gpu)?, Pinned::new(gpu, bytes)?, Scratch::new(gpu, bytes)?);
+        self.traffic = Some(Traffic { stream, source, target });
+        Ok(self)
     }
 
     #[allow(dead_code, reason = "tests slow it down")]
@@ -70,7 +90,9 @@ impl Reader {
         // SAFETY: the stream is live and of the loader's device. The batch lives until its release, which is behind
         // the copies; where it is too early on purpose, the memory stays the loader's, and only its bytes are wrong.
         unsafe {
-            batch.wait_on(stream.raw())?;
+            if release != Release::Unwaited {
+                batch.wait_on(stream.raw())?;
+            }
             for _ in 0..self.ballast {
                 stream.to_scratch(self.scratch.base, &self.scratch, half, half)?;
             }
@@ -83,15 +105,19 @@ impl Reader {
         self.used += bytes;
         match release {
             // SAFETY: as above; all that uses the batch is on the stream.
-            Release::Fenced => unsafe { batch.release_on(stream.raw()) }?,
+            Release::Fenced | Release::Unwaited => unsafe { batch.release_on(stream.raw()) }?,
             Release::TooEarly => drop(batch),
         }
-        Ok(())
+        match &self.traffic {
+            Some(Traffic { stream, source, target }) => stream.to_device(source, 0, target, source.len()),
+            None => Ok(()),
+        }
     }
 
     /// Waits for the stream, and compares all that was taken; says how many samples had a wrong byte.
     pub(crate) fn check(&mut self, shards: &Shards<'_>) -> Outcome<usize> {
         self.stream.synchronize()?;
+        self.traffic.iter().try_for_each(|traffic| traffic.stream.synchronize())?;
         let landing = &self.landing;
         let wrong = self.pending.iter().map(|pending| pending.wrong(landing, shards)).sum();
         self.pending.clear();

@@ -16,8 +16,8 @@ use serde_json::{Map, json};
 use strait::sim::Rng;
 
 use crate::check::Outcome;
-use crate::lines;
 use crate::options::Options;
+use crate::{lines, machine};
 
 const PAGE: usize = 4096;
 const BLOCK: usize = 4 << 20;
@@ -33,19 +33,23 @@ pub(super) struct Files {
 
 /// What others are left, where there is as much.
 const LEFT_BYTES: u64 = 768 << 20;
+/// Of memory, which is so much quicker, there is to be so much more to read.
+const IN_MEMORY: f64 = 4.0;
 
 /// Records and a model on the disk and in memory. What there is no room or time for is said, and smaller.
 pub(crate) fn write_all(options: &Options) -> Outcome {
     let patience = Duration::from_secs_f64(options.seconds / 4.0);
-    let places = [("disk", Some(&options.dir)), ("tmpfs", options.tmpfs.as_ref())];
-    for (place, directory) in places.into_iter().filter_map(|(place, directory)| Some((place, directory?))) {
+    let disk = Some((options.gib, room(&options.dir)));
+    let memory = options.tmpfs.as_ref().map(|tmpfs| (options.gib * IN_MEMORY, room(tmpfs).min(free_memory() / 2)));
+    let places = [("disk", Some(&options.dir), disk), ("tmpfs", options.tmpfs.as_ref(), memory)];
+    for (place, directory, (gib, room)) in places.into_iter().filter_map(|(place, path, of)| Some((place, path?, of?)))
+    {
         let start = Instant::now();
-        let room = room(directory);
         // In memory PyTorch's DataLoader needs room too, for as many batches as its workers read ahead.
-        let wanted =
-            ((options.gib * f64::from(1u32 << 30)) as u64).min(room.saturating_sub(LEFT_BYTES).max(room / 4) / 2);
+        let wanted = ((gib * f64::from(1u32 << 30)) as u64).min(room.saturating_sub(LEFT_BYTES).max(room / 4) / 2);
         let bytes = Noise::new().write_shards(&directory.join("rates"), wanted, patience)?;
-        let model_bytes = Noise::new().write_model(&directory.join("model"), bytes.min(wanted), patience)?;
+        let model = bytes.min((2.0 * options.gib * f64::from(1u32 << 30)) as u64);
+        let model_bytes = Noise::new().write_model(&directory.join("model"), model, patience)?;
         let seconds = start.elapsed().as_secs_f64();
         let detail = format!("{} MiB of records, {} MiB of tensors, in {seconds:.1} s", bytes >> 20, model_bytes >> 20);
         match bytes {
@@ -62,6 +66,20 @@ pub(crate) fn write_all(options: &Options) -> Outcome {
 /// Bytes that may be written to the file system of a directory.
 fn room(directory: &Path) -> u64 {
     rustix::fs::statvfs(directory).map_or(0, |status| status.f_bavail * status.f_frsize)
+}
+
+/// Bytes of memory that nobody needs, of this machine and of the control group around us.
+fn free_memory() -> u64 {
+    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let of_group = |max: &str, used: &str| Some(number(max)?.saturating_sub(number(used)?));
+    let group = of_group("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current").or_else(|| {
+        let directory = "/sys/fs/cgroup/memory";
+        of_group(&format!("{directory}/memory.limit_in_bytes"), &format!("{directory}/memory.usage_in_bytes"))
+    });
+    let machine = machine::entry("/proc/meminfo", "MemAvailable")
+        .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
+        .map_or(u64::MAX, |kib| kib << 10);
+    machine.min(group.unwrap_or(u64::MAX))
 }
 
 impl Files {

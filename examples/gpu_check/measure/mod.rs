@@ -43,7 +43,7 @@ pub(crate) fn all(options: &Options, device: &Device, gpu: &Rc<Gpu>) -> Outcome 
     for case in &cases {
         case.verify()?;
     }
-    let mut copies = vec![Vec::new(); bus::PIECES.len()];
+    let (mut copies, mut rounds) = (vec![Vec::new(); bus::PIECES.len()], 0);
     for round in 0..options.rounds {
         let began = Instant::now();
         for (series, piece) in copies.iter_mut().zip(bus::PIECES) {
@@ -59,9 +59,13 @@ pub(crate) fn all(options: &Options, device: &Device, gpu: &Rc<Gpu>) -> Outcome 
             lines::row("strait, end to end", cases[place].row());
         }
         println!("round {} of {} took {:.1} s", round + 1, options.rounds, began.elapsed().as_secs_f64());
+        rounds = round + 1;
         if start.elapsed().as_secs_f64() + began.elapsed().as_secs_f64() > options.seconds {
             break;
         }
+    }
+    if rounds < options.rounds {
+        lines::note("fewer rounds", &format!("{rounds} of {}: there was no time for more", options.rounds));
     }
     Ok(())
 }
