@@ -69,11 +69,13 @@ impl Part {
             }
             Run::Sanitizer(part) => {
                 let tool = around.sanitizer.as_ref().ok_or(
-                    "there is no compute-sanitizer here (on PATH, in \
-                    /usr/local/cuda/bin, beside PyTorch; PyPI has its libraries only)",
+                    "there is no compute-sanitizer here (on PATH, in /usr/local/cuda/bin), and none was packed \
+                    (`scripts/gpu-check --peers`)",
                 )?;
                 let mut command = Command::new(tool);
-                command.args(["--tool", "memcheck", "--error-exitcode", "97"]).arg(own(options, part).get_program());
+                // What calls answer is strait's to handle; this is about what kernels touch.
+                let watched = ["--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", "97"];
+                command.args(watched).arg(own(options, part).get_program());
                 command.args(own(options, part).get_args());
                 command
             }
@@ -118,6 +120,10 @@ fn program(around: &Surroundings, file: &str, arguments: &[&str], part: &str) ->
         "doctor" => command.arg(&around.dir),
         "conformance-cufile" => {
             around.cufile_opens()?;
+            if Path::new("/proc/driver/nvidia-fs").exists() {
+                // The test is of that mode, and says so where it is not taken.
+                return Err("GPUDirect Storage is here, and this is a check of cuFile's compatibility mode".into());
+            }
             command.arg("the_real_library_keeps_what_the_stand_in_promises").env("STRAIT_NVIDIA_CUFILE", "1")
         }
         _ => command.arg("cuda"),

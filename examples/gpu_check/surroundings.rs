@@ -60,7 +60,7 @@ impl Surroundings {
         let python = find_python(options.python.as_deref());
         let packages = python.as_ref().map(|python| python.packages.clone()).unwrap_or_default();
         Ok(Surroundings {
-            sanitizer: sanitizer(&pack, &packages),
+            sanitizer: sanitizer(&pack),
             cufile: cufile(&pack, &packages),
             pack,
             python,
@@ -83,8 +83,9 @@ impl Surroundings {
         }
         command.env("STRAIT_TEST_DIR", &self.dir).env("RUST_BACKTRACE", "1").current_dir(scratch);
         command.env("PYTHONUNBUFFERED", "1").env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONFAULTHANDLER", "1");
-        let ours = [self.pack.join("python"), self.pack.join("site")];
-        command.env("PYTHONPATH", joined(&ours, "PYTHONPATH"));
+        command.env("PYTHONPATH", joined(&[self.pack.join("python")], "PYTHONPATH"));
+        // Wheels that were packed come behind this machine's own packages: lines.py puts them there.
+        command.env("GPU_CHECK_SITE", self.pack.join("site"));
         command.env("LD_LIBRARY_PATH", joined(self.cufile.as_slice(), "LD_LIBRARY_PATH"));
     }
 
@@ -172,15 +173,17 @@ fn ask(program: &Path) -> Option<Python> {
     (end == End::Exited(0)).then_some(python)
 }
 
-fn sanitizer(pack: &Path, packages: &[PathBuf]) -> Option<PathBuf> {
+fn sanitizer(pack: &Path) -> Option<PathBuf> {
     let name = "compute-sanitizer";
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).map(|directory| directory.join(name)).collect();
     places.push(Path::new("/usr/local/cuda/bin").join(name));
     places.push(Path::new("/usr/local/cuda/compute-sanitizer").join(name));
-    let roots = packages.iter().cloned().chain([pack.join("site")]).map(|root| root.join("nvidia"));
-    places.extend(roots.flat_map(|root| files_named(&root, name, 4)));
-    places.into_iter().find(|path| fs::metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o111 != 0))
+    // This machine's own fits its driver; what was packed is newer than most.
+    places.push(pack.join("sanitizer").join(name));
+    let is_program =
+        |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o111 != 0);
+    places.into_iter().find(is_program)
 }
 
 /// PyTorch brings the library in a package of its own.

@@ -5,13 +5,54 @@
 `sum` has the bytes added up, to see that they are right; such a run's time means nothing.
 """
 
+import ctypes
+import importlib.metadata
 import inspect
 import json
 import os
+import pathlib
 import sys
 import time
 
+import lines  # noqa: F401, which says where packed wheels lie
 import numpy
+
+
+def version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "?"
+
+
+def has_modules():
+    """Whether cuFile's driver opens here at all: without this file it spins for ever."""
+    return os.path.exists("/proc/modules")
+
+
+def has_udev():
+    """Whether cuFile finds out which file system a disk has."""
+    return os.path.isdir("/run/udev/data") and bool(os.listdir("/run/udev/data"))
+
+
+def answer_for_udev(file):
+    """In a mount namespace of this process alone: what a udev database would say of the disk that a file is on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(name, *arguments):
+        if getattr(libc, name)(*arguments):
+            raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+
+    new_namespace, private = 0x20000, ctypes.c_ulong(1 << 14 | 1 << 18)
+    call("unshare", new_namespace)
+    call("mount", b"none", b"/", None, private, None)
+    call("mount", b"tmpfs", b"/run", b"tmpfs", ctypes.c_ulong(0), None)
+    device = os.stat(file).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    kinds = [line.split(" - ")[1].split()[0] for line in open("/proc/self/mountinfo") if line.split()[2] == number]
+    data = pathlib.Path("/run/udev/data")
+    data.mkdir(parents=True)
+    (data / f"b{number}").write_text(f"E:ID_FS_USAGE=filesystem\nE:ID_FS_TYPE={kinds[-1] if kinds else 'ext4'}\n")
 
 
 class Contender:
@@ -159,10 +200,10 @@ class FastSafetensors(Contender):
         super().__init__(device)
         import fastsafetensors
 
-        self.module, self.version = fastsafetensors, fastsafetensors.__version__
+        self.module, self.version = fastsafetensors, version("fastsafetensors")
 
     def arrays(self, work):
-        loader = self.module.SafeTensorsFileLoader(self.module.SingleGroup(), self.device, nogds=True)
+        loader = self.module.SafeTensorsFileLoader(self.module.SingleGroup(), str(self.device), nogds=True)
         loader.add_filenames({0: work["files"]})
         held = loader.copy_files_to_device()
         for name in list(held.key_to_rank_lidx):
@@ -177,7 +218,7 @@ class InstantTensor(Contender):
         super().__init__(device)
         import instanttensor
 
-        self.module, self.version = instanttensor, getattr(instanttensor, "__version__", "?")
+        self.module, self.version = instanttensor, version("instanttensor")
         self.copies = "copy" in inspect.signature(instanttensor.safe_open).parameters
 
     def arrays(self, work):
@@ -194,13 +235,15 @@ class RunAi(Contender):
         super().__init__(device)
         import runai_model_streamer
 
-        self.module, self.version = runai_model_streamer, getattr(runai_model_streamer, "__version__", "?")
+        self.module, self.version = runai_model_streamer, version("runai-model-streamer")
+        self.goes_on = "device" in inspect.signature(self.module.SafetensorsStreamer.stream_files).parameters
 
     def arrays(self, work):
         with self.module.SafetensorsStreamer() as streamer:
-            streamer.stream_files(work["files"])
-            for _, tensor in streamer.get_tensors():
-                yield tensor.to(self.device) if self.cuda else tensor.clone()
+            streamer.stream_files(work["files"], **({"device": str(self.device)} if self.goes_on else {}))
+            # Of host memory it may hand out what it fills again.
+            held = [tensor.to(self.device) if self.cuda else tensor.clone() for _, tensor in streamer.get_tensors()]
+        yield from held
 
 
 class Whole(Contender):
@@ -243,19 +286,28 @@ class PinnedCopies(Whole):
 class KvikIo(Whole):
     def __init__(self, device):
         super().__init__(device)
+        if not has_modules():
+            os.environ["KVIKIO_COMPAT_MODE"] = "ON"  # read as it is imported
         import kvikio
+        import kvikio.defaults
 
         self.module, self.version = kvikio, kvikio.__version__
+        self.set("num_threads", 16)
+        self.set("task_size", 4 << 20)
+
+    def set(self, name, value):
+        """Settings come and go with its versions."""
         try:
-            kvikio.defaults.set({"num_threads": 16, "task_size": 4 << 20})
+            self.module.defaults.set({name: value})
         except Exception as error:  # noqa: BLE001
-            print(f"kvikio keeps its own defaults: {error}")
+            print(f"kvikio keeps its own {name}: {error}")
 
     def arrays(self, work):
+        self.set("auto_direct_io_read", work["cold"])
         for path in work["files"]:
             target = self.target(path)
             with self.module.CuFile(path, "r") as file:
-                assert file.pread(target).get() == len(target)
+                assert file.pread(target if self.cuda else target.numpy()).get() == len(target)
             yield target
 
 
@@ -263,6 +315,14 @@ class CuFile(Whole):
     """cuFile through PyTorch: GPUDirect Storage, or its compatibility mode."""
 
     def __init__(self, device):
+        if not has_modules():
+            raise RuntimeError("there is no /proc/modules: cuFile's driver would spin for ever")
+        if not has_udev():
+            # Before cuFile has threads, which would be in the namespace around.
+            try:
+                answer_for_udev(os.environ["STRAIT_TEST_DIR"])
+            except OSError as error:
+                raise RuntimeError(f"there is no udev database, without which cuFile takes no file ({error})") from error
         super().__init__(device)
         if not self.cuda:
             raise RuntimeError("it reads into GPU memory only")

@@ -14,7 +14,7 @@ import time
 
 import lines
 
-numpy = lines.imported("numpy")
+numpy = lines.imported("numpy")  # behind lines, which says where packed wheels lie
 
 GIB = 1 << 30
 PARTS = {
@@ -23,9 +23,10 @@ PARTS = {
     "peers-reads": ("strait", ["pinned blocks by hand", "kvikio", "cuFile by torch.cuda.gds"]),
 }
 # Not as it would go where there is GPUDirect Storage, or by a device's own calls.
-HOW = {"fastsafetensors": " (nogds)", "Run:ai streamer": " (to host memory, then copied)"}
+HOW = {"fastsafetensors": " (nogds)", "Run:ai streamer": " (by way of host memory)"}
 # Of one run; what takes longer is left out from then on.
 RUN_SECONDS_MAX = 25
+LATE = "no answer within"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -33,7 +34,7 @@ class Process:
     """A contender's process."""
 
     def __init__(self, name, device):
-        self.name, self.gone, self.version = name, None, None
+        self.name, self.gone, self.why, self.version = name, None, None, None
         script = str(pathlib.Path(__file__).with_name("contenders.py"))
         self.process = subprocess.Popen(
             [sys.executable, script, name, device], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
@@ -54,17 +55,21 @@ class Process:
         end = time.monotonic() + seconds
         while b"\n" not in self.heard:
             if not self.selector.select(max(0, end - time.monotonic())):
-                return self.leave(f"no answer within {seconds:.0f} s")
+                return self.leave(f"{LATE} {seconds:.0f} s")
             more = os.read(self.process.stdout.fileno(), 1 << 16)
             if not more:
                 return self.leave(f"its process ended: {self.process.wait()}")
             self.heard += more
         line, self.heard = self.heard.split(b"\n", 1)
         found = json.loads(line)
-        return self.leave(found["error"]) if "error" in found else found
+        if "error" in found:
+            # It lives, and may do better in another place.
+            self.why = first_line(found["error"])
+            return None
+        return found
 
     def leave(self, why):
-        self.gone = why.strip().splitlines()[0][:300] if why.strip() else "no reason given"
+        self.gone = self.why = first_line(why)
         self.close()
         return None
 
@@ -90,6 +95,18 @@ class Process:
         for _ in range(4):
             ours |= {child for child, parent in parents.items() if parent in ours}
         return sum(used.get(process, 0) for process in ours) / TICKS
+
+
+def first_line(text):
+    return text.strip().splitlines()[0][:300] if text.strip() else "no reason given"
+
+
+def failed(name, why):
+    """Of strait itself. What only took too long has failed at nothing."""
+    if why.startswith(LATE):
+        return lines.unproven(name, why)
+    with lines.check(name):
+        raise RuntimeError(why)
 
 
 def evict(files):
@@ -120,8 +137,16 @@ class Case:
             self.files = sorted(map(str, self.directory.glob("*.safetensors")))
         else:
             self.files = sorted(map(str, (root / "rates").glob("*.bin")))
-        self.options = dict(record=record, batch=batch, shuffle=shuffle)
-        self.runs = {}
+        self.options = dict(record=record, batch=batch, shuffle=shuffle, cold=self.cold)
+        self.runs, self.sums, self.out = {}, {}, {}
+
+    def leaves_out(self, process, why):
+        """It has no part in this case from here on."""
+        self.out[process.name] = why
+        lines.skipped(f"{process.name}, {self.name}", f"left out from here on: {why}")
+
+    def has(self, process):
+        return not process.gone and process.name not in self.out
 
     def work(self, count, **more):
         directory = str(self.directory) if self.directory else None
@@ -132,10 +157,12 @@ class Case:
         return len(self.files) if self.directory else 1
 
     def expected(self, count):
-        if self.directory:
-            header = [8 + int.from_bytes(open(path, "rb").read(8), "little") for path in self.files]
-            return sum(map(sum_of, self.files, header))
-        return sum(map(sum_of, self.files[:count]))
+        for path in self.files[:count]:
+            if path not in self.sums:
+                with open(path, "rb") as file:
+                    header = 8 + int.from_bytes(file.read(8), "little") if self.directory else 0
+                self.sums[path] = sum_of(path, header)
+        return sum(self.sums[path] for path in self.files[:count])
 
 
 def cases(part, options):
@@ -158,51 +185,53 @@ def cases(part, options):
     return found
 
 
+def left(options):
+    return max(1, options.end - time.monotonic())
+
+
 def start(part, options):
     """The processes that answer, strait's first."""
     ours, peers = PARTS[part]
     processes = [Process(name, options.torch_device) for name in [ours, *peers]]
     for process in processes:
-        ready = process.listen(60)
+        ready = process.listen(min(60, left(options) / 2))
+        if ready is None and not process.gone:
+            process.leave(process.why)
         process.version = ready and ready.get("ready")
     for process in processes:
         if process.gone and process.name != ours:
             lines.skipped(process.name, process.gone)
     if processes[0].gone:
-        with lines.check("strait starts"):
-            raise RuntimeError(processes[0].gone)
+        failed("strait starts", processes[0].gone)
         lines.finish()
     lines.say(machine={process.name.lower(): process.version for process in processes[1:] if not process.gone})
     return processes
 
 
-def verify(process, case, strait):
+def verify(process, case, strait, options):
     """One run whose bytes are added up."""
     count = case.small()
-    found = process.ask(case.work(count, sum=True), 60)
+    if process is not strait and left(options) < options.seconds * 0.25:
+        return case.leaves_out(process, "no time was left to see that its bytes are right")
+    found = process.ask(case.work(count, sum=True), min(60, left(options) / 3))
+    right = found is not None and found["sum"] == case.expected(count)
+    why = process.why if found is None else "it delivered wrong bytes"
+    if process is not strait:
+        return None if right else case.leaves_out(process, why)
     name = f"{process.name}, {case.name}: bytes add up"
-    if found is None:
-        if process is strait:
-            with lines.check(name):
-                raise RuntimeError(process.gone)
-        return lines.skipped(process.name, process.gone)
-    if found["sum"] == case.expected(count):
-        return lines.ok(name, f"{found['bytes'] >> 20} MiB") if process is strait else None
-    if process is strait:
-        with lines.check(name):
-            raise AssertionError("the sum of what came is not the files'")
-    process.leave("it delivered wrong bytes")
-    lines.skipped(process.name, process.gone)
+    if right:
+        return lines.ok(name, f"{found['bytes'] >> 20} MiB")
+    case.out[process.name] = why
+    return failed(name, why)
 
 
-def one_run(process, case, count):
+def one_run(process, case, count, options):
     if case.cold:
         evict(case.files[:count])
     cpu = process.cpu_seconds()
-    found = process.ask(case.work(count), RUN_SECONDS_MAX)
+    found = process.ask(case.work(count), min(RUN_SECONDS_MAX, left(options) + 8))
     if found is None:
-        lines.skipped(f"{process.name}, {case.name}", f"left out from here on: {process.gone}")
-        return None
+        return case.leaves_out(process, process.why)
     found["cpu"] = process.cpu_seconds() - cpu
     return found
 
@@ -216,11 +245,13 @@ def say_rows(case, processes, table):
         rate = {number: run["bytes"] / run["seconds"] / 1e9 for number, run in runs.items()}
         ours = {number: run["bytes"] / run["seconds"] / 1e9 for number, run in strait.items()}
         ratios = [ours[number] / rate[number] for number in rate if number in ours]
+        cores = [run["cpu"] / run["seconds"] for run in runs.values()]
         row = {
             "what": f"{process.name}{HOW.get(process.name, '')}, {case.name}",
             "GB_per_s": statistics.median(rate.values()),
             "strait_over_it": statistics.median(ratios) if ratios else None,
             "CPU_s_per_GiB": statistics.median(run["cpu"] / (run["bytes"] / GIB) for run in runs.values()),
+            "cores": statistics.median(cores),
             "first_ms": statistics.median(run["first_ms"] for run in runs.values()),
             "rounds": len(runs),
             "all_GB_per_s": list(rate.values()),
@@ -238,35 +269,53 @@ def main():
     for case in found:
         for process in processes:
             if not process.gone:
-                verify(process, case, strait)
-    counts = {}
-    for number in range(options.rounds):
-        began = time.monotonic()
-        for case in found:
-            order = processes[number % len(processes):] + processes[:number % len(processes)]
-            if case not in counts:
-                # So many files that strait takes half a second.
-                run = None if strait.gone else one_run(strait, case, case.small())
-                if run is None:
-                    break
-                per_file = run["seconds"] / case.small()
-                counts[case] = len(case.files) if case.directory else max(1, min(len(case.files), int(0.5 / per_file)))
-            for process in order:
-                if process.gone or time.monotonic() > options.end:
-                    continue
-                run = one_run(process, case, counts[case])
-                if run:
-                    case.runs.setdefault(process.name, {})[number] = run
-            say_rows(case, processes, table)
-        if strait.gone:
-            with lines.check("strait runs"):
-                raise RuntimeError(strait.gone)
-            break
-        if time.monotonic() + (time.monotonic() - began) > options.end:
-            break
+                verify(process, case, strait, options)
+    rounds(options, processes, found, table)
     for process in processes:
+        for case in found:
+            if case.has(process) and process.name not in case.runs:
+                lines.skipped(f"{process.name}, {case.name}", "no time was left for it")
         process.close()
     lines.finish()
+
+
+def rounds(options, processes, found, table):
+    """All of them by turns, as often as there is time for."""
+    strait, counts = processes[0], {}
+    for number in range(options.rounds):
+        began = time.monotonic()
+        order = processes[number % len(processes):] + processes[:number % len(processes)]
+        for case in found:
+            if case not in counts:
+                counts[case] = count_of(case, processes, options)
+            for process in order if counts[case] else ():
+                if case.has(process) and time.monotonic() < options.end:
+                    if run := one_run(process, case, counts[case], options):
+                        case.runs.setdefault(process.name, {})[number] = run
+            say_rows(case, processes, table)
+        took = time.monotonic() - began
+        print(f"round {number + 1} of {options.rounds} took {took:.1f} s", flush=True)
+        if time.monotonic() + took > options.end:
+            if number + 1 < options.rounds:
+                lines.note("fewer rounds", f"{number + 1} of {options.rounds}: there was no time for more")
+            break
+    for case in found:
+        if not case.has(strait):
+            failed(f"{strait.name} runs, {case.name}", case.out.get(strait.name, strait.gone))
+
+
+def count_of(case, processes, options):
+    """So many files that strait takes half a second. None if strait does not run."""
+    run = one_run(processes[0], case, case.small(), options) if case.has(processes[0]) else None
+    if run is None or case.directory:
+        return run and len(case.files)
+    per_file = run["seconds"] / case.small()
+    count = max(1, min(len(case.files), int(0.5 / per_file)))
+    # Workers start, memory is mapped: once, and not timed.
+    for process in processes:
+        if case.has(process) and time.monotonic() < options.end:
+            one_run(process, case, count, options)
+    return count
 
 
 if __name__ == "__main__":
