@@ -30,8 +30,8 @@ static void open_device(const char *name) {
 
 /* A function of the driver that strait has loaded. */
 static void *driver(const char *name) {
-    void *library = dlopen("libcuda.so", RTLD_NOW | RTLD_NOLOAD);
-    library = library ? library : dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+    library = library ? library : dlopen("libcuda.so", RTLD_NOW | RTLD_NOLOAD);
     void *function = library ? dlsym(library, name) : NULL;
     if (!function) {
         fprintf(stderr, "%s: %s\n", name, dlerror());

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use strait::Device;
 
 use crate::check::Outcome;
-use crate::check::cuda::{Gpu, cuda, symbol};
+use crate::check::cuda::{Gpu, cuda};
 use crate::options::Options;
 
 pub(crate) fn describe(device: &Device, gpu: &Gpu, options: &Options) -> Value {

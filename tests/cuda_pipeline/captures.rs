@@ -8,7 +8,7 @@ use strait::{DType, Device, Error};
 
 use super::{Bed, RECORD};
 use crate::check::Outcome;
-use crate::check::cuda::{ConsumerStream, Gpu, Handle, cuda, symbol};
+use crate::check::cuda::{ConsumerStream, Gpu, Handle, cuda};
 use crate::stand_in::take;
 
 /// `CU_STREAM_CAPTURE_MODE_GLOBAL`, which is PyTorch's, and `.._THREAD_LOCAL`.

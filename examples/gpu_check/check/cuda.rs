@@ -1,12 +1,11 @@
 //! A consumer's side of the CUDA driver: a stream, pinned memory to read into, device memory to copy to.
 //!
-//! The driver is the one that strait has loaded, found through the same cudarc.
+//! The driver is the one that strait has loaded, and no other library of its name.
 
-use std::ffi::c_void;
+use std::ffi::{CString, c_void};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use cudarc::driver::sys;
 use strait::Device;
 use strait::device::{DeviceKind, DevicePtr, RawStream};
 
@@ -17,21 +16,44 @@ pub(crate) type Handle = *mut c_void;
 /// The driver's function of this name.
 ///
 /// # Safety
-/// `F` is its type in `cuda.h`, a function pointer. A strait `Device` has been opened, so that there is a driver.
+/// `F` is its type in `cuda.h`, a function pointer, or a number for its address. A strait `Device` has been opened, so that there is a driver.
 pub(crate) unsafe fn symbol<F: Copy>(name: &str) -> Outcome<F> {
-    // SAFETY: the caller's promises; the library stays loaded.
-    Ok(unsafe { *sys::culib().get::<F>(name.as_bytes())? })
+    const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
+    let function = CString::new(name)?;
+    for library in [c"libcuda.so.1", c"libcuda.so"] {
+        // SAFETY: both names are texts that end; nothing is loaded that was not, and what is stays so.
+        let found = unsafe {
+            let library = libc::dlopen(library.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD);
+            if library.is_null() { library } else { libc::dlsym(library, function.as_ptr()) }
+        };
+        if !found.is_null() {
+            // SAFETY: the caller's promise; the sizes are the same.
+            return Ok(unsafe { std::mem::transmute_copy(&found) });
+        }
+    }
+    Err(format!("the driver has no {name}").into())
 }
 
 /// Calls the driver: `cuda!(cuStreamCreate(*mut Handle = &mut stream, u32 = 1))?`, with the types of `cuda.h`.
 macro_rules! cuda {
     ($name:ident($($type:ty = $value:expr),*)) => {
-        symbol::<unsafe extern "C" fn($($type),*) -> i32>(stringify!($name)).and_then(|function| {
-            match function($($value),*) {
-                0 => Ok(()),
-                code => Err(format!("{} failed with {code}", stringify!($name)).into()),
-            }
-        })
+        {
+            // Looked up once: a copy of 64 KiB takes hardly longer than that.
+            static FOUND: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+            let found = match FOUND.get() {
+                Some(&found) => Ok(found),
+                None => $crate::check::cuda::symbol::<usize>(stringify!($name)).inspect(|&found| {
+                    let _ = FOUND.set(found);
+                }),
+            };
+            found.and_then(|found| {
+                let function: unsafe extern "C" fn($($type),*) -> i32 = std::mem::transmute(found);
+                match function($($value),*) {
+                    0 => Ok(()),
+                    code => Err(format!("{} failed with {code}", stringify!($name)).into()),
+                }
+            })
+        }
     };
 }
 pub(crate) use cuda;
