@@ -3,7 +3,7 @@
  *
  *     cc iterate.c $(pkg-config --cflags --libs strait) && ./a.out DIRECTORY
  *
- * The directory holds raw files of records of 4096 bytes; tar files and others tell their format themselves.
+ * Raw files in the directory are taken for records of 4096 bytes; tar files and others tell their format themselves.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -17,6 +17,22 @@ static void must(strait_status status) {
         fprintf(stderr, "%s\n", strait_error_message(error));
         exit(1);
     }
+}
+
+/* Of the bytes of a sample's field; 0 if the sample lacks it. */
+static uint64_t sum_of(const strait_batch *batch, const char *field, size_t sample) {
+    const uint8_t *data;
+    size_t len;
+    uint64_t sum = 0;
+    strait_status status = strait_batch_host_bytes(batch, field, sample, &data, &len, &error);
+    if (status == STRAIT_STATUS_ABSENT) {
+        return 0;
+    }
+    must(status);
+    for (size_t i = 0; i < len; i++) {
+        sum += data[i];
+    }
+    return sum;
 }
 
 int main(int argc, char **argv) {
@@ -54,14 +70,14 @@ int main(int argc, char **argv) {
             break;
         }
         must(status);
-        size_t count;
+        size_t count, fields;
         must(strait_batch_len(batch, &count, &error));
-        for (size_t i = 0; i < count; i++) {
-            const uint8_t *data;
-            size_t len;
-            must(strait_batch_host_bytes(batch, "record", i, &data, &len, &error));
-            for (size_t j = 0; j < len; j++) {
-                sum += data[j];
+        must(strait_batch_fields(batch, &fields, &error));
+        for (size_t field = 0; field < fields; field++) {
+            const char *name;
+            must(strait_batch_field_name(batch, field, &name, NULL, &error));
+            for (size_t i = 0; i < count; i++) {
+                sum += sum_of(batch, name, i);
             }
         }
         batches++;

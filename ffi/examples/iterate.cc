@@ -35,15 +35,32 @@ void must(strait_status status, strait_error *error) {
 template <typename T, typename Call> Owned<T> make(Call call) {
     T *handle = nullptr;
     strait_error *error = nullptr;
-    must(call(&handle, &error), error);
+    // Not in one call with must: its arguments could be read before this has written the error.
+    strait_status status = call(&handle, &error);
+    must(status, error);
     return Owned<T>(handle);
 }
 
 template <typename Call> void call(Call call) {
     strait_error *error = nullptr;
-    must(call(&error), error);
+    strait_status status = call(&error);
+    must(status, error);
 }
 
+// Of the bytes of a sample's field; 0 if the sample lacks it.
+unsigned long long sum_of(const strait_batch *batch, const char *field, std::size_t sample) {
+    const std::uint8_t *data = nullptr;
+    std::size_t len = 0;
+    strait_error *error = nullptr;
+    auto status = strait_batch_host_bytes(batch, field, sample, &data, &len, &error);
+    if (status == STRAIT_STATUS_ABSENT) {
+        return 0;
+    }
+    must(status, error);
+    return std::accumulate(data, data + len, 0ULL);
+}
+
+// Raw files are taken for records of 4096 bytes; others tell their format themselves.
 void iterate(const char *directory) {
     auto paths = make<strait_dataset_builder>(strait_dataset_builder_new);
     call([&](auto error) { return strait_dataset_builder_add_path(paths.get(), directory, error); });
@@ -70,13 +87,15 @@ void iterate(const char *directory) {
         }
         must(status, error);
         Owned<strait_batch> batch(next);
-        std::size_t count = 0;
+        std::size_t count = 0, fields = 0;
         call([&](auto error_) { return strait_batch_len(batch.get(), &count, error_); });
-        for (std::size_t i = 0; i < count; i++) {
-            const std::uint8_t *data = nullptr;
-            std::size_t len = 0;
-            call([&](auto error_) { return strait_batch_host_bytes(batch.get(), "record", i, &data, &len, error_); });
-            sum = std::accumulate(data, data + len, sum);
+        call([&](auto error_) { return strait_batch_fields(batch.get(), &fields, error_); });
+        for (std::size_t field = 0; field < fields; field++) {
+            const char *name = nullptr;
+            call([&](auto error_) { return strait_batch_field_name(batch.get(), field, &name, nullptr, error_); });
+            for (std::size_t i = 0; i < count; i++) {
+                sum += sum_of(batch.get(), name, i);
+            }
         }
         samples += count;
     }

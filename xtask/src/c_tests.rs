@@ -81,6 +81,9 @@ impl Bed {
         command.arg(self.out.join(if example { "shards" } else { "work" }));
         command.env("LD_LIBRARY_PATH", self.prefix.join("lib")).env("STRAIT_TEST_SLOW", slow(check));
         let output = run(&mut command)?;
+        if example && check == Check::Plain {
+            self.without_data(&name, &program)?;
+        }
         let how = match check {
             Check::Plain => "",
             Check::Static => ", libstrait.a",
@@ -89,6 +92,18 @@ impl Bed {
         };
         println!("{name} ({compiler}{how}): {}", output.lines().last().unwrap_or("ok"));
         Ok(())
+    }
+
+    /// What an example says where there is nothing to read: the library's own words.
+    fn without_data(&self, name: &str, program: &Path) -> Result {
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after=5", "120"]).arg(program).arg(self.out.join("nothing"));
+        let output = command.env("LD_LIBRARY_PATH", self.prefix.join("lib")).output()?;
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        match said.contains("No such file or directory (errno 2)") {
+            true => Ok(()),
+            false => Err(format!("{name}, given a directory that is not there, says:\n{said}").into()),
+        }
     }
 
     fn compile(&self, compiler: &str, source: &Path, check: Check, program: &Path) -> Command {
