@@ -18,12 +18,15 @@ fn cufile_is_chosen_where_it_reads_without_a_detour() {
     storage.set("direct", 1);
     let directory = common::disk_directory();
     let path = common::write_shard(directory.path(), 3, 1 << 20);
-    storage.lies_on(&path, "nvme0n1");
+    storage.lies_on(&path, "vda");
     let of = |path: &Path| {
         let dataset = Dataset::records(&[path], 8192).unwrap();
         Loader::builder(dataset).batch_size(8).device(Device::cuda(1).unwrap())
     };
     let builder = || of(&path);
+    assert_eq!(builder().build().unwrap().stats().path, "staged");
+    assert!(!storage.is_open(), "a driver opened for files that it would not read directly");
+    storage.lies_on(&path, "nvme0n1");
     let stats = builder().build().unwrap().stats();
     if stats.fallbacks.iter().any(|fallback| fallback.reason.contains("neither ext4 nor XFS")) {
         return eprintln!("SKIPPED: {} is on another file system", path.display());

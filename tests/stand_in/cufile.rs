@@ -40,6 +40,11 @@ pub(crate) fn no_device() -> Enter {
 }
 
 impl FakeCufile {
+    pub(crate) fn is_open(&self) -> bool {
+        // SAFETY: the type is that of control.rs.
+        unsafe { function::<extern "C" fn() -> bool>(c"fakecufile_is_open")() }
+    }
+
     pub(crate) fn set(&self, knob: &str, value: i64) {
         let name = CString::new(knob).unwrap();
         // SAFETY: the type is that of control.rs; the name is a C string.

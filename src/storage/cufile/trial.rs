@@ -37,11 +37,12 @@ impl Cufile {
         enter: &Enter,
         deadline: Duration,
     ) -> Result<(), Fallback> {
-        let Driver { library, .. } = Driver::open(enter, compat, deadline)?;
         let plain = File::open(shard).map_err(|error| cannot_open(shard, &error))?;
+        // Before the driver is opened, which takes most of a second, and leaves a cufile.log in the working directory.
         if !compat {
             reads_directly(shard, &plain)?;
         }
+        let Driver { library, .. } = Driver::open(enter, compat, deadline)?;
         let opened = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(shard);
         let direct = match opened {
             Ok(file) => file,

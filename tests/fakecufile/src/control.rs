@@ -25,6 +25,12 @@ pub extern "C" fn fakecufile_heal() {
     state().knobs.clear();
 }
 
+/// Whether the driver has been opened.
+#[unsafe(no_mangle)]
+pub extern "C" fn fakecufile_is_open() -> bool {
+    state().opened
+}
+
 /// Makes it as if the memory at `base` had never been registered; false if it was not.
 #[unsafe(no_mangle)]
 pub extern "C" fn fakecufile_forget(base: usize) -> bool {
