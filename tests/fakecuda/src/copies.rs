@@ -48,6 +48,9 @@ unsafe fn batch(
             // SAFETY: the caller's promise.
             let (target, source, bytes) =
                 unsafe { (*targets.add(place), *sources.add(place) as *const c_void, *bytes.add(place)) };
+            if bytes == 0 {
+                return machine.refuse(INVALID_VALUE, "nothing to copy, in a batch of copies");
+            }
             // SAFETY: the caller's promise.
             unsafe { to_device(machine, target, source, bytes, stream) }
         })
