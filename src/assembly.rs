@@ -1,5 +1,7 @@
 //! Puts an engine together: sums first, then memory, ring and stream, on the thread that will own them.
 
+mod bodies;
+mod ring;
 pub(crate) mod way;
 
 use std::sync::Arc;
@@ -7,30 +9,23 @@ use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 
-use crate::batch::{Body, Kept, Places};
-use crate::config::{Config, PathChoice, RingChoice, Verify};
+use crate::config::{Config, PathChoice, ReadOptions, Verify};
 use crate::dataset::Dataset;
-use crate::device::{Device, Seq};
-use crate::documents::Pieces;
-use crate::engine::{Bad, Engine, Gate, Message, Output, Shared, Stage, State, Verifier};
+use crate::device::Device;
+use crate::engine::{Bad, Engine, Gate, Hold, Job, Message, Output, Shared, Stage, State, Verifier};
 use crate::error::{Error, Result};
-use crate::order::{BadSamplePolicy, Progress, Standing};
-use crate::plan::Plan;
+use crate::plan::Cast;
 use crate::region::RegionPool;
-use crate::selection::{Selection, Wanted};
+use crate::selection::{Dense, Selection, Wanted};
 use crate::sim::Clock;
 use crate::sizes::Sizes;
 use crate::source::Supply;
-use crate::stats::{Counters, Fallback, Setup};
-use crate::storage::{
-    Cufile, Opening, Options, Pread, Prober, REGISTER_FORBIDDEN, ReadQueue, Registered, Ring, ShardFile, Uring,
-};
+use crate::stats::Setup;
+use crate::storage::{Cufile, Opening, Options, ReadQueue, Registered, Ring, ShardFile};
 use crate::workers::Workers;
 
+pub(crate) use ring::{MakeRing, choose_ring, no_uring, not_registered};
 use way::{Way, Wishes, stay_near};
-
-/// Makes a ring for so many reads in flight.
-pub(crate) type MakeRing = Box<dyn FnOnce(usize) -> Result<Box<dyn Ring>> + Send>;
 
 /// An engine to be, and the consumer's ends of its channels.
 pub(crate) struct Frame {
@@ -69,7 +64,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     let supply = config.supply(&dataset)?;
     let selection = config.selection(&dataset)?;
     config.check_verify(&dataset)?;
-    let Config { ring, path, deadline, .. } = config;
+    let ReadOptions { ring, path, deadline, .. } = config.reads;
     let wishes = Wishes { ring, path, on_the_way: config.on_the_way(), deadline };
     let (way, refusal) = way::choose(&device, dataset.shards().iter().map(|shard| &shard.path), &wishes)?;
     let sizes = config.sizes(&dataset, &device, way.is_direct())?;
@@ -77,7 +72,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     let (messages, inbox) = channel::bounded(sizes.batches_max + 8);
     // Every batch, the end of this generation, and that of the one before.
     let (outbox, output) = channel::bounded(sizes.batches_max + 2);
-    let shared = Arc::new(Shared::new(device, &dataset, &selection, &supply, config.deadline));
+    let shared = Arc::new(Shared::new(device, &dataset, &selection, &supply, config.reads.deadline));
     refusal.into_iter().for_each(|refusal| shared.counters.fall_back(refusal));
     dataset.fallbacks().iter().for_each(|fallback| shared.counters.fall_back(fallback.clone()));
     let dataset = Arc::new(dataset);
@@ -104,74 +99,24 @@ impl Parts {
         // Where time is simulated nobody waits for real.
         let idle = if self.clock.is_simulated() { Duration::ZERO } else { IDLE };
         let (ring, opening) = match make_ring {
-            Some(make) => (make(self.config.reads_in_flight)?, Opening::Ring { direct: false }),
+            Some(make) => (make(self.config.reads.reads_in_flight)?, Opening::Ring { direct: false }),
             None => self.ring()?,
         };
-        let device = self.shared.device.clone();
-        let in_place = ring.writes_to_device();
-        let region_bytes = self.sizes.region_bytes as usize;
         let regions = RegionPool::new(
-            &device,
-            region_bytes,
-            self.config.align_bytes as usize,
+            &self.shared.device,
+            self.sizes.region_bytes as usize,
+            self.config.reads.align_bytes as usize,
             self.sizes.batches_max,
-            self.config.deadline,
+            self.config.reads.deadline,
         )?;
-        let slab_bytes = self.sizes.limits.block_bytes as usize;
-        // Of each batch a gather and its casts, some of which may take several calls.
-        let casts = self.selection.dense.iter().filter(|dense| dense.cast.is_some()).count();
-        let gathers = (1 + 2 * casts) * self.sizes.batches_max;
-        let verifies = self.config.verify == Verify::Checksums;
-        let verifier = verifies.then(|| Verifier::new(self.config.samples_max() * self.selection.len()));
-        let mut stage = match self.way.is_direct() {
-            true => None,
-            false => Some(Stage::new(&device, self.sizes.slabs, slab_bytes, gathers, self.config.deadline)?),
-        };
-        if let Some(stage) = &stage {
-            let _ = self.shared.timeline.set(stage.copies.timeline());
-        }
-        let mut gate = match in_place {
-            true => Some(Gate::new(&device, self.sizes.batches_max, gathers, self.config.deadline)?),
-            false => None,
-        };
-        if let Some(gate) = &gate {
-            let _ = self.shared.timeline.set(gate.timeline());
-        }
-        if !self.selection.dense.is_empty() {
-            let slower = match (&mut stage, &mut gate) {
-                (Some(stage), _) => stage.copies.ready_to_gather(),
-                (None, Some(gate)) => gate.ready_to_gather(),
-                (None, None) => None,
-            };
-            slower.into_iter().for_each(|fallback| self.shared.counters.fall_back(fallback));
-        }
-        for (dense, cast) in self.selection.dense.iter().filter_map(|dense| Some((dense, dense.cast?))) {
-            let ready = match (&mut stage, &mut gate) {
-                (Some(stage), _) => stage.copies.ready_to_cast(cast),
-                (None, Some(gate)) => gate.ready_to_cast(cast),
-                (None, None) => Ok(()),
-            };
-            let name = &*self.selection.fields[dense.field].name;
-            ready.map_err(|why| {
-                let asked = self.config.fields.casts.iter().find(|wanted| wanted.field == name);
-                let problem = format!("{} makes no {} of {name}: {why}", device.name(), cast.to());
-                Error::config(asked.map_or("widen", Wanted::option), problem)
-            })?;
-        }
+        let (mut stage, mut gate) = self.streams(ring.writes_to_device())?;
+        self.ready_for_arrays(&mut stage, &mut gate)?;
         let name = ring.name();
         let mut queue = self.queue(ring, opening);
         self.register(&mut queue, &stage, &regions, name);
-        // Into the host's memory nobody else gathers.
-        let works = verifies || self.way == Way::Host && !self.selection.dense.is_empty();
-        let worker = match self.clock.is_simulated() {
-            true => works.then(|| Workers::simulated(())),
-            false => {
-                let waker = queue.waker()?;
-                let _ = self.shared.waker.set(waker.clone());
-                let jobs = self.sizes.slabs.max(self.sizes.batches_max);
-                works.then(|| Workers::start(vec![()], Some(jobs), &waker)).transpose()?
-            }
-        };
+        let worker = self.worker(&mut queue)?;
+        let verifies = self.config.verify == Verify::Checksums;
+        let verifier = verifies.then(|| Verifier::new(self.config.samples_max() * self.selection.len()));
         self.shared.counters.setup.lock().unwrap_or_else(|e| e.into_inner()).numa_node = numa_node;
         let batches = self.batches(&regions);
         Ok(Engine {
@@ -194,27 +139,86 @@ impl Parts {
         })
     }
 
+    /// What device memory is reached by: slabs with a stream of copies, or, where the ring does that, a gate.
+    fn streams(&self, in_place: bool) -> Result<(Option<Stage>, Option<Gate>)> {
+        let (device, sizes, deadline) = (&self.shared.device, &self.sizes, self.config.reads.deadline);
+        // Of each batch a gather and its casts, some of which may take several calls.
+        let gathers = (1 + 2 * self.casts().count()) * sizes.batches_max;
+        let slab_bytes = sizes.limits.block_bytes as usize;
+        let stage = (!self.way.is_direct()).then(|| Stage::new(device, sizes.slabs, slab_bytes, gathers, deadline));
+        let gate = in_place.then(|| Gate::new(device, sizes.batches_max, gathers, deadline));
+        let (stage, gate) = (stage.transpose()?, gate.transpose()?);
+        let timeline = stage.as_ref().map(|stage| stage.copies.timeline());
+        if let Some(timeline) = timeline.or(gate.as_ref().map(Gate::timeline)) {
+            let _ = self.shared.timeline.set(timeline);
+        }
+        Ok((stage, gate))
+    }
+
+    fn casts(&self) -> impl Iterator<Item = (&Dense, Cast)> {
+        self.selection.dense.iter().filter_map(|dense| Some((dense, dense.cast?)))
+    }
+
+    /// Gets what gathers and casts need from the device.
+    fn ready_for_arrays(&self, stage: &mut Option<Stage>, gate: &mut Option<Gate>) -> Result<()> {
+        if !self.selection.dense.is_empty() {
+            let slower = match (&mut *stage, &mut *gate) {
+                (Some(stage), _) => stage.copies.ready_to_gather(),
+                (None, Some(gate)) => gate.ready_to_gather(),
+                (None, None) => None,
+            };
+            slower.into_iter().for_each(|fallback| self.shared.counters.fall_back(fallback));
+        }
+        for (dense, cast) in self.casts() {
+            let ready = match (&mut *stage, &mut *gate) {
+                (Some(stage), _) => stage.copies.ready_to_cast(cast),
+                (None, Some(gate)) => gate.ready_to_cast(cast),
+                (None, None) => Ok(()),
+            };
+            let name = &*self.selection.fields[dense.field].name;
+            ready.map_err(|why| {
+                let asked = self.config.fields.casts.iter().find(|wanted| wanted.field == name);
+                let problem = format!("{} makes no {} of {name}: {why}", self.shared.device.name(), cast.to());
+                Error::config(asked.map_or("widen", Wanted::option), problem)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Who looks at bytes that have landed; and what ends the engine's waits, where time is not simulated.
+    fn worker(&self, queue: &mut ReadQueue<Hold>) -> Result<Option<Workers<Job>>> {
+        // Into the host's memory nobody else gathers.
+        let gathers = self.way == Way::Host && !self.selection.dense.is_empty();
+        let works = gathers || self.config.verify == Verify::Checksums;
+        if self.clock.is_simulated() {
+            return Ok(works.then(|| Workers::simulated(())));
+        }
+        let waker = queue.waker()?;
+        let _ = self.shared.waker.set(waker.clone());
+        let jobs = self.sizes.slabs.max(self.sizes.batches_max);
+        works.then(|| Workers::start(vec![()], Some(jobs), &waker)).transpose()
+    }
+
     fn ring(&self) -> Result<(Box<dyn Ring>, Opening)> {
         if let Way::Cufile { compat } = self.way {
             self.shared.device.raw().make_current()?;
             let enter = way::enter(&self.shared.device);
             // It is open by now: a read has been tried.
-            let ring = Cufile::new(self.config.reads_in_flight, compat, &enter, self.config.deadline);
+            let ring = Cufile::new(self.config.reads.reads_in_flight, compat, &enter, self.config.reads.deadline);
             return Ok((Box::new(ring.map_err(way::broken)?), Opening::Ring { direct: true }));
         }
-        let Config { ring, reads_in_flight, open_files_max, align_bytes, .. } = self.config;
-        choose_ring(ring, reads_in_flight, open_files_max, align_bytes, &self.shared.counters)
+        choose_ring(&self.config.reads, &self.shared.counters)
     }
 
-    fn queue<L: crate::storage::Memory>(&self, ring: Box<dyn Ring>, opening: Opening) -> ReadQueue<L> {
+    fn queue(&self, ring: Box<dyn Ring>, opening: Opening) -> ReadQueue<Hold> {
         let shards = self.dataset.shards().iter();
         let shards = shards.map(|shard| ShardFile { path: shard.path.clone(), bytes: shard.bytes }).collect();
         let options = Options {
-            depth: self.config.reads_in_flight,
-            bytes_in_flight_max: self.config.bytes_in_flight,
+            depth: self.config.reads.reads_in_flight,
+            bytes_in_flight_max: self.config.reads.bytes_in_flight,
             landings: self.sizes.slabs.max(self.sizes.batches_max),
-            open_files_max: self.config.open_files_max,
-            deadline: self.config.deadline,
+            open_files_max: self.config.reads.open_files_max,
+            deadline: self.config.reads.deadline,
             opening,
             clock: self.clock.clone(),
         };
@@ -222,13 +226,7 @@ impl Parts {
     }
 
     /// Registers the memory that reads land in, and says what was set up.
-    fn register<L: crate::storage::Memory>(
-        &self,
-        queue: &mut ReadQueue<L>,
-        stage: &Option<Stage>,
-        regions: &RegionPool,
-        ring: &'static str,
-    ) {
+    fn register(&self, queue: &mut ReadQueue<Hold>, stage: &Option<Stage>, regions: &RegionPool, ring: &'static str) {
         let (base, bytes, pages) = match stage {
             Some(stage) => {
                 (stage.slabs.arena().base(), stage.slabs.arena().bytes(), stage.slabs.arena().pages().as_str())
@@ -240,7 +238,7 @@ impl Parts {
             let unregistered = if ring == "cufile" { way::unregistered } else { not_registered };
             self.shared.counters.fall_back(unregistered(bytes, errno));
         }
-        let (path, path_reason) = match (stage.is_some(), self.config.path) {
+        let (path, path_reason) = match (stage.is_some(), self.config.reads.path) {
             (false, _) => ("direct", self.way.reason("the batch's")),
             (true, PathChoice::Staged) => ("staged", "asked for".into()),
             (true, PathChoice::Auto) => ("staged", self.way.reason("the batch's")),
@@ -253,112 +251,4 @@ impl Parts {
         let setup = Setup { path, path_reason, ring, device, numa_node: None, pages, pinned_bytes, region_bytes };
         *self.shared.counters.setup.lock().unwrap_or_else(|e| e.into_inner()) = setup;
     }
-
-    fn batches(&self, regions: &RegionPool) -> Vec<Body> {
-        let samples = self.config.samples_max();
-        let (fields, pieces) = (self.selection.len(), self.sizes.pieces);
-        let views = (samples * fields).max(pieces);
-        let (dense, on_host) = (&self.selection.dense, self.selection.on_host.len());
-        let casts = dense.iter().filter(|dense| dense.cast.is_some()).count();
-        // Where the host can address the regions, everything is there; where the storage writes past it, nothing.
-        let keeps = self.way == Way::Staged && regions.memory().host().is_none();
-        let parts = match self.config.verify {
-            Verify::Checksums => samples * fields,
-            Verify::Off if keeps => samples * on_host,
-            Verify::Off => 0,
-        };
-        let windows = |pieces| Pieces::with_capacity(if pieces > 0 { samples } else { 0 }, pieces);
-        let raises = self.config.bad_samples == BadSamplePolicy::Raise;
-        let cuts = (self.sizes.region_bytes / self.config.block_bytes) as usize;
-        let batch = |slot| Body {
-            slot: slot as u32,
-            generation: 0,
-            epoch: 0,
-            step: 0,
-            samples: Vec::with_capacity(samples),
-            pieces: windows(pieces),
-            padded: 0,
-            places: Places {
-                samples: Vec::with_capacity(samples),
-                pieces: windows(if raises { 0 } else { pieces }),
-                ..Places::default()
-            },
-            careful: false,
-            recalls: 0,
-            standing: Standing::at(Progress::default()),
-            kept: match keeps {
-                true => Kept::with_capacity(self.sizes.kept_bytes, views),
-                false => Kept::default(),
-            },
-            plan: Arc::new(
-                Plan::with_capacity(views, cuts)
-                    .with_arrays(dense.len(), views, cuts)
-                    .with_casts(casts, views)
-                    .with_parts(parts, cuts),
-            ),
-            shapes: dense.iter().map(|dense| [&[0], dense.shape.as_slice()].concat()).collect(),
-            region: None,
-            seq: Seq(0),
-            fence: regions.fence(slot),
-            fenced: false,
-        };
-        (0..self.sizes.batches_max).map(batch).collect()
-    }
-}
-
-/// The ring of that choice for `depth` reads in flight over `files` open files, and how files are opened for it.
-pub(crate) fn choose_ring(
-    choice: RingChoice,
-    depth: usize,
-    files: usize,
-    align: u64,
-    counters: &Counters,
-) -> Result<(Box<dyn Ring>, Opening)> {
-    let threads = || -> Result<(Box<dyn Ring>, Opening)> {
-        Ok((Box::new(Pread::new(depth)?), Opening::Probed(Prober::new(false, align))))
-    };
-    if choice == RingChoice::Pread {
-        return threads();
-    }
-    if choice == RingChoice::Cufile {
-        return Err(Error::config("ring", "cuFile reads into the memory of CUDA devices; leave the ring to be chosen"));
-    }
-    match (choice, Uring::new(depth, files)) {
-        (RingChoice::Auto, Ok(ring)) => Ok((Box::new(ring), Opening::Probed(Prober::new(true, align)))),
-        (_, Ok(ring)) => Ok((Box::new(ring), Opening::Ring { direct: true })),
-        (RingChoice::Auto, Err(Error::Ring { errno, .. })) => {
-            counters.fall_back(no_uring(errno));
-            threads()
-        }
-        (_, Err(error)) => Err(error),
-    }
-}
-
-/// Memory could not be registered with the ring.
-pub(crate) fn not_registered(bytes: usize, errno: i32) -> Fallback {
-    Fallback {
-        instead: "memory pinned at each read instead of registered".into(),
-        reason: format!("{bytes} bytes with io_uring_register"),
-        errno: Some(errno),
-        remedy: match errno {
-            libc::EPERM | libc::EACCES => REGISTER_FORBIDDEN,
-            _ => "raise `ulimit -l`, or lower pinned_bytes_max; costs CPU per read, not correctness",
-        },
-    }
-}
-
-pub(crate) fn no_uring(errno: i32) -> Fallback {
-    let (reason, remedy) = match errno {
-        libc::EPERM | libc::EACCES => (
-            "io_uring is forbidden here, by sysctl kernel.io_uring_disabled or by the container's seccomp profile",
-            "allow it (`sysctl kernel.io_uring_disabled=0`, `--security-opt seccomp=unconfined`)",
-        ),
-        libc::ENOSYS => (
-            "this kernel or container runtime has no io_uring, or the kernel is older than 5.11",
-            "use a newer kernel, or a container runtime that passes io_uring through",
-        ),
-        libc::ENOMEM => ("locked memory is short", "raise `ulimit -l`"),
-        _ => ("io_uring cannot be set up", "run `strait doctor`"),
-    };
-    Fallback { instead: "pread threads instead of io_uring".into(), reason: reason.into(), errno: Some(errno), remedy }
 }

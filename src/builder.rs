@@ -1,9 +1,7 @@
 //! The options of a loader, as people give them.
 
-use std::time::Duration;
-
 use crate::assembly::{self, MakeRing};
-use crate::config::{Config, PathChoice, RingChoice, Verify, Windows};
+use crate::config::{Config, RingChoice, Verify, Windows, options, read_options};
 use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::dtype::DType;
@@ -27,16 +25,6 @@ pub struct Builder {
     make_ring: Option<MakeRing>,
 }
 
-macro_rules! options {
-    ($($(#[$doc:meta])* $name:ident: $type:ty => $field:ident = $value:expr;)*) => {
-        $($(#[$doc])*
-        pub fn $name(mut self, $name: $type) -> Builder {
-            self.config.$field = $value;
-            self
-        })*
-    };
-}
-
 impl Builder {
     pub(crate) fn new(dataset: Dataset) -> Builder {
         let config = Config::default();
@@ -45,13 +33,13 @@ impl Builder {
 
     options! {
         /// Samples per batch. Default 256.
-        batch_size: usize => batch_size = batch_size;
+        batch_size: usize => config.batch_size = batch_size;
         /// The order of samples, anew in every epoch. Default: sequential.
-        shuffle: Shuffle => shuffle = shuffle;
+        shuffle: Shuffle => config.shuffle = shuffle;
         /// What happens behind the last whole global batch. Default: [`Policy::default_for`] the world.
-        policy: Policy => policy = Some(policy);
+        policy: Policy => config.policy = Some(policy);
         /// What decides the random order. Default 0.
-        seed: u64 => seed = seed;
+        seed: u64 => config.seed = seed;
         /// What becomes of samples that cannot be read, because the storage fails ([`Error::Io`]) or a shard is cut
         /// short ([`Error::Truncated`]). Default: the error goes to the consumer.
         ///
@@ -63,7 +51,7 @@ impl Builder {
         /// block, which stands for it in every epoch; a stand-in for a [packed](Self::pack) window is one of the epoch's first
         /// 1,024. Within a [budget](Self::budget) a stand-in is no longer than what it stands in for; a place that none is
         /// found for, among 64, is left out.
-        bad_samples: BadSamplePolicy => bad_samples = bad_samples;
+        bad_samples: BadSamplePolicy => config.bad_samples = bad_samples;
         /// Whether samples are compared with their checksums as they are read. Default: no.
         ///
         /// A thread of its own does that while the bytes are in host memory, some GB/s, and the ring goes on meanwhile;
@@ -71,35 +59,21 @@ impl Builder {
         /// again is a [bad sample](Self::bad_samples), of cause [`Error::Corrupt`], which names shard, byte, field and
         /// sample. Fields without a checksum are not compared; where no sample has one, [`build`](Self::build) says so.
         /// In [windows](Self::windows) there are only parts of documents: nothing to compare.
-        verify: Verify => verify = verify;
+        verify: Verify => config.verify = verify;
         /// Batches read ahead. Default: as many as keep the storage busy.
-        prefetch: usize => prefetch = Some(prefetch);
+        prefetch: usize => config.prefetch = Some(prefetch);
         /// Batches that the consumer may hold at once while others are read. Default 2.
-        hold: usize => hold = hold;
-        /// The longest read, and the size of a slab: a multiple of 4096. Default 4 MiB.
-        block_bytes: u64 => block_bytes = block_bytes;
-        /// Extents of a batch that are nearer to each other than this are read as one. Default 16 KiB.
-        gap_bytes: u64 => gap_bytes = gap_bytes;
-        /// Alignment of direct reads: a power of two, at least 4096. Default 4096.
-        align_bytes: u64 => align_bytes = align_bytes;
-        /// Reads in flight at most. Default 128.
-        reads_in_flight: usize => reads_in_flight = reads_in_flight;
-        /// Bytes in flight at most. Default 32 MiB.
-        bytes_in_flight: u64 => bytes_in_flight = bytes_in_flight;
-        /// Pinned or registered host memory at most. Default 256 MiB.
-        pinned_bytes_max: u64 => pinned_bytes_max = pinned_bytes_max;
+        hold: usize => config.hold = hold;
         /// Memory for batches on a device other than the host, at most. Default 1 GiB.
-        region_bytes_max: u64 => region_bytes_max = region_bytes_max;
+        region_bytes_max: u64 => config.region_bytes_max = region_bytes_max;
         /// Memory for batches. Default: room for the batches read ahead and held.
-        region_bytes: u64 => region_bytes = Some(region_bytes);
-        /// Files open at most. Default 256.
-        open_files_max: usize => open_files_max = open_files_max;
-        /// Whatever takes longer than this is an error that names it. Default 30 s.
-        deadline: Duration => deadline = deadline;
-        /// Which storage backend. Default: decided by a probe.
-        ring: RingChoice => ring = ring;
-        /// Which way bytes take. Default: direct where possible.
-        path: PathChoice => path = path;
+        region_bytes: u64 => config.region_bytes = Some(region_bytes);
+    }
+
+    read_options! {
+        config.reads,
+        gap_bytes: "Extents of a batch that are nearer to each other than this are read as one. Default 16 KiB.",
+        pinned_bytes_max: "Pinned or registered host memory at most. Default 256 MiB."
     }
 
     /// Reads only these fields of each sample. Default: all that the dataset has.
@@ -276,7 +250,7 @@ impl Builder {
             }
         }
         if make_ring.is_some() {
-            config.ring = RingChoice::Pread; // nothing is to be chosen, and cuFile not to be tried
+            config.reads.ring = RingChoice::Pread; // nothing is to be chosen, and cuFile not to be tried
         }
         let device = device.map_or_else(|| Device::for_rank(config.rank), Ok)?;
         let config = config.with_tokens_of(&dataset);

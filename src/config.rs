@@ -1,7 +1,8 @@
 //! The options of a loader, and what they say of its order. What they come to in memory: `sizes.rs`.
 
+mod reads;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::dataset::Dataset;
 use crate::documents::{Documents, StoredWindows};
@@ -13,30 +14,8 @@ use crate::order::{
 use crate::selection::{FieldOptions, Selection, Tokens};
 use crate::source::Supply;
 
-/// Which storage backend reads the shards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RingChoice {
-    /// io_uring where the kernel allows it and the file gains by it, threads otherwise: decided per file by a probe.
-    #[default]
-    Auto,
-    /// io_uring or an error; no file is probed.
-    Uring,
-    /// Threads that call `preadv2`.
-    Pread,
-    /// cuFile (GPUDirect Storage), into the memory of a CUDA device, or an error; also in its compatibility mode. `Auto`
-    /// takes it where it reads without a detour.
-    Cufile,
-}
-
-/// Which way bytes take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum PathChoice {
-    /// Direct where the ring can write into the batch's memory (the host's; a CUDA device's by cuFile), staged otherwise.
-    #[default]
-    Auto,
-    /// Through slabs and a copy stream, even where direct would do.
-    Staged,
-}
+pub use reads::{PathChoice, RingChoice};
+pub(crate) use reads::{ReadOptions, options, read_options};
 
 /// Whether samples are compared with their checksums as they are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -86,18 +65,9 @@ pub(crate) struct Config {
     pub(crate) verify: Verify,
     pub(crate) prefetch: Option<usize>,
     pub(crate) hold: usize,
-    pub(crate) block_bytes: u64,
-    pub(crate) gap_bytes: u64,
-    pub(crate) align_bytes: u64,
-    pub(crate) reads_in_flight: usize,
-    pub(crate) bytes_in_flight: u64,
-    pub(crate) pinned_bytes_max: u64,
     pub(crate) region_bytes_max: u64,
     pub(crate) region_bytes: Option<u64>,
-    pub(crate) open_files_max: usize,
-    pub(crate) deadline: Duration,
-    pub(crate) ring: RingChoice,
-    pub(crate) path: PathChoice,
+    pub(crate) reads: ReadOptions,
 }
 
 impl Default for Config {
@@ -117,26 +87,15 @@ impl Default for Config {
             verify: Verify::Off,
             prefetch: None,
             hold: 2,
-            block_bytes: 4 << 20,
-            gap_bytes: 16 << 10,
-            align_bytes: 4096,
-            reads_in_flight: 128,
-            bytes_in_flight: 32 << 20,
-            pinned_bytes_max: 256 << 20,
             region_bytes_max: 1 << 30,
             region_bytes: None,
-            open_files_max: 256,
-            deadline: Duration::from_secs(30),
-            ring: RingChoice::Auto,
-            path: PathChoice::Auto,
+            reads: ReadOptions::with_gap(16 << 10),
         }
     }
 }
 
 /// More batches than this cannot be read ahead, nor held: each costs memory of its own besides its bytes.
 const BATCHES_MAX: u64 = 1 << 16;
-/// A deadline that never passes; longer ones would leave the range of clocks.
-pub(crate) const NEVER: Duration = Duration::from_secs(1 << 30);
 /// More samples than this in a batch are a mistake: every batch has room for so many.
 const BATCH_SAMPLES_MAX: u64 = 1 << 20;
 
@@ -145,8 +104,6 @@ impl Config {
         let at_least_1 = [
             ("batch_size", self.batch_size as u64),
             ("hold", self.hold as u64),
-            ("reads_in_flight", self.reads_in_flight as u64),
-            ("open_files_max", self.open_files_max as u64),
             ("prefetch", self.prefetch.unwrap_or(1) as u64),
         ];
         for (option, value) in at_least_1 {
@@ -159,27 +116,12 @@ impl Config {
                 return Err(Error::config(option, format!("{value} batches; give at most {BATCHES_MAX}")));
             }
         }
-        if self.deadline.is_zero() {
-            return Err(Error::config("deadline", "nothing happens in no time; give at least a few milliseconds"));
-        }
-        let align = self.align_bytes;
-        if !align.is_power_of_two() || align < 4096 {
-            return Err(Error::config("align_bytes", format!("{align} is not a power of two of at least 4096")));
-        }
-        if self.block_bytes == 0 || !self.block_bytes.is_multiple_of(align) || self.block_bytes > 1 << 30 {
-            let problem = format!("{} is not a multiple of {align} up to 1 GiB", self.block_bytes);
-            return Err(Error::config("block_bytes", problem));
-        }
-        if self.reads_in_flight > 4096 {
-            return Err(Error::config("reads_in_flight", "more than 4096 reads in flight help no device"));
-        }
-        Ok(())
+        self.reads.check()
     }
 
     /// The same options without those parts of them that this dataset cannot use up.
     pub(crate) fn bounded(self, dataset: &Dataset) -> Config {
-        let open_files_max = self.open_files_max.min(dataset.shards().len().max(1));
-        Config { open_files_max, deadline: self.deadline.min(NEVER), ..self }
+        Config { reads: self.reads.bounded(dataset.shards().len()), ..self }
     }
 
     /// The most samples of a batch.

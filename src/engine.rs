@@ -89,7 +89,7 @@ pub(crate) struct Shared {
     /// Ends the engine's wait for reads, if it waits for real.
     pub(crate) waker: OnceLock<Arc<Waker>>,
     /// Why the engine is gone, if it is.
-    pub(crate) stopped: OnceLock<String>,
+    pub(crate) stopped: Arc<OnceLock<String>>,
 }
 
 /// A batch on its way.

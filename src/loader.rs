@@ -1,20 +1,19 @@
 //! The consumer's side: a loader and its epochs.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::assembly::{Frame, MakeRing};
 use crate::batch::Batch;
 use crate::builder::Builder;
 use crate::dataset::Dataset;
 use crate::device::Device;
-use crate::engine::{Message, Output, Shared};
+use crate::engine::{Engine, Message, Output, Shared};
 use crate::error::{Error, Result};
+use crate::launch::{LAUNCH_WAIT_MIN, launch};
 use crate::order::{BadSamplePolicy, BadSamples, Cursor, IfChanged, Progress, Standing};
 use crate::selection::Selection;
 use crate::source::Supply;
@@ -52,45 +51,10 @@ impl Loader {
 
     /// Starts the engine's thread, which allocates all memory, and returns once it is ready to read.
     pub(crate) fn launch(frame: Frame, make_ring: Option<MakeRing>) -> Result<Loader> {
-        let (ready, answer) = channel::bounded(1);
-        let (alive, over) = channel::bounded(0);
         let Frame { engine: parts, messages, output, shared, supply } = frame;
         let (steps, batches_max) = (supply.steps()?, parts.sizes.batches_max);
-        let engine_shared = shared.clone();
-        let body = move || {
-            let _alive = alive;
-            let life = AssertUnwindSafe(|| match parts.assemble(make_ring) {
-                Ok(engine) => {
-                    let _ = ready.send(Ok(()));
-                    engine.run();
-                }
-                Err(error) => drop(ready.send(Err(error))),
-            });
-            if let Err(panic) = catch_unwind(life) {
-                let text = panic.downcast_ref::<&str>().map(|s| s.to_string());
-                let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-                let _ = engine_shared.stopped.set(format!("it panicked: {text}"));
-            }
-        };
-        thread::Builder::new()
-            .name("strait-engine".into())
-            .spawn(body)
-            .map_err(|e| Error::thread("the engine's thread", &e))?;
-        let start = Instant::now();
-        let bound = shared.deadline.max(Duration::from_secs(60)); // a driver may take seconds to wake a GPU
-        match answer.recv_timeout(bound) {
-            Ok(ready) => ready?,
-            Err(RecvTimeoutError::Timeout) => {
-                return Err(Error::Timeout {
-                    what: "the engine to allocate its memory".into(),
-                    waited: start.elapsed(),
-                });
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                let reason = shared.stopped.get().cloned().unwrap_or_default();
-                return Err(Error::Stopped { reason });
-            }
-        }
+        let bound = shared.deadline.max(LAUNCH_WAIT_MIN);
+        let over = launch(bound, &shared.stopped, move || parts.assemble(make_ring), Engine::run)?;
         let standing = Standing::at(Progress::default());
         Ok(Loader {
             messages,
@@ -380,7 +344,7 @@ impl Shared {
             held: AtomicUsize::new(0),
             starved: AtomicBool::new(false),
             waker: OnceLock::new(),
-            stopped: OnceLock::new(),
+            stopped: Arc::default(),
         }
     }
 

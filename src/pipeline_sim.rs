@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use self::contents::Contents;
 use crate::assembly;
 use crate::batch::{Batch, FieldView, Tensor};
-use crate::config::{Config, PathChoice, Verify, Windows};
+use crate::config::{Config, PathChoice, ReadOptions, Verify, Windows};
 use crate::device::{Device, RawStream, SimDevice, SimFaults, SimRead};
 use crate::dtype::DType;
 use crate::engine::{Engine, Message, Output, Shared};
@@ -86,6 +86,19 @@ pub(crate) fn draw_cast(rng: &mut Rng, field: &str, from: DType) -> Option<Wante
     Some(Wanted { field: field.into(), dtype, scale })
 }
 
+/// How bytes are read.
+pub(crate) fn draw_reads(rng: &mut Rng) -> ReadOptions {
+    let block_bytes = 4096 << rng.below(5);
+    ReadOptions {
+        block_bytes,
+        reads_in_flight: 1 + rng.below(32) as usize,
+        bytes_in_flight: block_bytes * (1 + rng.below(16)),
+        open_files_max: 1 + rng.below(4) as usize,
+        path: [PathChoice::Auto, PathChoice::Staged][rng.below(2) as usize],
+        ..ReadOptions::with_gap([0, 4096, 16 << 10][rng.below(3) as usize])
+    }
+}
+
 impl Draw {
     fn new(rng: &mut Rng, contents: &Contents, seed: u64) -> Draw {
         let mut config = Config { seed, ..Config::default() };
@@ -97,12 +110,7 @@ impl Draw {
         let block = Shuffle::Block { block_samples: 1 + rng.below(9), window: 1 + rng.below(5) };
         config.shuffle = [Shuffle::Sequential, Shuffle::Full, block][rng.below(3) as usize];
         config.prefetch = Some(1 + rng.below(4) as usize);
-        config.block_bytes = 4096 << rng.below(5);
-        config.gap_bytes = [0, 4096, 16 << 10][rng.below(3) as usize];
-        config.reads_in_flight = 1 + rng.below(32) as usize;
-        config.bytes_in_flight = config.block_bytes * (1 + rng.below(16));
-        config.open_files_max = 1 + rng.below(4) as usize;
-        config.path = [PathChoice::Auto, PathChoice::Auto, PathChoice::Staged][rng.below(3) as usize];
+        config.reads = draw_reads(rng);
         let mut draw = Draw {
             config,
             fields: contents.fields.clone(),
@@ -254,7 +262,7 @@ impl Run<'_> {
         }
         let streams = sim.iter().flat_map(|sim| [sim.consumer_stream(), sim.consumer_stream()]).collect();
         let device = sim.clone().map_or_else(Device::host, |sim| Device::new(sim));
-        let depth = draw.config.reads_in_flight;
+        let depth = draw.config.reads.reads_in_flight;
         let rare = |rng: &mut Rng, n: u64| if rng.one_in(2) { n } else { 0 };
         let faults = Faults {
             short: rare(&mut rng, 5),

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::assembly;
 use crate::batch::Batch;
-use crate::config::{Config, PathChoice, Verify};
+use crate::config::{Config, Verify};
 use crate::dataset::{Dataset, Format, Indexing};
 use crate::device::{Device, SimDevice};
 use crate::engine::{Message, Output};
@@ -22,7 +22,7 @@ use crate::order::{
     AtEnd, BadSamplePolicy, Cursor, IfChanged, Order, Part, Policy, Progress, Rank, Schedule, Shuffle, Standing,
     Stretch, audit,
 };
-use crate::pipeline_sim::Shards;
+use crate::pipeline_sim::{Shards, draw_reads};
 use crate::sim::{Clock, Rng};
 use crate::stats::Stats;
 use crate::storage::{Completion, Faults, RawRead, Ring, SimRing};
@@ -231,7 +231,6 @@ impl Bed<'_> {
             true => Device::new(Arc::new(SimDevice::new(rng.next_u64(), clock.clone()))),
             false => Device::host(),
         };
-        let block_bytes = 4096 << rng.below(5);
         let config = Config {
             policy: Some(self.policy),
             bad_samples: self.bad,
@@ -242,15 +241,10 @@ impl Bed<'_> {
             seed: self.order.seed(),
             rank: Rank::new(rank, stretch.world).unwrap(),
             prefetch: Some(1 + rng.below(4) as usize),
-            path: [PathChoice::Auto, PathChoice::Staged][rng.below(2) as usize],
-            block_bytes,
-            gap_bytes: [0, 4096, 16 << 10][rng.below(3) as usize],
-            reads_in_flight: 1 + rng.below(32) as usize,
-            bytes_in_flight: block_bytes * (1 + rng.below(16)),
-            open_files_max: 1 + rng.below(4) as usize,
+            reads: draw_reads(rng),
             ..Config::default()
         };
-        let ring = DamagedRing::new(rng, &clock, config.reads_in_flight, &self.paths, &self.damages);
+        let ring = DamagedRing::new(rng, &clock, config.reads.reads_in_flight, &self.paths, &self.damages);
         let (first, others) = self.paths.split_at(if self.mixture.is_some() { 2 } else { self.paths.len() });
         let datasets = [first, others].into_iter().filter(|paths| !paths.is_empty());
         let datasets = datasets.map(|paths| Dataset::records(paths, self.record).unwrap()).collect();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::assembly;
 use crate::batch::Batch;
-use crate::config::{Config, PathChoice, Windows};
+use crate::config::{Config, Windows};
 use crate::dataset::Dataset;
 use crate::device::{Device, SimDevice};
 use crate::dtype::DType;
@@ -18,7 +18,7 @@ use crate::order::{
     AtEnd, BadSamplePolicy, Cursor, Order, Packer, PackerState, Part, Piece, Policy, Progress, Rank, Schedule, Shuffle,
     Stretch, TokenWindows,
 };
-use crate::pipeline_sim::{Shards, draw_cast};
+use crate::pipeline_sim::{Shards, draw_cast, draw_reads};
 use crate::plan::nearest;
 use crate::resume_sim::{Answer, DamagedRing, Damages, Delivered, Ranked, drive, for_seeds};
 use crate::selection::{FieldOptions, Wanted};
@@ -267,7 +267,6 @@ impl Bed {
             true => Device::new(Arc::new(SimDevice::new(rng.next_u64(), clock.clone()))),
             false => Device::host(),
         };
-        let block_bytes = ALIGN << rng.below(4);
         let casts = self.cast.iter().map(|(_, wanted)| wanted.clone()).collect();
         let config = Config {
             fields: FieldOptions { casts, ..FieldOptions::default() },
@@ -281,14 +280,10 @@ impl Bed {
             seed: self.seed,
             rank: Rank::new(rank, stretch.world).unwrap(),
             prefetch: Some(1 + rng.below(4) as usize),
-            path: [PathChoice::Auto, PathChoice::Staged][rng.below(2) as usize],
-            block_bytes,
-            gap_bytes: [0, 4096, 16 << 10][rng.below(3) as usize],
-            reads_in_flight: 1 + rng.below(32) as usize,
-            bytes_in_flight: block_bytes * (1 + rng.below(16)),
+            reads: draw_reads(rng),
             ..Config::default()
         };
-        let ring = DamagedRing::new(rng, &clock, config.reads_in_flight, &self.paths, &self.damages);
+        let ring = DamagedRing::new(rng, &clock, config.reads.reads_in_flight, &self.paths, &self.damages);
         let frame = assembly::frame(self.dataset.clone(), device, config, clock).unwrap();
         let mut pieces: Option<(u64, Vec<Vec<Piece>>)> = None;
         drive(frame, ring, from, epochs, stretch.steps_max, |batch| {

@@ -63,7 +63,7 @@ impl Bad {
             supply: supply.clone(),
             dataset: dataset.clone(),
             selection: selection.clone(),
-            align: config.align_bytes,
+            align: config.reads.align_bytes,
             skipped: Arc::default(),
             consecutive: 0,
             planned: Vec::with_capacity(if policy == BadSamplePolicy::Raise { 0 } else { config.samples_max() }),

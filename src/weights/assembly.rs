@@ -1,44 +1,45 @@
 //! Puts a load together: the plan first, then memory, then, on the engine's thread, ring and streams.
 
 mod direct;
+mod frame;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
+use crossbeam::channel::Sender;
 
 use super::Builder;
 use super::Digest;
-use super::builder::{Config, Place};
 use super::check::{Job, Sums};
 use super::cursor::{Cursor, Limits};
 use super::engine::{Copies, Engine, Shard, State};
-use super::load::{Handed, Load, Output, Shared};
+use super::load::{Load, Output, Shared};
 use super::memory::{Hold, Owner, Span, Spot};
 use super::pages::Ahead;
 use super::plan::{Check, Plan, Where};
 use super::tensor::Home;
 use crate::assembly::way::{Way, stay_near};
 use crate::assembly::{MakeRing, choose_ring, not_registered};
-use crate::config::{NEVER, RingChoice};
+use crate::config::{ReadOptions, RingChoice};
 use crate::device::{CopyQueue, Device, Seq};
 use crate::engine::Pinned;
 use crate::error::{Error, Result};
-use crate::memory::{Arena, SlabPool};
+use crate::launch::{LAUNCH_WAIT_MIN, launch};
+use crate::memory::SlabPool;
 use crate::sim::Clock;
 use crate::stats::Setup;
 use crate::storage::{Opening, Options, ReadQueue, Registered, ShardFile};
 use crate::workers::Workers;
 
+pub(super) use frame::{block_sizes, frame};
+
 /// A load to be: planned, its memory there, nothing started.
 pub(super) struct Parts {
     plan: Plan,
     way: Way,
-    config: Config,
+    reads: ReadOptions,
     devices: Vec<Device>,
     blocks: Vec<Option<Spot>>,
     files: Arc<[ShardFile]>,
@@ -49,104 +50,17 @@ pub(super) struct Parts {
 
 /// Shards that are read at once: several files, perhaps on several drives, are busy; more would only scatter the reads.
 const SHARDS_AT_ONCE: usize = 8;
-/// More slabs than this are never in use at once.
-const SLABS_MAX: u64 = 64;
 /// Threads that sum up bytes; each shard has one of them.
 const CHECKERS_MAX: usize = 4;
-
-pub(super) fn block_sizes(builder: &Builder) -> Result<Vec<u64>> {
-    builder.config.check()?;
-    let (plan, ..) = direct::plan(builder, &devices(builder))?;
-    Ok(plan.block_bytes)
-}
-
-fn devices(builder: &Builder) -> Vec<Device> {
-    match &builder.devices[..] {
-        [] => vec![Device::auto()],
-        devices => devices.to_vec(),
-    }
-}
-
-/// Plans, and allocates what tensors lie in.
-pub(super) fn frame(builder: &Builder, clock: Clock) -> Result<(Parts, Receiver<Output>, Arc<Shared>)> {
-    builder.config.check()?;
-    let devices = devices(builder);
-    let (mut plan, mut way, mut refusal) = direct::plan(builder, &devices)?;
-    if let (Way::Cufile { compat: false }, Some(problem)) = (way, direct::tight(&plan, &builder.blocks)) {
-        plan.unmark();
-        plan.lay_out(&builder.checkpoint, devices.len(), builder.config.align_bytes)?;
-        (way, refusal) = (Way::Staged, Some(problem));
-    }
-    let config = Config { deadline: builder.config.deadline.min(NEVER), ..builder.config.clone() };
-    let blocks = blocks(&plan, &devices, &builder.blocks, config.deadline)?;
-    let tensors = builder.checkpoint.shared_tensors();
-    let targets = plan.targets.iter().map(|target| Handed {
-        place: target.place,
-        device: target.device,
-        shape: target.shape.clone(),
-        bytes: target.rows.bytes(),
-        memory: match (&target.memory, &blocks[target.device]) {
-            _ if target.rows.rows == 0 => Spot::nowhere(),
-            (Where::Caller(place), _) => spot(place, &devices[target.device]),
-            (Where::Block(at), Some(block)) => block.at(*at),
-            (Where::Block(_), None) => unreachable!("a device with bytes has a block"),
-        },
-    });
-    let shared = Arc::new(Shared {
-        targets: targets.collect(),
-        tensors,
-        homes: OnceLock::new(),
-        counters: Arc::default(),
-        deadline: config.deadline,
-        stop: AtomicBool::new(false),
-        waker: OnceLock::new(),
-        stopped: OnceLock::new(),
-        paths: builder.checkpoint.files().iter().map(|file| file.path.clone()).collect(),
-    });
-    refusal.into_iter().for_each(|refusal| shared.counters.fall_back(refusal));
-    // Every target, and one failure.
-    let (output, inbox) = channel::bounded(plan.targets.len() + 1);
-    let files = builder.checkpoint.files().iter();
-    let files = files.map(|file| ShardFile { path: file.path.clone(), bytes: file.bytes }).collect();
-    let parts = Parts { plan, way, config, devices, blocks, files, shared: shared.clone(), output, clock };
-    Ok((parts, inbox, shared))
-}
 
 /// The device to stay near, of several: one thread and one set of slabs serve all, so the first whose place is known.
 fn placed(devices: &[Device]) -> Option<&Device> {
     devices.iter().find(|device| device.raw().numa_node().is_some())
 }
 
-/// The block of each device that needs one: the caller's, or one that is allocated.
-fn blocks(plan: &Plan, devices: &[Device], own: &[(usize, Place)], deadline: Duration) -> Result<Vec<Option<Spot>>> {
-    if let Some((device, _)) = own.iter().find(|(device, _)| *device >= devices.len()) {
-        return Err(Error::config("block", format!("there is no device {device} among {}", devices.len())));
-    }
-    let block = |(index, device): (usize, &Device)| {
-        let bytes = plan.block_bytes[index];
-        match own.iter().find(|(device, _)| *device == index) {
-            _ if bytes == 0 => Ok(None),
-            Some((_, place)) if place.bytes < bytes || !place.ptr.is_multiple_of(4096) => {
-                let (ptr, there) = (place.ptr, place.bytes);
-                let problem =
-                    format!("{bytes} bytes from a multiple of 4096 are needed; these are {there} at {ptr:#x}");
-                Err(Error::config("block", problem))
-            }
-            Some((_, place)) => Ok(Some(spot(place, device))),
-            None => Spot::allocate(device, bytes, deadline).map(Some),
-        }
-    };
-    devices.iter().enumerate().map(block).collect()
-}
-
 /// No more than can be open: each would close the others' files.
-fn shards_at_once(config: &Config) -> usize {
-    SHARDS_AT_ONCE.min(config.open_files_max)
-}
-
-/// A place of the caller's. Memory of the host device is the host's.
-fn spot(place: &Place, device: &Device) -> Spot {
-    Spot::of_caller(place.ptr, device.kind() == crate::device::DeviceKind::Host, place.owner.clone())
+fn shards_at_once(reads: &ReadOptions) -> usize {
+    SHARDS_AT_ONCE.min(reads.open_files_max)
 }
 
 impl Parts {
@@ -154,24 +68,25 @@ impl Parts {
     pub(super) fn assemble(mut self, make_ring: Option<MakeRing>) -> Result<Engine> {
         self.check_unread()?;
         let limits = Limits {
-            align: self.config.align_bytes,
-            block_bytes: self.config.block_bytes,
-            gap_bytes: self.config.gap_bytes,
+            align: self.reads.align_bytes,
+            block_bytes: self.reads.block_bytes,
+            gap_bytes: self.reads.gap_bytes,
         };
         let counters = self.shared.counters.clone();
         let counters = &counters;
         let numa_node = placed(&self.devices).and_then(|device| stay_near(device, counters));
         let mut device_ring = self.device_ring()?;
         let slab_count = self.slab_count()?;
-        let Config { ring, reads_in_flight: depth, align_bytes, .. } = self.config;
+        let depth = self.reads.reads_in_flight;
         // What cuFile does not read into device memory is read into slabs, by the best ring for that.
-        let ring = if ring == RingChoice::Cufile { RingChoice::Auto } else { ring };
+        if self.reads.ring == RingChoice::Cufile {
+            self.reads.ring = RingChoice::Auto;
+        }
         let alone = device_ring.take_if(|_| slab_count == 0);
-        let open_files = self.config.open_files_max.min(self.files.len().max(1));
         let (ring, opening) = match (make_ring, alone) {
             (Some(make), _) => (make(depth)?, Opening::Ring { direct: false }),
             (None, Some(ring)) => (ring, Opening::Ring { direct: true }),
-            (None, None) => choose_ring(ring, depth, open_files, align_bytes, counters)?,
+            (None, None) => choose_ring(&self.reads, counters)?,
         };
         let name = device_ring.as_ref().map_or(ring.name(), |ring| ring.name());
         // Streams first, so that nothing is pinned when one cannot be had.
@@ -179,26 +94,26 @@ impl Parts {
         let streams = streams.collect::<Result<Vec<_>>>()?;
         let slabs = match slab_count {
             0 => None,
-            count => Some(SlabPool::new(count, self.config.block_bytes as usize)?),
+            count => Some(SlabPool::new(count, self.reads.block_bytes as usize)?),
         };
         let pinned = self.pin(slabs.as_ref())?;
         let copies = streams.into_iter().map(|stream| Copies {
-            queue: CopyQueue::new(stream, slab_count).drop_wait(self.config.deadline),
+            queue: CopyQueue::new(stream, slab_count).drop_wait(self.reads.deadline),
             moved: self.clock.now(),
         });
         let copies: Vec<Copies> = copies.collect();
         let home = |(index, device): (usize, &Device)| {
             let timeline = copies.get(index).map(|copies| copies.queue.timeline());
-            Arc::new(Home { device: device.clone(), timeline, deadline: self.config.deadline })
+            Arc::new(Home { device: device.clone(), timeline, deadline: self.reads.deadline })
         };
         let _ = self.shared.homes.set(self.devices.iter().enumerate().map(home).collect());
         let options = Options {
             depth,
-            bytes_in_flight_max: self.config.bytes_in_flight,
+            bytes_in_flight_max: self.reads.bytes_in_flight,
             // Those that fill, and the one whose reads are being started.
             landings: slab_count + depth + 1,
-            open_files_max: open_files,
-            deadline: self.config.deadline,
+            open_files_max: self.reads.open_files_max,
+            deadline: self.reads.deadline,
             opening,
             clock: self.clock.clone(),
         };
@@ -242,19 +157,12 @@ impl Parts {
         unread.into_iter().try_for_each(|shard| self.files[shard].check())
     }
 
-    /// Slabs for the reads in flight and as many again for the checks and copies behind them; none where all is direct.
+    /// None where all is direct.
     fn slab_count(&self) -> Result<usize> {
         if self.plan.items.iter().all(|item| item.direct) {
             return Ok(0);
         }
-        let Config { block_bytes, bytes_in_flight, pinned_bytes_max, .. } = self.config;
-        let wanted = bytes_in_flight.saturating_mul(2).div_ceil(block_bytes).clamp(2, SLABS_MAX);
-        let fits = |&count: &u64| Arena::rounded(count * block_bytes) <= pinned_bytes_max;
-        let slabs = (2..=wanted).rev().find(fits).ok_or_else(|| {
-            let problem = format!("{pinned_bytes_max} does not hold two slabs of {block_bytes} bytes");
-            Error::config("pinned_bytes_max", problem)
-        })?;
-        Ok(slabs as usize)
+        self.reads.slabs()
     }
 
     /// Pins the slabs with every device, but for those that one pinned before is pinned for too.
@@ -297,7 +205,7 @@ impl Parts {
             Some(Spot { owner: Owner::Load(memory), .. }) => Some((memory.clone(), bytes)),
             _ => None,
         });
-        Ahead::start(own.collect(), &self.plan.spans, shards_at_once(&self.config))
+        Ahead::start(own.collect(), &self.plan.spans, shards_at_once(&self.reads))
     }
 
     fn say_setup(&self, slabs: Option<&SlabPool>, ring: &'static str, numa_node: Option<u32>) {
@@ -332,7 +240,7 @@ impl Parts {
     fn state(&self) -> State {
         let plan = &self.plan;
         let mut waiting: VecDeque<usize> = (0..plan.shards.len()).filter(|&i| !plan.shards[i].is_empty()).collect();
-        let active = waiting.drain(..waiting.len().min(shards_at_once(&self.config))).collect();
+        let active = waiting.drain(..waiting.len().min(shards_at_once(&self.reads))).collect();
         let shards = plan.shards.iter().enumerate().map(|(index, items)| {
             let blocks = &plan.spans[index];
             let span = self.blocks.first().and_then(Option::as_ref).filter(|_| !blocks.is_empty()).map(|block| {
@@ -386,55 +294,22 @@ impl Shared {
 
 /// Starts a load on a thread of its own.
 pub(super) fn start(builder: Builder, clock: Clock) -> Result<Load> {
-    let bound = builder.config.deadline.max(Duration::from_secs(60)); // a driver may take seconds to wake a GPU
+    let bound = builder.reads.deadline.max(LAUNCH_WAIT_MIN);
     start_within(bound, builder, clock)
 }
 
 fn start_within(bound: Duration, mut builder: Builder, clock: Clock) -> Result<Load> {
     let make_ring = builder.make_ring.take();
     let (parts, output, shared) = frame(&builder, clock)?;
-    // Handed from thread to thread: what is sent has been received.
-    let (ready, answer) = channel::bounded(0);
-    let (alive, over) = channel::bounded(0);
-    let engine_shared = shared.clone();
-    let body = move || {
-        let _alive = alive; // goes last: what is shared keeps memory
-        let engine_shared = engine_shared;
-        let life = AssertUnwindSafe(|| match parts.assemble(make_ring) {
-            Ok(engine) => {
-                if ready.send(Ok(())).is_ok() {
-                    engine.run();
-                } // else it took too long, and nobody is there to read for
-            }
-            Err(error) => drop(ready.send(Err(error))),
-        });
-        if let Err(panic) = catch_unwind(life) {
-            let text = panic.downcast_ref::<&str>().map(|s| s.to_string());
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            let _ = engine_shared.stopped.set(format!("it panicked: {text}"));
-        }
-    };
-    thread::Builder::new()
-        .name("strait-engine".into())
-        .spawn(body)
-        .map_err(|e| Error::thread("the engine's thread", &e))?;
-    let start = Instant::now();
-    match answer.recv_timeout(bound) {
-        Ok(ready) => ready?,
-        Err(RecvTimeoutError::Timeout) => {
-            let what = "the engine to allocate its memory".into();
-            return Err(Error::Timeout { what, waited: start.elapsed() });
-        }
-        Err(RecvTimeoutError::Disconnected) => {
-            return Err(Error::Stopped { reason: shared.stopped.get().cloned().unwrap_or_default() });
-        }
-    }
+    let over = launch(bound, &shared.stopped, move || parts.assemble(make_ring), Engine::run)?;
     let left = shared.targets.len();
     Ok(Load { output, shared, left, waiting: None, over })
 }
 
 #[cfg(test)]
 mod tests {
+    use crossbeam::channel;
+
     use super::*;
     use crate::device::SimDevice;
     use crate::sim::Rng;

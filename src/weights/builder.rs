@@ -2,12 +2,11 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{Checkpoint, Load, Manifest, Part, Selection, TensorInfo, Tensors, assembly};
-use crate::config::{PathChoice, RingChoice};
+use crate::config::{ReadOptions, read_options};
 use crate::device::{Device, DevicePtr};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sim::Clock;
 use crate::storage::Ring;
 
@@ -20,7 +19,7 @@ pub struct Builder {
     pub(super) place: Option<PlaceFn>,
     pub(super) blocks: Vec<(usize, Place)>,
     pub(super) manifest: Option<Manifest>,
-    pub(super) config: Config,
+    pub(super) reads: ReadOptions,
     pub(super) make_ring: Option<crate::assembly::MakeRing>,
 }
 
@@ -38,48 +37,6 @@ pub struct Place {
     pub owner: Arc<dyn Any + Send + Sync>,
 }
 
-/// The numbers among the options.
-#[derive(Debug, Clone)]
-pub(super) struct Config {
-    pub(super) block_bytes: u64,
-    pub(super) gap_bytes: u64,
-    pub(super) align_bytes: u64,
-    pub(super) reads_in_flight: usize,
-    pub(super) bytes_in_flight: u64,
-    pub(super) pinned_bytes_max: u64,
-    pub(super) open_files_max: usize,
-    pub(super) deadline: Duration,
-    pub(super) ring: RingChoice,
-    pub(super) path: PathChoice,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            block_bytes: 4 << 20,
-            gap_bytes: 32 << 10,
-            align_bytes: 4096,
-            reads_in_flight: 128,
-            bytes_in_flight: 32 << 20,
-            pinned_bytes_max: 256 << 20,
-            open_files_max: 256,
-            deadline: Duration::from_secs(30),
-            ring: RingChoice::Auto,
-            path: PathChoice::Auto,
-        }
-    }
-}
-
-macro_rules! options {
-    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {
-        $($(#[$doc])*
-        pub fn $name(mut self, $name: $type) -> Builder {
-            self.config.$name = $name;
-            self
-        })*
-    };
-}
-
 impl Builder {
     pub(super) fn new(checkpoint: Checkpoint) -> Builder {
         Builder {
@@ -90,33 +47,17 @@ impl Builder {
             place: None,
             blocks: Vec::new(),
             manifest: None,
-            config: Config::default(),
+            reads: ReadOptions::with_gap(32 << 10),
             make_ring: None,
         }
     }
 
-    options! {
-        /// The longest read, and the size of a slab: a multiple of 4096. Default 4 MiB.
-        block_bytes: u64;
-        /// Wanted bytes that are nearer to each other than this are read as one. Default 32 KiB: what a fast drive reads
-        /// in the time that another read takes.
-        gap_bytes: u64;
-        /// Alignment of direct reads: a power of two, at least 4096. Default 4096.
-        align_bytes: u64;
-        /// Reads in flight at most. Default 128.
-        reads_in_flight: usize;
-        /// Bytes in flight at most. Default 32 MiB.
-        bytes_in_flight: u64;
-        /// Slabs at most, in bytes; where the ring can write into the tensors' own memory there are none. Default 256 MiB.
-        pinned_bytes_max: u64;
-        /// Files open at most. Default 256.
-        open_files_max: usize;
-        /// Whatever takes longer than this is an error that names it. Default 30 s.
-        deadline: Duration;
-        /// Which storage backend. Default: decided by a probe.
-        ring: RingChoice;
-        /// Which way bytes take. Default: direct where possible.
-        path: PathChoice;
+    read_options! {
+        reads,
+        gap_bytes: "Wanted bytes that are nearer to each other than this are read as one. Default 32 KiB: what a fast drive \
+                    reads in the time that another read takes.",
+        pinned_bytes_max: "Slabs at most, in bytes; where the ring can write into the tensors' own memory there are none. \
+                           Default 256 MiB."
     }
 
     /// Where the tensors go. Default: [`Device::auto`].
@@ -225,31 +166,5 @@ impl Builder {
     /// Loads everything, and waits for it.
     pub fn load_all(self) -> Result<Tensors> {
         self.start()?.load_all()
-    }
-}
-
-impl Config {
-    pub(super) fn check(&self) -> Result<()> {
-        let at_least_1 = [("reads_in_flight", self.reads_in_flight), ("open_files_max", self.open_files_max)];
-        for (option, value) in at_least_1 {
-            if value == 0 {
-                return Err(Error::config(option, "must be at least 1"));
-            }
-        }
-        if self.deadline.is_zero() {
-            return Err(Error::config("deadline", "nothing happens in no time; give at least a few milliseconds"));
-        }
-        let align = self.align_bytes;
-        if !align.is_power_of_two() || !(4096..=1 << 30).contains(&align) {
-            return Err(Error::config("align_bytes", format!("{align} is not a power of two from 4096 to 1 GiB")));
-        }
-        if self.block_bytes == 0 || !self.block_bytes.is_multiple_of(align) || self.block_bytes > 1 << 30 {
-            let problem = format!("{} is not a multiple of {align} up to 1 GiB", self.block_bytes);
-            return Err(Error::config("block_bytes", problem));
-        }
-        if self.reads_in_flight > 4096 {
-            return Err(Error::config("reads_in_flight", "more than 4096 reads in flight help no device"));
-        }
-        Ok(())
     }
 }

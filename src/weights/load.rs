@@ -49,7 +49,7 @@ pub(super) struct Shared {
     /// Ends the engine's wait for reads, if it waits for real.
     pub(super) waker: OnceLock<Arc<Waker>>,
     /// Why the engine is gone, if it did not say so itself.
-    pub(super) stopped: OnceLock<String>,
+    pub(super) stopped: Arc<OnceLock<String>>,
 }
 
 /// What is handed over for one target.

@@ -127,7 +127,7 @@ impl Plan {
         let whole = builder.manifest.as_ref().map(|_| Rows::whole(tensor.offset, tensor.bytes));
         let rows = self.targets[first..].iter().map(|target| whole.unwrap_or(target.rows));
         let mut targets = first..first;
-        for (extents, count) in Extents::of(rows, builder.config.gap_bytes) {
+        for (extents, count) in Extents::of(rows, builder.reads.gap_bytes) {
             targets = targets.end..targets.end + count;
             self.items.push(Item { place: Some(place), extents, direct: false, targets: targets.clone(), check: None });
         }

@@ -297,14 +297,15 @@ mod tests {
     #[test]
     fn a_lease_comes_back_when_its_landing_is_closed_and_the_last_read_has_ended() {
         let ((mut flight, slot), memory) = (flight(), Arc::new(()));
-        let id = flight.open(Lease(memory), 7).ok().unwrap();
+        let id = flight.open(Lease(memory.clone()), 7).ok().unwrap();
         let reads = [(); 2].map(|()| flight.begin(id, WANT, slot, 0, Duration::ZERO));
         let [first, last] = reads;
         flight.finish(first, None);
         flight.close(id);
         assert!(flight.reap().is_none());
         flight.finish(last, None);
-        assert_eq!(flight.reap().unwrap().tag, 7);
+        let landed = flight.reap().unwrap();
+        assert!(landed.tag == 7 && Arc::ptr_eq(&landed.lease.0, &memory));
     }
 
     /// Mutants that this catches: a drop without the leak; one that leaks where nothing is left.

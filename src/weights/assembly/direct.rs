@@ -2,13 +2,13 @@
 
 use super::Parts;
 use crate::assembly::way::{self, Way, Wishes};
-use crate::config::{PathChoice, RingChoice};
+use crate::config::{PathChoice, ReadOptions, RingChoice};
 use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::region::address;
 use crate::stats::Fallback;
 use crate::storage::{Cufile, Registered, Ring};
-use crate::weights::builder::{Builder, Config, Place};
+use crate::weights::builder::{Builder, Place};
 use crate::weights::plan::Plan;
 
 /// cuFile reads stretches of this length and more: less than 1 % more memory, and reads that are worth a start of their own.
@@ -16,19 +16,18 @@ const CUFILE_STRETCH_MIN: u64 = 1 << 20;
 
 /// What is to be done, the way that direct items take, and why there is no better one.
 pub(super) fn plan(builder: &Builder, devices: &[Device]) -> Result<(Plan, Way, Option<Fallback>)> {
-    let (checkpoint, config) = (&builder.checkpoint, &builder.config);
     let mut plan = Plan::new(builder, devices)?;
     let (way, refusal) = choose_way(builder, devices, &mut plan)?;
     if !way.is_direct() {
         plan.unmark();
     }
-    plan.lay_out(checkpoint, devices.len(), config.align_bytes)?;
+    plan.lay_out(&builder.checkpoint, devices.len(), builder.reads.align_bytes)?;
     Ok((plan, way, refusal))
 }
 
 /// Marks what could be direct, and tries whether it can be.
 fn choose_way(builder: &Builder, devices: &[Device], plan: &mut Plan) -> Result<(Way, Option<Fallback>)> {
-    let Config { ring, path, deadline, align_bytes, .. } = builder.config;
+    let ReadOptions { ring, path, deadline, align_bytes, .. } = builder.reads;
     let [device] = devices else {
         return match ring {
             RingChoice::Cufile => {
@@ -75,7 +74,7 @@ impl Parts {
         let device = &self.devices[0];
         device.raw().make_current()?;
         // It is open by now: a read has been tried.
-        let ring = Cufile::new(self.config.reads_in_flight, compat, &way::enter(device), self.config.deadline);
+        let ring = Cufile::new(self.reads.reads_in_flight, compat, &way::enter(device), self.reads.deadline);
         let refusal = match ring {
             Ok(mut ring) => {
                 let base = address(self.blocks[0].as_ref().expect("there is something in it").ptr);
@@ -104,7 +103,7 @@ impl Parts {
         let items = self.plan.items.len();
         let direct = self.plan.items.iter().filter(|item| item.direct).count();
         let reason = self.way.reason("the tensors'");
-        let staged = match (self.config.path, self.way) {
+        let staged = match (self.reads.path, self.way) {
             _ if items == 0 => return ("direct", "there is nothing to read".into()),
             _ if direct == items => return ("direct", reason),
             _ if direct > 0 => {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::stretch::{Stretch, Sum};
 use super::{Hash, Shared};
 use crate::assembly::{choose_ring, not_registered};
+use crate::config::ReadOptions;
 use crate::error::{Error, Result};
 use crate::memory::{Slab, SlabPool};
 use crate::sim::Clock;
@@ -36,7 +37,14 @@ impl Reader {
         let share = hash.pinned_bytes_max / threads as u64 / block_bytes;
         let slabs = share.clamp(2, SLABS_MAX) as usize;
         let counters = Arc::new(Counters::default());
-        let (ring, opening) = choose_ring(hash.ring, slabs, 1, ALIGN, &counters)?;
+        let reads = ReadOptions {
+            ring: hash.ring,
+            reads_in_flight: slabs,
+            open_files_max: 1,
+            align_bytes: ALIGN,
+            ..ReadOptions::with_gap(0)
+        };
+        let (ring, opening) = choose_ring(&reads, &counters)?;
         let options = Options {
             depth: slabs,
             bytes_in_flight_max: u64::MAX,
