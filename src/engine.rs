@@ -10,112 +10,56 @@
 //! back is the lack of a slab, of a region, or of a free batch. Nothing is allocated once it runs.
 
 mod bad;
+mod filling;
 mod gate;
+mod hand_over;
 mod land;
 mod layout;
 pub(crate) mod ranges;
 mod refill;
+mod shared;
 mod stage;
 mod verify;
 mod work;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::batch::Body;
-use crate::dataset::{Dataset, Field};
-use crate::device::{Device, Fence, Seq, Timeline};
+use crate::dataset::Dataset;
+use crate::device::{Fence, Seq};
 use crate::error::{Error, Result};
-use crate::order::{Counts, Cursor, Order, Standing};
 use crate::region::RegionPool;
-use crate::selection::{Dense, Selection};
+use crate::selection::Selection;
 use crate::sim::Clock;
 use crate::sizes::Sizes;
 use crate::source::Source;
-use crate::stats::Counters;
-use crate::storage::{Damage, LandingId, ReadQueue, Waker};
+use crate::storage::ReadQueue;
 use crate::workers::Workers;
 
 pub(crate) use bad::Bad;
+use filling::Filling;
 pub(crate) use gate::Gate;
 use ranges::range;
+pub(crate) use shared::{Message, Output, Shared};
 pub(crate) use stage::{Hold, Pinned, Stage};
 pub(crate) use verify::Verifier;
 pub(crate) use work::Job;
 
-/// What the consumer tells the engine.
-#[allow(clippy::large_enum_variant, reason = "the queue is allocated once; a box would be allocated in every epoch")]
-pub(crate) enum Message {
-    /// Deliver these batches; what is under way for earlier generations is dropped.
-    Epoch { generation: u64, source: Source, standing: Standing },
-    /// A batch comes back.
-    Release(Body),
-    /// The loader is going away.
-    Stop,
-}
-
-/// What the engine tells the consumer, each for one generation.
-#[allow(clippy::large_enum_variant, reason = "nearly all of them are batches")]
-pub(crate) enum Output {
-    Batch(Body),
-    Failed(u64, Error),
-    End(u64),
-}
-
-/// What engine, loader and batches have in common.
-pub(crate) struct Shared {
-    pub(crate) device: Device,
-    pub(crate) fields: Arc<[Field]>,
-    /// Those that come out as arrays.
-    pub(crate) dense: Arc<[Dense]>,
-    /// Those whose bytes are on the host too.
-    pub(crate) on_host: Arc<[usize]>,
-    /// The number of samples of each dataset that was joined.
-    pub(crate) parts: Arc<[u64]>,
-    pub(crate) order: Order,
-    /// The cursor of a run that has not begun.
-    pub(crate) start: Cursor,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) timeline: OnceLock<Arc<dyn Timeline>>,
-    pub(crate) deadline: Duration,
-    /// Batches with the consumer.
-    pub(crate) held: AtomicUsize,
-    /// The engine waits for a batch to come back: without one it cannot go on.
-    pub(crate) starved: AtomicBool,
-    /// Ends the engine's wait for reads, if it waits for real.
-    pub(crate) waker: OnceLock<Arc<Waker>>,
-    /// Why the engine is gone, if it is.
-    pub(crate) stopped: Arc<OnceLock<String>>,
-}
-
-/// A batch on its way.
-struct Filling {
-    body: Body,
-    next_read: usize,
-    open: Option<(LandingId, u64)>,
-    landings: usize,
-    /// Leases with the worker.
-    working: usize,
-    /// The worker has had the whole batch.
-    worked: bool,
-    /// It has been compared with its checksums, and its gather has been started.
-    gathered: bool,
-    /// The casts that have been started: whole ones, and moves of the next.
-    cast: (usize, usize),
-    /// Everything that was to be done has been done or, on the copy stream, started; or has failed.
-    finished: bool,
-    failure: Option<Error>,
-    damages: Vec<Damage>,
-}
-
-/// A wait without news is never longer than this, so that messages and deadlines are seen.
-const SLICE: Duration = Duration::from_millis(20);
+/// A wait without news is never longer than this, so that messages, deadlines, and a consumer that has gone are seen.
+pub(crate) const SLICE: Duration = Duration::from_millis(20);
 /// Reads shorter than this are waited for several at a time: their wake-ups would cost more than they bring.
-const SHORT_READ: u32 = 64 << 10;
+const SHORT_READ: u64 = 64 << 10;
+
+/// How many of the reads in flight are waited for at a time.
+pub(crate) fn reads_together(in_flight: usize, read_bytes: Option<u64>) -> usize {
+    let short = read_bytes.is_some_and(|bytes| bytes < SHORT_READ);
+    if short { (in_flight / 4).clamp(1, 16) } else { 1 }
+}
 
 /// The engine. Fields drop in order: reads and copies drain before their memory is let go.
 pub(crate) struct Engine {
@@ -188,9 +132,7 @@ impl State {
             fences: Vec::with_capacity(count),
         }
     }
-}
 
-impl State {
     /// A batch on its way that something comes back of.
     fn of(&mut self, slot: u32) -> &mut Filling {
         let mut batches = self.filling.iter_mut().chain(&mut self.doomed);
@@ -292,60 +234,7 @@ impl Engine {
         self.state.idle.push(body);
     }
 
-    // ---- hand over --------------------------------------------------------------------------------------------------
-
-    /// Tells the consumer of a failure. Only a queue full of stale outputs refuses it, and then it is told later.
-    fn say(&mut self) {
-        if let Some(error) = self.state.unsaid.take() {
-            let failed = Output::Failed(self.state.generation, error);
-            if let Err(TrySendError::Full(Output::Failed(_, error))) = self.output.try_send(failed) {
-                self.state.unsaid = Some(error);
-            }
-        }
-    }
-
-    fn hand_over(&mut self) {
-        self.say();
-        while let Some(filling) = self.state.filling.front_mut() {
-            if let Some(error) = filling.failure.as_ref().filter(|error| !self.bad.forgives(error)) {
-                let error = error.clone();
-                return self.fail(error);
-            }
-            if self.state.recalling || !filling.finished || self.output.is_full() {
-                return;
-            }
-            match self.bad.settle(filling) {
-                Ok(true) => {}
-                Ok(false) => return self.recall(),
-                Err(error) => return self.fail(error),
-            }
-            let filling = self.state.filling.pop_front().expect("looked at above");
-            self.over(); // whoever holds an epoch's last batch finds its end counted
-            let counters = &self.shared.counters;
-            counters.batches.add(1);
-            counters.samples.add(filling.body.samples.len() as u64);
-            counters.bytes_wanted.add(filling.body.plan.wanted_bytes());
-            let _ = self.output.try_send(Output::Batch(filling.body));
-        }
-        if self.state.running && self.over() && self.output.try_send(Output::End(self.state.generation)).is_ok() {
-            self.state.running = false;
-        }
-    }
-
-    /// Whether every batch of this generation has been handed over; then what the policy did to its end is counted.
-    fn over(&mut self) -> bool {
-        let state = &mut self.state;
-        let all = state.source.as_ref().is_none_or(Source::is_over);
-        let over = all && state.planned.is_empty() && state.filling.is_empty();
-        if let Some(source) = state.source.as_mut().filter(|_| over) {
-            let Counts { dropped, padded, wrapped } = source.take_counts();
-            let counters = &self.shared.counters;
-            counters.samples_dropped.add(dropped);
-            counters.samples_padded.add(padded);
-            counters.samples_wrapped.add(wrapped);
-        }
-        over
-    }
+    // ---- give up ------------------------------------------------------------------------------------------------------
 
     /// Ends this generation with an error, once.
     fn fail(&mut self, error: Error) {
@@ -396,9 +285,8 @@ impl Engine {
         let in_flight = self.queue.in_flight();
         let working = self.worker.as_ref().is_some_and(|worker| worker.out() > 0);
         if in_flight > 0 || working && !self.queue.has_ended() {
-            let short = self.state.filling.back().is_some_and(Filling::reads_are_short);
-            let want = if short { (in_flight / 4).clamp(1, 16) } else { 1 };
-            return self.queue.wait(want, SLICE);
+            let read_bytes = self.state.filling.back().and_then(Filling::read_bytes);
+            return self.queue.wait(reads_together(in_flight, read_bytes), SLICE);
         }
         if self.queue.has_ended() {
             return Ok(());
@@ -433,54 +321,5 @@ impl Drop for Engine {
         for &(_, fence) in &self.state.fences {
             self.regions.memory().free_behind(fence);
         }
-    }
-}
-
-impl Filling {
-    /// A batch to be read, or one that only waits for its turn to say what failed.
-    fn new(body: Body, failure: Option<Error>) -> Filling {
-        let next_read = if failure.is_some() { body.plan.reads().len() } else { 0 };
-        let damages = Vec::new(); // allocates nothing as long as nothing fails
-        Filling {
-            body,
-            next_read,
-            open: None,
-            landings: 0,
-            working: 0,
-            worked: false,
-            gathered: false,
-            cast: (0, 0),
-            finished: false,
-            failure,
-            damages,
-        }
-    }
-
-    fn close(&mut self, queue: &mut ReadQueue<Hold>) {
-        if let Some((landing, _)) = self.open.take() {
-            queue.close(landing);
-        }
-    }
-
-    /// Nothing of it is with the ring or the worker.
-    fn is_idle(&self) -> bool {
-        self.landings == 0 && self.working == 0
-    }
-
-    /// Every read has ended, every copy has been started, and the worker has done its part.
-    fn is_there(&self) -> bool {
-        self.next_read == self.body.plan.reads().len() && self.open.is_none() && self.is_idle()
-    }
-
-    /// The worker has something to do with it, once it is all there.
-    fn wants_work(&self) -> bool {
-        let plan = &self.body.plan;
-        let arrays = !plan.gather().is_empty() || plan.cast_moves(0).is_some();
-        let work = arrays || plan.parts().iter().any(|part| part.purpose.check);
-        work && !self.worked && self.failure.is_none()
-    }
-
-    fn reads_are_short(&self) -> bool {
-        self.body.plan.reads().first().is_some_and(|read| read.len < SHORT_READ)
     }
 }

@@ -1,7 +1,7 @@
 //! The consumer's side: a loader and its epochs.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
@@ -15,7 +15,6 @@ use crate::engine::{Engine, Message, Output, Shared};
 use crate::error::{Error, Result};
 use crate::launch::{LAUNCH_WAIT_MIN, launch};
 use crate::order::{BadSamplePolicy, BadSamples, Cursor, IfChanged, Progress, Standing};
-use crate::selection::Selection;
 use crate::source::Supply;
 use crate::stats::{Stats, StatsReader};
 
@@ -319,44 +318,5 @@ impl Loader {
             waited if waited > self.shared.deadline + 10 * LOOK => Err(self.stalled(waited)),
             _ => Ok(()),
         }
-    }
-}
-
-impl Shared {
-    pub(crate) fn new(
-        device: Device,
-        dataset: &Dataset,
-        selection: &Selection,
-        supply: &Supply,
-        deadline: Duration,
-    ) -> Shared {
-        Shared {
-            device,
-            fields: selection.fields.clone(),
-            dense: selection.dense.clone(),
-            on_host: selection.on_host.clone(),
-            parts: dataset.parts().into(),
-            order: supply.order().clone(),
-            start: supply.start(dataset),
-            counters: Arc::default(),
-            timeline: OnceLock::new(),
-            deadline,
-            held: AtomicUsize::new(0),
-            starved: AtomicBool::new(false),
-            waker: OnceLock::new(),
-            stopped: Arc::default(),
-        }
-    }
-
-    /// Ends the engine's wait for reads.
-    pub(crate) fn wake(&self) {
-        if let Some(waker) = self.waker.get() {
-            waker.wake();
-        }
-    }
-
-    /// A number that changes as long as bytes arrive or batches go out.
-    fn progress(&self) -> u64 {
-        self.counters.reads_ended.get().wrapping_add(self.counters.batches.get())
     }
 }

@@ -27,20 +27,16 @@ use super::pages::Ahead;
 use super::plan::Plan;
 use super::window::{Landing, Window};
 use crate::device::{CopyQueue, RawRows, Seq};
-use crate::engine::Pinned;
 use crate::engine::ranges::range;
+use crate::engine::{Pinned, SLICE, reads_together};
 use crate::error::{Error, Result};
 use crate::memory::{Slab, SlabPool};
 use crate::sim::Clock;
 use crate::storage::{Damage, Landed, LandingId, ReadQueue};
 use crate::workers::Workers;
 
-/// A wait without news is never longer than this, so that a consumer that has gone and deadlines are seen.
-const SLICE: Duration = Duration::from_millis(20);
-/// The same where copies and checks are waited for at once, and only one of them wakes.
+/// As [`SLICE`], where copies and checks are waited for at once, and only one of them wakes.
 const SHORT_SLICE: Duration = Duration::from_millis(1);
-/// Reads shorter than this are waited for several at a time.
-const SHORT_READ: u64 = 64 << 10;
 
 /// The engine. Fields drop in order: reads, checks and copies drain before their memory is let go.
 pub(super) struct Engine {
@@ -269,10 +265,9 @@ impl Engine {
     fn wait(&mut self) -> Result<()> {
         let in_flight = self.queue.in_flight();
         if in_flight > 0 {
-            let short = |window: &Window| window.reads.first().is_some_and(|landing| landing.read.len < SHORT_READ);
-            let short = self.state.filling.is_some_and(|(_, tag, _)| short(&self.state.windows[&tag]));
-            let want = if short { (in_flight / 4).clamp(1, 16) } else { 1 };
-            return self.queue.wait(want, SLICE);
+            let filling = self.state.filling.map(|(_, tag, _)| &self.state.windows[&tag]);
+            let read_bytes = filling.and_then(|window| Some(window.reads.first()?.read.len));
+            return self.queue.wait(reads_together(in_flight, read_bytes), SLICE);
         }
         if self.queue.has_ended() {
             return Ok(());

@@ -14,106 +14,27 @@ mod layout;
 mod pipeline;
 mod shards;
 mod sums;
+mod tensor;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashSet};
-use std::marker::PhantomData;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::layout::Layout;
 use self::pipeline::Pipeline;
 use self::shards::Shards;
-use super::{Algorithm, FileDigests, Manifest, Tensor};
-use crate::config::RingChoice;
-use crate::device::{Device, DevicePtr, RawStream};
-use crate::dtype::DType;
+use self::tensor::Source;
+use super::{Algorithm, FileDigests, Manifest};
+use crate::config::{RingChoice, options};
+use crate::device::{Device, RawStream};
 use crate::error::{Error, Result};
-use crate::safetensors::{METADATA, dtype_name};
 use crate::sim::Clock;
 use crate::stats::Fallback;
 use crate::storage::{NewFile, Ring};
 
-/// A tensor to be saved: dense, in C order, little-endian.
-#[derive(Debug, Clone)]
-pub struct SaveTensor<'a> {
-    name: &'a str,
-    dtype: DType,
-    shape: &'a [u64],
-    /// What dtype and shape come to; `None` if that is nothing.
-    array_bytes: Option<u64>,
-    /// The length of what was given.
-    bytes: u64,
-    source: Source<'a>,
-}
-
-/// Where bytes come from.
-#[derive(Debug, Clone)]
-enum Source<'a> {
-    Host(&'a [u8]),
-    Device(DevicePtr, PhantomData<&'a [u8]>),
-    /// A part of the header.
-    Header(Range<usize>),
-}
-
-impl<'a> Source<'a> {
-    fn part(&self, range: Range<u64>) -> Source<'a> {
-        match self {
-            Source::Host(bytes) => Source::Host(&bytes[range.start as usize..range.end as usize]),
-            Source::Device(base, _) => Source::Device(base + range.start, PhantomData),
-            Source::Header(whole) => {
-                Source::Header(whole.start + range.start as usize..whole.start + range.end as usize)
-            }
-        }
-    }
-}
-
-impl<'a> SaveTensor<'a> {
-    /// A tensor in ordinary memory of the host.
-    pub fn new(name: &'a str, dtype: DType, shape: &'a [u64], bytes: &'a [u8]) -> SaveTensor<'a> {
-        let (array_bytes, source) = (dtype.array_bytes(shape), Source::Host(bytes));
-        SaveTensor { name, dtype, shape, array_bytes, bytes: bytes.len() as u64, source }
-    }
-
-    /// A tensor in the memory of the device that is given to [`Save::new`].
-    ///
-    /// # Safety
-    /// From `base` on, as many bytes as dtype and shape take are valid in that device's memory, and nobody writes to them
-    /// or frees them, until the save returns; if it returns [`Error::Timeout`] or [`Error::Device`], until the device has
-    /// come to rest. What is still on its way to them is on the stream given to [`Save::after`].
-    pub unsafe fn on_device(name: &'a str, dtype: DType, shape: &'a [u64], base: DevicePtr) -> SaveTensor<'a> {
-        let (array_bytes, source) = (dtype.array_bytes(shape), Source::Device(base, PhantomData));
-        SaveTensor { name, dtype, shape, array_bytes, bytes: array_bytes.unwrap_or(0), source }
-    }
-
-    /// A tensor as it was loaded, under its own name; waits until it is there. It has to live on the device that is given
-    /// to [`Save::new`].
-    pub fn loaded(tensor: &'a Tensor) -> Result<SaveTensor<'a>> {
-        tensor.wait()?;
-        // SAFETY: the tensor holds its memory as long as it is borrowed, its copies have ended, and nothing writes to it.
-        Ok(unsafe { SaveTensor::on_device(tensor.name(), tensor.dtype(), tensor.shape(), tensor.device_ptr()) })
-    }
-
-    /// Whether it can be saved: [`Error::Config`] as of [`Save::save`] where the format has no such name or type, or the
-    /// bytes are not those of the shape.
-    pub fn check(&self) -> Result<()> {
-        let SaveTensor { name, dtype, shape, .. } = self;
-        let bad = |problem: String| Err(Error::config("tensors", format!("tensor `{name}`: {problem}")));
-        if *name == METADATA {
-            return bad("the format keeps this name for itself; give it another".into());
-        }
-        if dtype_name(*dtype).is_none() {
-            return bad(format!("safetensors has no type for {dtype}; convert it"));
-        }
-        match self.array_bytes {
-            Some(bytes) if bytes == self.bytes => Ok(()),
-            Some(bytes) => bad(format!("{dtype} {shape:?} takes {bytes} bytes, and {} were given", self.bytes)),
-            None => bad(format!("{dtype} {shape:?} is no whole number of bytes, or too many")),
-        }
-    }
-}
+pub use self::tensor::SaveTensor;
 
 /// What is summed up in a [`Manifest`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,34 +138,17 @@ impl Save {
         self
     }
 
-    /// The length of one write, and of one slab: a multiple of 4096. Default 4 MiB.
-    pub fn block_bytes(mut self, bytes: usize) -> Save {
-        self.block_bytes = bytes;
-        self
-    }
-
-    /// Writes in flight at most. Default 8.
-    pub fn writes_in_flight(mut self, writes: usize) -> Save {
-        self.writes_in_flight = writes;
-        self
-    }
-
-    /// Slabs at most, in bytes: twice the writes in flight if that is less. Default 256 MiB.
-    pub fn pinned_bytes_max(mut self, bytes: u64) -> Save {
-        self.pinned_bytes_max = bytes;
-        self
-    }
-
-    /// Which storage backend. Default: io_uring for direct writes, threads for others.
-    pub fn ring(mut self, ring: RingChoice) -> Save {
-        self.ring = ring;
-        self
-    }
-
-    /// Whatever takes longer than this is an error that names it. Default 30 s.
-    pub fn deadline(mut self, deadline: Duration) -> Save {
-        self.deadline = deadline;
-        self
+    options! {
+        /// The length of one write, and of one slab: a multiple of 4096. Default 4 MiB.
+        block_bytes: usize => block_bytes = block_bytes;
+        /// Writes in flight at most. Default 8.
+        writes_in_flight: usize => writes_in_flight = writes_in_flight;
+        /// Slabs at most, in bytes: twice the writes in flight if that is less. Default 256 MiB.
+        pinned_bytes_max: u64 => pinned_bytes_max = pinned_bytes_max;
+        /// Which storage backend. Default: io_uring for direct writes, threads for others.
+        ring: RingChoice => ring = ring;
+        /// Whatever takes longer than this is an error that names it. Default 30 s.
+        deadline: Duration => deadline = deadline;
     }
 
     /// Writes the tensors to `path`, in place of what is there, and with its permissions. A symbolic link is replaced, not
@@ -284,7 +188,7 @@ impl Save {
         let mut fallbacks: Vec<Fallback> = fallbacks.collect();
         let pipeline = pipeline.expect("there is at least one file");
         fallbacks.extend(pipeline.fallbacks());
-        let mut said = std::collections::HashSet::new();
+        let mut said = HashSet::new();
         fallbacks.retain(|fallback| said.insert(fallback.instead.clone()));
         let (ring, pinned_bytes) = (pipeline.ring_name(), pipeline.pinned_bytes());
         drop(pipeline);

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::*;
-use crate::device::{SimDevice, SimFaults};
+use crate::device::{DevicePtr, SimDevice, SimFaults};
+use crate::dtype::DType;
 use crate::sim::Rng;
 use crate::storage::{Faults, SimRing};
 use crate::weights::Digest;
