@@ -17,7 +17,7 @@ test:
 
 # Many more seeds of the simulated pipeline than CI runs.
 sim seeds="100000":
-    STRAIT_SIM_SEEDS={{seeds}} cargo test --release --lib pipeline_sim
+    STRAIT_SIM_SEEDS={{seeds}} cargo test --release --lib sims::pipeline
 
 bench:
     cargo bench

@@ -28,22 +28,18 @@ mod length;
 mod loader;
 pub mod memory;
 pub mod order;
-#[cfg(test)]
-mod pipeline_sim;
 pub mod plan;
 mod region;
-#[cfg(test)]
-mod resume_sim;
 pub mod safetensors;
 mod selection;
 pub mod sim;
+#[cfg(test)]
+mod sims;
 mod sizes;
 mod source;
 pub mod stats;
 pub mod storage;
 pub mod weights;
-#[cfg(test)]
-mod windows_sim;
 mod workers;
 
 pub use batch::{Batch, FieldView, Tensor, WindowView};

@@ -1,10 +1,8 @@
 //! Loads from one seed: reads out of order, short, refused, stalled; copies late; damaged files; consumers that leave.
 //!
-//! The oracle is what was written. A failure prints its seed; `STRAIT_SIM_SEED=n` runs that seed alone, and
-//! `STRAIT_SIM_SEEDS=n` so many.
+//! The oracle is what was written.
 
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,9 +14,10 @@ use super::load::{Output, Shared};
 use super::manifest::{FileDigests, Manifest, TensorDigest};
 use super::{Algorithm, Checkpoint, Digest, Part, Tensor, TensorInfo, assembly};
 use crate::config::PathChoice;
-use crate::device::{Device, RawStream, SimDevice, SimFaults, SimRead};
+use crate::device::{Device, RawStream, SimDevice, SimRead};
 use crate::error::Error;
 use crate::sim::{Clock, Rng};
+use crate::sims::{device_fault, for_seeds};
 use crate::storage::{Faults, SimRing};
 
 /// More turns than any seed needs: beyond, the load hangs.
@@ -82,14 +81,7 @@ impl Run {
         let sims: Vec<_> = (0..rng.below(3)).map(|_| Arc::new(SimDevice::new(rng.next_u64(), clock.clone()))).collect();
         let device_faults = !sims.is_empty() && rng.one_in(4);
         if device_faults {
-            let at = Some(1 + rng.below(20));
-            let faults = [
-                SimFaults { copy_fails: at, ..SimFaults::default() },
-                SimFaults { mark_fails: at, ..SimFaults::default() },
-                SimFaults { lost: at, ..SimFaults::default() },
-                SimFaults { stalls: at, ..SimFaults::default() },
-            ];
-            sims[0].set_faults(faults[rng.below(4) as usize]);
+            sims[0].set_faults(device_fault(&mut rng));
         }
         let devices: Vec<Device> = match sims.is_empty() {
             true => vec![Device::host()],
@@ -313,19 +305,10 @@ fn manifest(rng: &mut Rng, checkpoint: &Checkpoint, paths: &[PathBuf], by_file: 
 
 #[test]
 fn loads_from_many_seeds() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seeds = match number("STRAIT_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("STRAIT_SIM_SEEDS").unwrap_or(250),
-    };
-    for seed in seeds {
+    for_seeds(250, |seed, _| {
         let directory = tempfile::tempdir().unwrap();
-        let run = AssertUnwindSafe(|| Run::new(seed, directory.path()).finish());
-        if let Err(panic) = catch_unwind(run) {
-            eprintln!("STRAIT_SIM_SEED={seed}");
-            resume_unwind(panic);
-        }
-    }
+        Run::new(seed, directory.path()).finish();
+    });
 }
 
 /// Mutants that this catches: a stage without a range; one that lasts into the next.

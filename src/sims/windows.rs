@@ -1,26 +1,24 @@
 //! Runs over windows of tokens from one seed, on storage with blocks that cannot be read: exactly the windows that need
 //! one are left out or replaced, on every rank, as they are stored and packed, and again after a resume.
-//!
-//! `STRAIT_SIM_SEED=n` runs that seed alone, and `STRAIT_SIM_SEEDS=n` so many.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 
+use super::damaged::{Answer, DamagedRing, Damages};
+use super::draw::{Shards, draw_cast, draw_device, draw_reads};
+use super::for_seeds;
+use super::rank::{Delivered, Expected, Oracle, Ranked, drive};
 use crate::assembly;
 use crate::batch::Batch;
 use crate::config::{Config, Windows};
 use crate::dataset::Dataset;
-use crate::device::{Device, SimDevice};
 use crate::dtype::DType;
 use crate::order::{
-    AtEnd, BadSamplePolicy, Cursor, Order, Packer, PackerState, Part, Piece, Policy, Progress, Rank, Schedule, Shuffle,
-    Stretch, TokenWindows,
+    AtEnd, BadSamplePolicy, Cursor, Order, Packer, PackerState, Part, Piece, Policy, Progress, Rank, Shuffle, Stretch,
+    TokenWindows,
 };
-use crate::pipeline_sim::{Shards, draw_cast, draw_reads};
 use crate::plan::nearest;
-use crate::resume_sim::{Answer, DamagedRing, Damages, Delivered, Ranked, drive, for_seeds};
 use crate::selection::{FieldOptions, Wanted};
 use crate::sim::{Clock, Rng};
 
@@ -263,10 +261,7 @@ impl Bed {
 
     fn run(&self, rng: &mut Rng, stretch: Stretch, rank: u32, from: Option<&str>, epochs: u64) -> Ranked {
         let clock = Clock::simulated();
-        let device = match rng.one_in(2) {
-            true => Device::new(Arc::new(SimDevice::new(rng.next_u64(), clock.clone()))),
-            false => Device::host(),
-        };
+        let device = draw_device(rng, &clock);
         let casts = self.cast.iter().map(|(_, wanted)| wanted.clone()).collect();
         let config = Config {
             fields: FieldOptions { casts, ..FieldOptions::default() },
@@ -325,60 +320,12 @@ impl Bed {
         Delivered { epoch: batch.epoch(), samples: batch.samples().to_vec(), padded: batch.padded() }
     }
 
-    /// What a rank should deliver of a stretch, and the places that were bad.
-    fn expected(
-        &self,
-        stretch: Stretch,
-        rank: u32,
-        mut at: Progress,
-        epochs: u64,
-        bad: &IsBad,
-    ) -> (Vec<Delivered>, [u64; 2]) {
-        let order = self.order();
-        let rank = Rank::new(rank, stretch.world).unwrap();
-        let schedule = Schedule::new(order.clone(), stretch.batch_size, rank, self.policy).unwrap();
-        let (mut batches, mut met) = (Vec::new(), [0; 2]); // bad places, and bad padding
-        while at.epoch < epochs && (batches.len() as u64) < stretch.steps_max {
-            let epoch = at.epoch;
-            let bad: Vec<bool> = self.pieces(epoch).iter().map(|pieces| bad(self, pieces)).collect();
-            let steps = schedule.steps(at).unwrap();
-            let left = stretch.steps_max - batches.len() as u64;
-            for step in 0..steps.len().min(left) {
-                let mut places = Vec::new();
-                let padding = steps.batch(step, &mut places);
-                let mut delivered = Delivered { epoch, samples: Vec::new(), padded: 0 };
-                for (index, &place) in places.iter().enumerate() {
-                    let position = steps.position(step, index as u64) % order.len();
-                    let mut stand_in = Some(place);
-                    let is_padding = index as u64 >= places.len() as u64 - padding;
-                    met[usize::from(is_padding)] += u64::from(bad[place as usize]);
-                    for attempt in 0.. {
-                        if stand_in.is_none_or(|window| !bad[window as usize]) {
-                            break;
-                        }
-                        let other = order.replacement_of(place, epoch, position, attempt);
-                        let near = order.len().min(1024);
-                        let other = match self.windows {
-                            Windows::Stored { .. } => other,
-                            Windows::Packed { .. } => {
-                                (u128::from(other) * u128::from(near) / u128::from(order.len())) as u64
-                            }
-                        };
-                        stand_in = (self.bad == BadSamplePolicy::Replace).then_some(other);
-                    }
-                    if let Some(window) = stand_in {
-                        delivered.samples.push(window);
-                        delivered.padded += u64::from(is_padding);
-                    }
-                }
-                batches.push(delivered);
-            }
-            at = match steps.len() <= left {
-                true => Progress { epoch: epoch + 1, consumed: 0 },
-                false => steps.progress_after(left - 1),
-            };
-        }
-        (batches, met)
+    /// What a rank should deliver of a stretch.
+    fn expected(&self, stretch: Stretch, rank: u32, from: Progress, epochs: u64, bad: &IsBad) -> Expected {
+        let bad = |epoch| self.pieces(epoch).iter().map(|pieces| bad(self, pieces)).collect();
+        let near = matches!(self.windows, Windows::Packed { .. });
+        let oracle = Oracle { order: &self.order(), policy: self.policy, bad_samples: self.bad, near, bad: &bad };
+        oracle.expected(stretch, rank, from, epochs)
     }
 
     /// Documents and damaged blocks that have a part of each other.
@@ -424,8 +371,9 @@ fn tar(rng: &mut Rng, shards: &Shards, number: u64, item: u64) -> PathBuf {
 #[test]
 fn exactly_the_windows_that_need_a_damaged_block_are_left_out_or_replaced() {
     const EPOCHS: u64 = 2;
-    for_seeds(200, |seed, rng, shards| {
-        let mut bed = Bed::new(rng, shards, seed);
+    let shards = Shards::new();
+    for_seeds(200, |seed, rng| {
+        let mut bed = Bed::new(rng, &shards, seed);
         let windows = bed.order().len().min(bed.order().samples());
         for _ in 0..1 + rng.below(3) {
             let shard = rng.below(bed.files.len() as u64) as usize;
@@ -461,14 +409,14 @@ fn exactly_the_windows_that_need_a_damaged_block_are_left_out_or_replaced() {
             for rank in 0..world {
                 let ranked = bed.run(rng, stretch, rank, text.as_deref(), EPOCHS);
                 assert!(ranked.failure.is_none(), "{:?}", ranked.failure);
-                let (expected, met) = bed.expected(stretch, rank, from, EPOCHS, bad);
-                assert_eq!(ranked.batches, expected, "rank {rank} of {stretch:?}, {:?} {:?}", bed.windows, bed.bad);
+                let Expected { batches, met, places } = bed.expected(stretch, rank, from, EPOCHS, bad);
+                assert_eq!(ranked.batches, batches, "rank {rank} of {stretch:?}, {:?} {:?}", bed.windows, bed.bad);
                 let stats = &ranked.stats;
                 if steps_max == u64::MAX {
-                    assert_eq!(stats.samples_skipped + stats.samples_replaced, met[0]);
-                    assert!(expected.is_empty() || stats.bad_samples == ranked.cursor.skipped);
+                    assert_eq!(stats.samples_skipped + stats.samples_replaced, places);
+                    assert!(batches.is_empty() || stats.bad_samples == ranked.cursor.skipped);
                 }
-                assert!(steps_max == 0 || ranked.cursor.skipped.is_empty() == (met == [0; 2] && known.is_empty()));
+                assert!(steps_max == 0 || ranked.cursor.skipped.is_empty() == (met.is_empty() && known.is_empty()));
                 ranks.push(ranked);
             }
             bed.damages = damages;

@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::Shards;
 use crate::dataset::{Dataset, Format, Indexing, Options};
 use crate::sim::Rng;
+use crate::sims::draw::Shards;
 
 /// The fields of the tar shards that are written.
 pub(super) const FIELDS: [&str; 5] = ["bin", "row", "cls", "json", "big"];

@@ -1,126 +1,21 @@
 //! Runs of several ranks from one seed, each a simulated pipeline with real bytes: they stop, go on in another world,
 //! and meet blocks that cannot be read. What every rank delivers is compared with the order, batch by batch.
-//!
-//! `STRAIT_SIM_SEED=n` runs that seed alone, and `STRAIT_SIM_SEEDS=n` so many.
 
-use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
+use super::damaged::{Answer, DamagedRing, Damages};
+use super::draw::{Shards, draw_device, draw_reads};
+use super::for_seeds;
+use super::rank::{Delivered, Expected, Oracle, Ranked, drive};
 use crate::assembly;
 use crate::batch::Batch;
 use crate::config::{Config, Verify};
 use crate::dataset::{Dataset, Format, Indexing};
-use crate::device::{Device, SimDevice};
-use crate::engine::{Message, Output};
-use crate::error::{Error, Result};
-use crate::order::{
-    AtEnd, BadSamplePolicy, Cursor, IfChanged, Order, Part, Policy, Progress, Rank, Schedule, Shuffle, Standing,
-    Stretch, audit,
-};
-use crate::pipeline_sim::{Shards, draw_reads};
+use crate::error::Error;
+use crate::order::{AtEnd, BadSamplePolicy, Cursor, Order, Part, Policy, Progress, Rank, Shuffle, Stretch, audit};
 use crate::sim::{Clock, Rng};
 use crate::stats::Stats;
-use crate::storage::{Completion, Faults, RawRead, Ring, SimRing};
-
-/// More turns than any rank needs: beyond, the pipeline hangs.
-const TURNS_MAX: u64 = 400_000;
-
-/// What reading a damaged block gives.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Answer {
-    Eio,
-    /// As if the file ended there.
-    End,
-    /// The first of the bytes is wrong, as their sample's checksum says.
-    Flip,
-}
-
-/// Blocks that cannot be read, now or later: shard, bytes, answer.
-pub(crate) type Damages = Vec<(usize, Range<u64>, Answer)>;
-
-/// A simulated ring whose storage has damaged blocks.
-pub(crate) struct DamagedRing {
-    ring: SimRing,
-    /// By the file's inode.
-    damages: Vec<(u64, Range<u64>, Answer)>,
-    /// Reads that touch damage: the bytes before it, and what then.
-    struck: HashMap<u64, (u64, Answer)>,
-    /// Where reads get a wrong byte: address of the first byte read, and how far behind it.
-    flips: HashMap<u64, Vec<(usize, u64)>>,
-}
-
-impl DamagedRing {
-    /// With some short reads and refusals besides.
-    pub(crate) fn new(rng: &mut Rng, clock: &Clock, depth: usize, paths: &[PathBuf], damages: &Damages) -> DamagedRing {
-        let (short, again) = (rng.below(2) * 5, rng.below(2) * 10);
-        let faults = Faults { short, again, io_error: 0, stall: 0, write_fails: None, flip: 0 };
-        let ring = SimRing::new(rng.next_u64(), clock.clone(), depth, faults);
-        let inode = |shard: usize| std::fs::metadata(&paths[shard]).unwrap().ino();
-        let damages = damages.iter().map(|(shard, bytes, answer)| (inode(*shard), bytes.clone(), *answer));
-        DamagedRing { ring, damages: damages.collect(), struck: HashMap::new(), flips: HashMap::new() }
-    }
-}
-
-// SAFETY: as the ring inside, whose completions are only given other results: fewer bytes, or an error.
-unsafe impl Ring for DamagedRing {
-    fn name(&self) -> &'static str {
-        "damaged"
-    }
-
-    fn capacity(&self) -> usize {
-        self.ring.capacity()
-    }
-
-    unsafe fn submit(&mut self, read: RawRead) -> Result<()> {
-        let inode = std::fs::metadata(format!("/proc/self/fd/{}", read.fd)).unwrap().ino();
-        let end = read.offset + u64::from(read.len);
-        let strikes = |(file, bytes, _): &&(u64, Range<u64>, Answer)| {
-            *file == inode && bytes.start < end && read.offset < bytes.end
-        };
-        let strikes = |damage: &&(u64, Range<u64>, Answer)| !matches!(damage.2, Answer::Flip) && strikes(damage);
-        self.struck.remove(&read.token);
-        let flips = |(_, bytes, answer): &(u64, Range<u64>, Answer)| {
-            let inside = bytes.start.checked_sub(read.offset).filter(|&at| at < read.len.into())?;
-            matches!(answer, Answer::Flip).then_some((read.target.as_ptr() as usize, inside))
-        };
-        let flips = self.damages.iter().filter(|damage| damage.0 == inode).filter_map(flips).collect();
-        self.flips.insert(read.token, flips);
-        if let Some((_, bytes, answer)) = self.damages.iter().filter(strikes).min_by_key(|(_, bytes, _)| bytes.start) {
-            self.struck.insert(read.token, (bytes.start.saturating_sub(read.offset), *answer));
-        }
-        // SAFETY: the caller's promises are passed on.
-        unsafe { self.ring.submit(read) }
-    }
-
-    fn poll(&mut self, want: usize, timeout: Duration, out: &mut Vec<Completion>) -> Result<()> {
-        let before = out.len();
-        self.ring.poll(want, timeout, out)?;
-        for Completion { token, result } in &mut out[before..] {
-            for &(target, at) in self.flips.get(token).into_iter().flatten() {
-                if i64::from(*result) > at as i64 {
-                    // SAFETY: the read has ended and delivered this byte, and who asked for it has not been told.
-                    unsafe { *(target as *mut u8).add(at as usize) ^= 0x40 };
-                }
-            }
-            let Some(&(whole, answer)) = self.struck.get(token) else { continue };
-            if *result > 0 && i64::from(*result) > whole as i64 {
-                *result = match (whole, answer) {
-                    (0, Answer::Eio) => -libc::EIO,
-                    (0, Answer::End | Answer::Flip) => 0,
-                    // A drive may fail the whole command, or give what it could read.
-                    (_, Answer::Eio) if token.is_multiple_of(2) => -libc::EIO,
-                    (whole, _) => whole as i32,
-                };
-            }
-        }
-        Ok(())
-    }
-}
 
 /// One seed's dataset, and what its runs have in common.
 struct Bed<'a> {
@@ -137,21 +32,6 @@ struct Bed<'a> {
     damages: Damages,
     /// Shards are indexed with checksums.
     summed: bool,
-}
-
-/// What one rank came to.
-pub(crate) struct Ranked<T = Delivered> {
-    pub(crate) batches: Vec<T>,
-    pub(crate) cursor: Cursor,
-    pub(crate) stats: Stats,
-    pub(crate) failure: Option<Error>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Delivered {
-    pub(crate) epoch: u64,
-    pub(crate) samples: Vec<u64>,
-    pub(crate) padded: u64,
 }
 
 impl Bed<'_> {
@@ -227,10 +107,7 @@ impl Bed<'_> {
     /// What a loader does, for one rank, on simulated storage and device.
     fn run(&self, rng: &mut Rng, stretch: Stretch, rank: u32, from: Option<&str>, epochs: u64) -> Ranked {
         let clock = Clock::simulated();
-        let device = match rng.one_in(2) {
-            true => Device::new(Arc::new(SimDevice::new(rng.next_u64(), clock.clone()))),
-            false => Device::host(),
-        };
+        let device = draw_device(rng, &clock);
         let config = Config {
             policy: Some(self.policy),
             bad_samples: self.bad,
@@ -262,6 +139,14 @@ impl Bed<'_> {
         Delivered { epoch: batch.epoch(), samples: batch.samples().to_vec(), padded: batch.padded() }
     }
 
+    /// What a rank should deliver of a stretch, if these samples are bad.
+    fn expected(&self, stretch: Stretch, rank: u32, from: Progress, epochs: u64, bad: &BTreeSet<u64>) -> Expected {
+        let bad = |_| (0..self.order.samples()).map(|sample| bad.contains(&sample)).collect();
+        let Bed { order, policy, bad: bad_samples, .. } = self;
+        let oracle = Oracle { order, policy: *policy, bad_samples: *bad_samples, near: false, bad: &bad };
+        oracle.expected(stretch, rank, from, epochs)
+    }
+
     /// What the policy does to the ends of epochs that a stretch comes to, counted from world and batch size alone.
     fn promised(&self, stretch: Stretch, mut at: Progress, epochs: u64) -> [u64; 3] {
         let (mut counts, mut steps_left) = ([0; 3], stretch.steps_max);
@@ -282,123 +167,6 @@ impl Bed<'_> {
         }
         counts
     }
-
-    /// What a rank should deliver of a stretch, by the order and `bad` alone; and the places that bad samples had.
-    fn expected(&self, stretch: Stretch, rank: u32, from: Progress, epochs: u64, bad: &BTreeSet<u64>) -> Expected {
-        let rank = Rank::new(rank, stretch.world).unwrap();
-        let schedule = Schedule::new(self.order.clone(), stretch.batch_size, rank, self.policy).unwrap();
-        let mut expected = Expected::default();
-        let mut at = from;
-        while at.epoch < epochs && (expected.batches.len() as u64) < stretch.steps_max {
-            let steps = schedule.steps(at).unwrap();
-            let left = stretch.steps_max - expected.batches.len() as u64;
-            for step in 0..steps.len().min(left) {
-                let mut places = Vec::new();
-                let padded = steps.batch(step, &mut places);
-                let position = steps.position(step, 0);
-                expected.batch(self, at.epoch, &places, padded, position, bad);
-            }
-            at = match steps.len() <= left {
-                true => Progress { epoch: at.epoch + 1, consumed: 0 },
-                false => steps.progress_after(left - 1),
-            };
-        }
-        expected
-    }
-}
-
-#[derive(Default)]
-struct Expected {
-    batches: Vec<Delivered>,
-    met: BTreeSet<u64>,
-    places: u64,
-}
-
-impl Expected {
-    fn batch(&mut self, bed: &Bed, epoch: u64, places: &[u64], padded: u64, position: u64, bad: &BTreeSet<u64>) {
-        let mut delivered = Delivered { epoch, samples: Vec::new(), padded: 0 };
-        for (index, &place) in places.iter().enumerate() {
-            let is_padding = index as u64 >= places.len() as u64 - padded;
-            let mut stand_in = Some(place);
-            self.places += u64::from(bad.contains(&place) && !is_padding);
-            for attempt in 0.. {
-                let Some(sample) = stand_in.filter(|sample| bad.contains(sample)) else { break };
-                self.met.insert(sample);
-                let position = (position + index as u64) % bed.order.len();
-                let replace = bed.bad == BadSamplePolicy::Replace;
-                stand_in = replace.then(|| bed.order.replacement(epoch, position, attempt));
-            }
-            if let Some(sample) = stand_in {
-                delivered.samples.push(sample);
-                delivered.padded += u64::from(is_padding);
-            }
-        }
-        self.batches.push(delivered);
-    }
-}
-
-/// Runs a pipeline from a cursor, or from the start, to the end of its epochs or for so many steps.
-pub(crate) fn drive<T>(
-    frame: assembly::Frame,
-    ring: DamagedRing,
-    from: Option<&str>,
-    epochs: u64,
-    steps_max: u64,
-    mut delivered: impl FnMut(&Batch) -> T,
-) -> Ranked<T> {
-    let assembly::Frame { engine, messages, output, shared, supply } = frame;
-    let mut engine = engine.assemble(Some(Box::new(move |_| Ok(Box::new(ring) as _)))).unwrap();
-    let mut standing = Standing::at(Progress::default());
-    if let Some(text) = from {
-        let cursor = Cursor::parse(text.as_bytes()).unwrap();
-        assert_eq!(cursor.resume(&shared.start, IfChanged::Refuse).unwrap(), cursor.progress);
-        standing = Standing::of(&cursor);
-    }
-    let (mut batches, mut failure, mut generation) = (Vec::new(), None, 0);
-    while standing.progress.epoch < epochs && (batches.len() as u64) < steps_max && failure.is_none() {
-        let (epoch, source) = (standing.progress.epoch, supply.source(standing.progress, standing.packer).unwrap());
-        generation += 1;
-        messages.send(Message::Epoch { generation, source, standing: standing.clone() }).unwrap();
-        for turn in 0.. {
-            assert!(turn < TURNS_MAX && engine.turn(), "no end of epoch {epoch}");
-            match output.try_recv() {
-                Ok(Output::Batch(body)) => {
-                    let batch = Batch::new(body, messages.clone(), shared.clone());
-                    standing = Standing::of(&batch.cursor());
-                    batches.push(delivered(&batch));
-                    if batches.len() as u64 == steps_max {
-                        break;
-                    }
-                }
-                Ok(Output::End(_)) => {
-                    standing.start_epoch(epoch + 1);
-                    break;
-                }
-                Ok(Output::Failed(_, error)) => {
-                    failure = Some(error);
-                    break;
-                }
-                Err(_) => {}
-            }
-        }
-    }
-    Ranked { batches, cursor: standing.cursor(&shared.start), stats: shared.counters.snapshot(), failure }
-}
-
-/// Runs a check for every seed; the seed of the first that fails is printed.
-pub(crate) fn for_seeds(count: u64, check: impl Fn(u64, &mut Rng, &Shards)) {
-    let number = |name| std::env::var(name).ok().and_then(|text: String| text.parse().ok());
-    let seeds = match number("STRAIT_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("STRAIT_SIM_SEEDS").unwrap_or(count),
-    };
-    let shards = Shards::new();
-    for seed in seeds {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(seed, &mut Rng::new(seed), &shards))) {
-            eprintln!("seed {seed} failed; run it alone with STRAIT_SIM_SEED={seed}");
-            resume_unwind(panic);
-        }
-    }
 }
 
 /// Three worlds, two epochs: every sample is delivered as often as the policy promises, with all its bytes.
@@ -407,8 +175,9 @@ pub(crate) fn for_seeds(count: u64, check: impl Fn(u64, &mut Rng, &Shards)) {
 #[test]
 fn every_sample_comes_exactly_once_over_three_worlds() {
     const EPOCHS: u64 = 2;
-    for_seeds(150, |seed, rng, shards| {
-        let bed = Bed::new(rng, shards, seed);
+    let shards = Shards::new();
+    for_seeds(150, |seed, rng| {
+        let bed = Bed::new(rng, &shards, seed);
         let stops = [rng.below(12), rng.below(12), u64::MAX];
         let stretches = stops.map(|steps_max| bed.stretch(rng, steps_max));
         let n = bed.order.samples() as usize;
@@ -467,8 +236,9 @@ fn damage(rng: &mut Rng, bed: &Bed) -> Damages {
 #[test]
 fn exactly_the_unreadable_samples_are_left_out_or_replaced() {
     const EPOCHS: u64 = 2;
-    for_seeds(150, |seed, rng, shards| {
-        let mut bed = Bed::new(rng, shards, seed);
+    let shards = Shards::new();
+    for_seeds(150, |seed, rng| {
+        let mut bed = Bed::new(rng, &shards, seed);
         bed.damages = damage(rng, &bed);
         if rng.one_in(2) {
             let flips = damage(rng, &bed).into_iter();
@@ -521,8 +291,9 @@ fn exactly_the_unreadable_samples_are_left_out_or_replaced() {
 /// a batch is judged again.
 #[test]
 fn a_budget_ends_the_run_at_the_same_sample_every_time() {
-    for_seeds(60, |seed, rng, shards| {
-        let mut bed = Bed::new(rng, shards, seed);
+    let shards = Shards::new();
+    for_seeds(60, |seed, rng| {
+        let mut bed = Bed::new(rng, &shards, seed);
         bed.policy = Policy::Short;
         bed.damages = damage(rng, &bed);
         let bad = bed.bad_samples();

@@ -1,25 +1,23 @@
 //! The whole pipeline from one seed: reads out of order, short, refused, stalled; copies late; consumers that stop.
 //!
-//! The oracle is the shards' bytes. A failure prints its seed; `STRAIT_SIM_SEED=n` runs that seed alone, and
-//! `STRAIT_SIM_SEEDS=n` so many.
+//! The oracle is the shards' bytes.
 
 mod contents;
 mod given_up;
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
-use tempfile::TempDir;
 
 use self::contents::Contents;
+use super::draw::{Shards, device_fault, draw_cast, draw_reads};
+use super::for_seeds;
 use crate::assembly;
 use crate::batch::{Batch, FieldView, Tensor};
-use crate::config::{Config, PathChoice, ReadOptions, Verify, Windows};
-use crate::device::{Device, RawStream, SimDevice, SimFaults, SimRead};
+use crate::config::{Config, Verify, Windows};
+use crate::device::{Device, RawStream, SimDevice, SimRead};
 use crate::dtype::DType;
 use crate::engine::{Engine, Message, Output, Shared};
 use crate::error::Error;
@@ -32,31 +30,6 @@ use crate::storage::{Faults, SimRing};
 
 /// More turns than any seed needs: beyond, the pipeline hangs.
 const TURNS_MAX: u64 = 200_000;
-
-pub(crate) struct Shards {
-    pub(crate) directory: TempDir,
-    pub(crate) base: Vec<u8>,
-}
-
-impl Shards {
-    pub(crate) fn new() -> Shards {
-        let mut rng = Rng::new(7);
-        let base = (0..1 << 17).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
-        Shards { directory: tempfile::tempdir().unwrap(), base }
-    }
-
-    /// Writes shards whose contents are slices of `base`; gives their paths and where in `base` each starts.
-    pub(crate) fn write(&self, rng: &mut Rng, record: u64) -> (Vec<PathBuf>, Vec<(usize, u64)>) {
-        let shard = |i: u64| {
-            let records = rng.below((100_000 / record).max(3)) + 1;
-            let start = rng.below(64) as usize * 8;
-            let path = self.directory.path().join(format!("{i}.bin"));
-            std::fs::write(&path, &self.base[start..start + (records * record) as usize]).unwrap();
-            (path, (start, records))
-        };
-        (0..4).map(shard).unzip()
-    }
-}
 
 /// What a seed reads of its dataset, and how.
 struct Draw {
@@ -71,32 +44,6 @@ struct Draw {
     on_host: Vec<&'static str>,
     /// Bytes of a token, where batches are of windows.
     item_bytes: Option<u64>,
-}
-
-/// One that elements of some type can become; of those without one, `None`.
-pub(crate) fn draw_cast(rng: &mut Rng, field: &str, from: DType) -> Option<Wanted> {
-    let floats = [DType::F16, DType::BF16, DType::F32];
-    let (dtype, scale) = match from {
-        DType::U8 if rng.one_in(2) => (floats[rng.below(3) as usize], Some((1.0 / 255.0, -(rng.below(3) as f32)))),
-        DType::U8 => (floats[rng.below(3) as usize], None),
-        DType::U16 => ([DType::I32, DType::I64][rng.below(2) as usize], None),
-        DType::U32 | DType::I32 => (DType::I64, None),
-        _ => return None,
-    };
-    Some(Wanted { field: field.into(), dtype, scale })
-}
-
-/// How bytes are read.
-pub(crate) fn draw_reads(rng: &mut Rng) -> ReadOptions {
-    let block_bytes = 4096 << rng.below(5);
-    ReadOptions {
-        block_bytes,
-        reads_in_flight: 1 + rng.below(32) as usize,
-        bytes_in_flight: block_bytes * (1 + rng.below(16)),
-        open_files_max: 1 + rng.below(4) as usize,
-        path: [PathChoice::Auto, PathChoice::Staged][rng.below(2) as usize],
-        ..ReadOptions::with_gap([0, 4096, 16 << 10][rng.below(3) as usize])
-    }
 }
 
 impl Draw {
@@ -551,36 +498,14 @@ impl Run<'_> {
     }
 }
 
-fn device_fault(rng: &mut Rng) -> SimFaults {
-    let at = Some(1 + rng.below(20));
-    let faults = [
-        SimFaults { copy_fails: at, ..SimFaults::default() },
-        SimFaults { mark_fails: at, ..SimFaults::default() },
-        SimFaults { lost: at, ..SimFaults::default() },
-        SimFaults { stalls: at, ..SimFaults::default() },
-    ];
-    faults[rng.below(4) as usize]
-}
-
 #[test]
 fn every_seed_delivers_exact_bytes_or_says_why_not() {
-    let number = |name| std::env::var(name).ok().and_then(|text: String| text.parse().ok());
-    let seeds = match number("STRAIT_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("STRAIT_SIM_SEEDS").unwrap_or(300),
-    };
     let shards = Shards::new();
-    for seed in seeds {
-        let run = AssertUnwindSafe(|| {
-            let mut run = Run::new(seed, &shards);
-            run.epochs();
-            run.finish();
-        });
-        if let Err(panic) = catch_unwind(run) {
-            eprintln!("seed {seed} failed; run it alone with STRAIT_SIM_SEED={seed}");
-            resume_unwind(panic);
-        }
-    }
+    for_seeds(300, |seed, _| {
+        let mut run = Run::new(seed, &shards);
+        run.epochs();
+        run.finish();
+    });
 }
 
 #[test]

@@ -1,0 +1,31 @@
+//! Whole runs from one seed each, on simulated storage and devices with real bytes; tests only.
+//!
+//! A failure prints its seed: `STRAIT_SIM_SEED=n` runs that seed alone, and `STRAIT_SIM_SEEDS=n` so many.
+
+mod damaged;
+mod draw;
+mod pipeline;
+mod rank;
+mod resume;
+mod windows;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+pub(crate) use draw::device_fault;
+
+use crate::sim::Rng;
+
+/// Runs a check for every seed; the seed of the first that fails is printed.
+pub(crate) fn for_seeds(count: u64, check: impl Fn(u64, &mut Rng)) {
+    let number = |name| std::env::var(name).ok().and_then(|text: String| text.parse().ok());
+    let seeds = match number("STRAIT_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("STRAIT_SIM_SEEDS").unwrap_or(count),
+    };
+    for seed in seeds {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(seed, &mut Rng::new(seed)))) {
+            eprintln!("seed {seed} failed; run it alone with STRAIT_SIM_SEED={seed}");
+            resume_unwind(panic);
+        }
+    }
+}
