@@ -83,7 +83,7 @@ pub(super) struct Reader {
 }
 
 /// Asked in this order; the first that says yes reads the file.
-pub(super) static READERS: [Reader; 9] = [
+static READERS: [Reader; 9] = [
     webdataset::READER,
     megatron::READER,
     mds::READER,

@@ -105,7 +105,7 @@ pub(super) struct Tokens {
 }
 
 /// Whether a file that starts so says that it is llm.c's.
-pub(super) fn is_llm_c(start: &[u8]) -> bool {
+fn is_llm_c(start: &[u8]) -> bool {
     let magic = u32_at(start, 0);
     magic == Some(EVALUATION_MAGIC)
         || LLM_C.iter().any(|known| (Some(known.0), Some(known.1)) == (magic, u32_at(start, 4)))

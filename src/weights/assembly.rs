@@ -30,7 +30,7 @@ use crate::launch::{LAUNCH_WAIT_MIN, launch};
 use crate::memory::SlabPool;
 use crate::sim::Clock;
 use crate::stats::Setup;
-use crate::storage::{Opening, Options, ReadQueue, Registered, ShardFile};
+use crate::storage::{Opening, Options, ReadQueue, Registered, Ring, ShardFile};
 use crate::workers::Workers;
 
 pub(super) use frame::{block_sizes, frame};
@@ -63,73 +63,48 @@ fn shards_at_once(reads: &ReadOptions) -> usize {
     SHARDS_AT_ONCE.min(reads.open_files_max)
 }
 
+/// Rings of a load, in one queue.
+struct Rings {
+    /// Of what goes through slabs, or of everything.
+    ring: Box<dyn Ring>,
+    opening: Opening,
+    /// Into a device's memory, beside the other.
+    device: Option<Box<dyn Ring>>,
+}
+
+/// What goes through slabs goes through these; all empty where nothing does.
+struct Staging {
+    copies: Vec<Copies>,
+    slabs: Option<SlabPool>,
+    pinned: Vec<Pinned>,
+}
+
 impl Parts {
     /// Makes the engine, with the ring that the options name or one of the caller's own.
     pub(super) fn assemble(mut self, make_ring: Option<MakeRing>) -> Result<Engine> {
         self.check_unread()?;
-        let limits = Limits {
-            align: self.reads.align_bytes,
-            block_bytes: self.reads.block_bytes,
-            gap_bytes: self.reads.gap_bytes,
-        };
-        let counters = self.shared.counters.clone();
-        let counters = &counters;
-        let numa_node = placed(&self.devices).and_then(|device| stay_near(device, counters));
-        let mut device_ring = self.device_ring()?;
+        let numa_node = placed(&self.devices).and_then(|device| stay_near(device, &self.shared.counters));
+        let device_ring = self.device_ring()?;
         let slab_count = self.slab_count()?;
-        let depth = self.reads.reads_in_flight;
-        // What cuFile does not read into device memory is read into slabs, by the best ring for that.
-        if self.reads.ring == RingChoice::Cufile {
-            self.reads.ring = RingChoice::Auto;
-        }
-        let alone = device_ring.take_if(|_| slab_count == 0);
-        let (ring, opening) = match (make_ring, alone) {
-            (Some(make), _) => (make(depth)?, Opening::Ring { direct: false }),
-            (None, Some(ring)) => (ring, Opening::Ring { direct: true }),
-            (None, None) => choose_ring(&self.reads, counters)?,
-        };
-        let name = device_ring.as_ref().map_or(ring.name(), |ring| ring.name());
-        // Streams first, so that nothing is pinned when one cannot be had.
-        let streams = self.devices.iter().filter(|_| slab_count > 0).map(|device| device.raw().stream());
-        let streams = streams.collect::<Result<Vec<_>>>()?;
-        let slabs = match slab_count {
-            0 => None,
-            count => Some(SlabPool::new(count, self.reads.block_bytes as usize)?),
-        };
-        let pinned = self.pin(slabs.as_ref())?;
-        let copies = streams.into_iter().map(|stream| Copies {
-            queue: CopyQueue::new(stream, slab_count).drop_wait(self.reads.deadline),
-            moved: self.clock.now(),
-        });
-        let copies: Vec<Copies> = copies.collect();
+        let rings = self.rings(device_ring, make_ring, slab_count)?;
+        let name = rings.device.as_ref().map_or(rings.ring.name(), |ring| ring.name());
+        let Staging { copies, slabs, pinned } = self.staging(slab_count)?;
         let home = |(index, device): (usize, &Device)| {
             let timeline = copies.get(index).map(|copies| copies.queue.timeline());
             Arc::new(Home { device: device.clone(), timeline, deadline: self.reads.deadline })
         };
         let _ = self.shared.homes.set(self.devices.iter().enumerate().map(home).collect());
-        let options = Options {
-            depth,
-            bytes_in_flight_max: self.reads.bytes_in_flight,
-            // Those that fill, and the one whose reads are being started.
-            landings: slab_count + depth + 1,
-            open_files_max: self.reads.open_files_max,
-            deadline: self.reads.deadline,
-            opening,
-            clock: self.clock.clone(),
-        };
-        let mut queue = ReadQueue::new(ring, self.files.clone(), options, counters.clone());
-        if let Some(ring) = device_ring {
-            queue.add_device_ring(ring);
-        }
+        let mut queue = self.queue(rings, slab_count);
         if let Some(slabs) = &slabs {
             let (base, bytes) = (slabs.arena().base(), slabs.arena().bytes());
             // SAFETY: the slabs are dropped after the queue (field order of `Engine`), or leaked with it.
             if let Registered::No(errno) = unsafe { queue.register_memory(base, bytes) } {
-                counters.fall_back(not_registered(bytes, errno));
+                self.shared.counters.fall_back(not_registered(bytes, errno));
             }
         }
         self.say_setup(slabs.as_ref(), name, numa_node);
         let checkers = self.checkers(&mut queue)?;
+        let ReadOptions { align_bytes: align, block_bytes, gap_bytes, .. } = self.reads;
         let state = self.state();
         let mut engine = Engine {
             ahead: self.ahead(),
@@ -138,7 +113,7 @@ impl Parts {
             copies,
             slabs,
             _pinned: pinned,
-            limits,
+            limits: Limits { align, block_bytes, gap_bytes },
             owners: Arc::new(self.owners()),
             plan: self.plan,
             shared: self.shared,
@@ -148,6 +123,58 @@ impl Parts {
         };
         engine.hand_over_empty();
         Ok(engine)
+    }
+
+    fn rings(
+        &mut self,
+        mut device: Option<Box<dyn Ring>>,
+        make_ring: Option<MakeRing>,
+        slab_count: usize,
+    ) -> Result<Rings> {
+        // What cuFile does not read into device memory is read into slabs, by the best ring for that.
+        if self.reads.ring == RingChoice::Cufile {
+            self.reads.ring = RingChoice::Auto;
+        }
+        let alone = device.take_if(|_| slab_count == 0);
+        let (ring, opening) = match (make_ring, alone) {
+            (Some(make), _) => (make(self.reads.reads_in_flight)?, Opening::Ring { direct: false }),
+            (None, Some(ring)) => (ring, Opening::Ring { direct: true }),
+            (None, None) => choose_ring(&self.reads, &self.shared.counters)?,
+        };
+        Ok(Rings { ring, opening, device })
+    }
+
+    /// Streams first, so that nothing is pinned when one cannot be had.
+    fn staging(&self, slab_count: usize) -> Result<Staging> {
+        let mut staging = Staging { copies: Vec::new(), slabs: None, pinned: Vec::new() };
+        if slab_count == 0 {
+            return Ok(staging);
+        }
+        for device in &self.devices {
+            let queue = CopyQueue::new(device.raw().stream()?, slab_count).drop_wait(self.reads.deadline);
+            staging.copies.push(Copies { queue, moved: self.clock.now() });
+        }
+        let slabs = staging.slabs.insert(SlabPool::new(slab_count, self.reads.block_bytes as usize)?);
+        staging.pinned = self.pin(slabs)?;
+        Ok(staging)
+    }
+
+    fn queue(&self, Rings { ring, opening, device }: Rings, slab_count: usize) -> ReadQueue<Hold> {
+        let options = Options {
+            depth: self.reads.reads_in_flight,
+            bytes_in_flight_max: self.reads.bytes_in_flight,
+            // Those that fill, and the one whose reads are being started.
+            landings: slab_count + self.reads.reads_in_flight + 1,
+            open_files_max: self.reads.open_files_max,
+            deadline: self.reads.deadline,
+            opening,
+            clock: self.clock.clone(),
+        };
+        let mut queue = ReadQueue::new(ring, self.files.clone(), options, self.shared.counters.clone());
+        if let Some(ring) = device {
+            queue.add_device_ring(ring);
+        }
+        queue
     }
 
     /// A shard of which only tensors without bytes are wanted is never opened.
@@ -166,8 +193,7 @@ impl Parts {
     }
 
     /// Pins the slabs with every device, but for those that one pinned before is pinned for too.
-    fn pin(&self, slabs: Option<&SlabPool>) -> Result<Vec<Pinned>> {
-        let Some(slabs) = slabs else { return Ok(Vec::new()) };
+    fn pin(&self, slabs: &SlabPool) -> Result<Vec<Pinned>> {
         let mut pinned = Vec::new();
         for (index, device) in self.devices.iter().enumerate() {
             let same = |other: &Device| std::ptr::addr_eq(other.raw(), device.raw());
@@ -313,7 +339,7 @@ mod tests {
     use super::*;
     use crate::device::SimDevice;
     use crate::sim::Rng;
-    use crate::storage::{Completion, RawRead, Ring};
+    use crate::storage::{Completion, RawRead};
     use crate::weights::Checkpoint;
     use crate::weights::checkpoints::{Made, write};
 

@@ -14,7 +14,7 @@ pub(super) const VERSION: u32 = 2;
 const ORDER: u32 = 0x0102_0304;
 
 /// A head is not longer: what says otherwise is damaged. Room for 4096 fields and the checksums of 512 GiB.
-pub(super) const HEAD_BYTES_MAX: u64 = 64 << 20;
+const HEAD_BYTES_MAX: u64 = 64 << 20;
 /// What says how long the head is.
 pub(super) const START_BYTES: usize = 32;
 

@@ -138,7 +138,7 @@ impl Memory {
         self.pinned.remove(&base)
     }
 
-    pub(super) fn is_pinned(&self, source: usize, bytes: usize) -> bool {
+    fn is_pinned(&self, source: usize, bytes: usize) -> bool {
         let range = self.pinned.range(..=source).next_back();
         range.is_some_and(|(base, pinned_bytes)| source.saturating_add(bytes) <= base + pinned_bytes)
     }

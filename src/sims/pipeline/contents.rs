@@ -8,7 +8,7 @@ use crate::sim::Rng;
 use crate::sims::draw::Shards;
 
 /// The fields of the tar shards that are written.
-pub(super) const FIELDS: [&str; 5] = ["bin", "row", "cls", "json", "big"];
+const FIELDS: [&str; 5] = ["bin", "row", "cls", "json", "big"];
 
 /// A dataset, and where in `base` each field of each sample is.
 pub(super) struct Contents {

@@ -16,7 +16,7 @@ pub(in crate::weights) const MARKS: [&str; 3] = ["", "-b", "-c"];
 const END: &str = ".safetensors";
 
 /// Stem, number and count of `STEM-NNNNN-of-NNNNN.safetensors`.
-pub(in crate::weights) fn shard_name(name: &str) -> Option<(&str, u32, u32)> {
+fn shard_name(name: &str) -> Option<(&str, u32, u32)> {
     let (rest, count) = name.strip_suffix(END)?.rsplit_once("-of-")?;
     let (stem, number) = rest.rsplit_once('-')?;
     let digits = |text: &str| match text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit()) {
