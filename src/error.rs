@@ -1,5 +1,6 @@
 //! Every way strait can fail, each naming where it happened and what to do about it.
 
+mod quoted;
 mod remedy;
 
 use std::io;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use quoted::{bare, position, short, short_shape};
 pub(crate) use remedy::{NO_THREAD, TENSORS, errno_text};
 use remedy::{amount, hint, memory_hint, open_hint, ring_hint, write_hint};
 

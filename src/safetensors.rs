@@ -10,27 +10,23 @@
 //! Tensors lie one after another without holes. The header may be padded with spaces so that `8 + N` is a multiple of
 //! 8; files exist where it is not (`safetensors/src/tensor.rs`). Everything a file says is checked before it is used.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
-use std::fmt;
+mod entries;
+
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use serde::Deserializer as _;
-use serde::de::{Deserialize, DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, bare, position, short};
+use entries::HeaderVisitor;
 
 /// The longest header that the format allows.
 pub const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// The key of the header that is no tensor.
 pub const METADATA: &str = "__metadata__";
-/// Errors show so many characters of a text from a file,
-const SHOWN_CHARS_MAX: usize = 1000;
-/// and so many dimensions of a shape.
-const SHOWN_DIMENSIONS_MAX: usize = 16;
 /// The field in front of the header that says how long it is.
 const LENGTH_BYTES: u64 = 8;
 
@@ -149,157 +145,6 @@ fn check_cover(header: &Header, file_bytes: u64, path: &Path) -> Result<()> {
         return Err(Error::format(path, end, problem));
     }
     Ok(())
-}
-
-/// The message of an error without the place, which is said in bytes.
-pub(crate) fn bare(error: &serde_json::Error) -> String {
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    let text = error.to_string();
-    short(text.strip_suffix(&place).unwrap_or(&text)).into_owned()
-}
-
-/// The beginning of what a file says, which may be as long as the file: errors are for people.
-pub(crate) fn short(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(SHOWN_CHARS_MAX) {
-        Some((at, _)) => format!("{}... ({} bytes)", &text[..at], text.len()).into(),
-        None => text.into(),
-    }
-}
-
-/// A shape as `[2, 3]`, or the beginning of it.
-pub(crate) fn short_shape(shape: &[u64]) -> String {
-    match shape.get(..SHOWN_DIMENSIONS_MAX) {
-        Some(first) if shape.len() > first.len() => format!("{first:?}... ({} dimensions)", shape.len()),
-        _ => format!("{shape:?}"),
-    }
-}
-
-/// Where an error is, in bytes from the start of the header.
-pub(crate) fn position(header: &[u8], error: &serde_json::Error) -> usize {
-    let newlines = header.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
-    let line = std::iter::once(0).chain(newlines).nth(error.line().saturating_sub(1)).unwrap_or(0);
-    (line + error.column().saturating_sub(1)).min(header.len())
-}
-
-struct HeaderVisitor {
-    data_start: u64,
-}
-
-impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = Header;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object of tensors")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-        let mut header = Header::default();
-        let mut names = HashSet::new();
-        while let Some(name) = map.next_key::<String>()? {
-            if name == METADATA {
-                header.metadata = map.next_value::<Option<Metadata>>()?.unwrap_or_default().0;
-            } else {
-                header.tensors.push(map.next_value_seed(TensorSeed { name: &name, data_start: self.data_start })?);
-            }
-            if !names.insert(name.clone()) {
-                return Err(A::Error::custom(format!("`{}` is there twice", short(&name))));
-            }
-        }
-        Ok(header)
-    }
-}
-
-#[derive(Default)]
-struct Metadata(BTreeMap<String, String>);
-
-impl<'de> Deserialize<'de> for Metadata {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Metadata, D::Error> {
-        struct Pairs;
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = Metadata;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object of strings")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
-                let mut pairs = BTreeMap::new();
-                while let Some((key, value)) = map.next_entry::<String, String>()? {
-                    if pairs.contains_key(&key) {
-                        return Err(A::Error::custom(format!("`{METADATA}` has `{}` twice", short(&key))));
-                    }
-                    pairs.insert(key, value);
-                }
-                Ok(Metadata(pairs))
-            }
-        }
-        deserializer.deserialize_map(Pairs)
-    }
-}
-
-/// One tensor's entry, whose name is known already.
-struct TensorSeed<'a> {
-    name: &'a str,
-    data_start: u64,
-}
-
-impl<'de> DeserializeSeed<'de> for TensorSeed<'_> {
-    type Value = Tensor;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Tensor, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for TensorSeed<'_> {
-    type Value = Tensor;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "an object that says where tensor `{}` is", short(self.name))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tensor, A::Error> {
-        let (mut dtype, mut shape, mut offsets) = (None::<String>, None::<Vec<u64>>, None::<(u64, u64)>);
-        while let Some(key) = map.next_key::<String>()? {
-            let twice = match key.as_str() {
-                "dtype" => dtype.replace(map.next_value()?).is_some(),
-                "shape" => shape.replace(map.next_value()?).is_some(),
-                "data_offsets" => offsets.replace(map.next_value()?).is_some(),
-                _ => map.next_value::<IgnoredAny>().map(|_| false)?,
-            };
-            if twice {
-                return Err(A::Error::custom(format!("tensor `{}` has `{key}` twice", short(self.name))));
-            }
-        }
-        let lacks = |key| A::Error::custom(format!("tensor `{}` has no `{key}`", short(self.name)));
-        let dtype = dtype.ok_or_else(|| lacks("dtype"))?;
-        let shape = shape.ok_or_else(|| lacks("shape"))?;
-        let offsets = offsets.ok_or_else(|| lacks("data_offsets"))?;
-        self.tensor(&dtype, shape, offsets).map_err(A::Error::custom)
-    }
-}
-
-impl TensorSeed<'_> {
-    fn tensor(&self, dtype: &str, shape: Vec<u64>, (begin, end): (u64, u64)) -> Result<Tensor, String> {
-        let name = short(self.name);
-        let known = DType::all().find(|known| dtype_name(*known).is_some_and(|name| name == dtype));
-        let dtype = known.ok_or_else(|| format!("tensor `{name}` has the unknown dtype `{}`", short(dtype)))?;
-        let bytes = dtype.array_bytes(&shape).ok_or_else(|| {
-            let shape = short_shape(&shape);
-            format!("tensor `{name}`: {shape} of {dtype} is no whole number of bytes, or more than there can be")
-        })?;
-        if end.checked_sub(begin) != Some(bytes) {
-            let shape = short_shape(&shape);
-            return Err(format!(
-                "tensor `{name}`: {shape} of {dtype} takes {bytes} bytes, and its offsets are {begin} to {end}"
-            ));
-        }
-        let absolute = |offset: u64| self.data_start.checked_add(offset);
-        match (absolute(begin), absolute(end)) {
-            (Some(begin), Some(end)) => Ok(Tensor { name: self.name.into(), dtype, shape, begin, end }),
-            _ => Err(format!("tensor `{name}` ends at byte {end}, which no file has")),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,7 @@
 use std::ops::Range;
 
 use super::{Part, TensorInfo};
-use crate::error::{Error, Result};
-use crate::safetensors::{short, short_shape};
+use crate::error::{Error, Result, short, short_shape};
 
 /// Stretches of a file that lie one after another in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

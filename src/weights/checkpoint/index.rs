@@ -10,8 +10,8 @@ use std::sync::Arc;
 use serde::de::{Deserialize, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::{Checkpoint, inside};
-use crate::error::{Error, Result};
-use crate::safetensors::{self, HEADER_BYTES_MAX};
+use crate::error::{Error, Result, bare, position};
+use crate::safetensors::HEADER_BYTES_MAX;
 
 pub(super) fn open_index(path: &Path) -> Result<Checkpoint> {
     let failed = |e: std::io::Error| Error::open(path, &e);
@@ -27,8 +27,8 @@ pub(super) fn open_index(path: &Path) -> Result<Checkpoint> {
     let mut text = Vec::new();
     File::open(path).map_err(failed)?.take(HEADER_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
     let Index(map) = serde_json::from_slice(&text).map_err(|error| {
-        let offset = safetensors::position(&text, &error) as u64;
-        let problem = format!("{}; the index is damaged or badly written: fetch it again", safetensors::bare(&error));
+        let offset = position(&text, &error) as u64;
+        let problem = format!("{}; the index is damaged or badly written: fetch it again", bare(&error));
         Error::format(path, offset, problem)
     })?;
     let directory = path.parent().unwrap_or(Path::new(""));

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use super::{FileDigests, Problem, TensorDigest, sha256};
 use crate::dtype::DType;
-use crate::safetensors::{dtype_name, short};
+use crate::error::short;
+use crate::safetensors::dtype_name;
 use crate::weights::{Algorithm, Digest};
 
 const FORMAT: &str = "strait-manifest";

@@ -22,8 +22,7 @@ use std::path::{Component, Path};
 
 use super::{Algorithm, Digest};
 use crate::dtype::DType;
-use crate::error::{Error, Result};
-use crate::safetensors::{short, short_shape};
+use crate::error::{Error, Result, short, short_shape};
 
 /// Digests of files, of their tensors, or both.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
