@@ -1,21 +1,20 @@
 //! `strait audit` as a person and as a program see it.
 #![cfg(feature = "cli")]
 
-use std::process::{Command, Output};
+mod command;
 
+use std::process::Output;
+
+use command::{run, text};
 use serde_json::Value;
 
-fn strait(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_strait")).arg("audit").args(arguments).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+fn audit(arguments: &[&str]) -> Output {
+    run(&[&["audit"], arguments].concat())
 }
 
 /// The exit code, and `positions once missing repeated padded` of the one JSON object on standard output.
 fn counts(arguments: &[&str]) -> (Option<i32>, [u64; 5]) {
-    let output = strait(&[arguments, &["--json"]].concat());
+    let output = audit(&[arguments, &["--json"]].concat());
     let json: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", text(&output.stdout), text(&output.stderr)));
     let keys = ["positions", "once", "missing", "repeated", "padded"];
@@ -24,7 +23,7 @@ fn counts(arguments: &[&str]) -> (Option<i32>, [u64; 5]) {
 
 #[test]
 fn help_teaches() {
-    let help = text(&strait(&["--help"]).stdout);
+    let help = text(&audit(&["--help"]).stdout);
     for word in ["Examples:", "--resume-world", "--cursor-at", "--weights", "Exit codes:", "missing", "drop, pad, wrap"]
     {
         assert!(help.contains(word), "no {word} in:\n{help}");
@@ -51,20 +50,20 @@ fn counts_are_what_one_counts_by_hand() {
 #[test]
 fn mixtures_say_how_far_each_dataset_comes() {
     let run = ["--samples", "10,1000", "--weights", "1,1", "--epochs", "3", "--batch", "7"];
-    let shown = text(&strait(&run).stdout);
+    let shown = text(&audit(&run).stdout);
     for line in ["dataset 0: 10 of 10 samples in each epoch\n", "dataset 1: 10 of 1000 samples in each epoch\n"] {
         assert!(shown.contains(line), "{shown}");
     }
     let repeat = [&run[..], &["--positions", "70"]].concat();
-    let shown = text(&strait(&repeat).stdout);
+    let shown = text(&audit(&repeat).stdout);
     let line = "dataset 0: 10 times, then 5 of 10 samples in all epochs together\n";
     assert!(
         shown.contains(line) && shown.contains("dataset 1: 105 of 1000 samples in all epochs together\n"),
         "{shown}"
     );
-    let json: Value = serde_json::from_slice(&strait(&[&repeat[..], &["--json"]].concat()).stdout).unwrap();
+    let json: Value = serde_json::from_slice(&audit(&[&repeat[..], &["--json"]].concat()).stdout).unwrap();
     assert_eq!(json["datasets"][0], serde_json::json!({ "samples": 10, "passes": 10, "drawn": 5 }));
-    assert!(text(&strait(&["--samples", "1"]).stdout).contains("\n1 position: 1 once"));
+    assert!(text(&audit(&["--samples", "1"]).stdout).contains("\n1 position: 1 once"));
 }
 
 /// A resume on another world, under every policy: what it promises is worked out here by hand. 1003 samples: 10 steps of
@@ -95,7 +94,7 @@ fn coverage_that_is_not_as_promised_is_exit_code_1() {
     let back = ["--samples", "100", "--batch", "30", "--policy", "drop", "--epochs", "2", "--resume-at", "4"];
     let back = [&back[..], &["--cursor-at", "2", "--resume-batch", "10"]].concat();
     assert_eq!(counts(&back), (Some(1), [260, 200, 0, 60, 0]));
-    let output = strait(&[&run[..], &["--cursor-at", "8"]].concat());
+    let output = audit(&[&run[..], &["--cursor-at", "8"]].concat());
     let shown = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1));
     assert!(shown.contains("1080 positions: 1000 once, 0 missing, 80 repeated") && shown.contains("NOT as"), "{shown}");
@@ -110,13 +109,13 @@ fn a_dataset_is_opened_and_none_of_its_bytes_are_needed() {
     let path = directory.path().to_str().unwrap();
     let run = [path, "--record-bytes", "1MiB", "--world", "7", "--epochs", "2"];
     assert_eq!(counts(&[&run[..], &["--batch", "4"]].concat()), (Some(0), [560, 560, 40, 0, 0]));
-    let output = strait(&[&run[..], &["--batch", "4", "--policy", "pad"]].concat());
+    let output = audit(&[&run[..], &["--batch", "4", "--policy", "pad"]].concat());
     let shown = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0));
     assert!(shown.contains("600 once, 0 missing, 0 repeated, 16 padded; as the policy promises"), "{shown}");
     assert!(shown.contains("2 epochs of 300 positions, shuffle full, policy pad, on 7 ranks"), "{shown}");
     // Blocks of bytes are so many of this dataset's samples.
-    let shown = text(&strait(&[&run[..], &["--batch", "4", "--shuffle", "block:8MiBx2"]].concat()).stdout);
+    let shown = text(&audit(&[&run[..], &["--batch", "4", "--shuffle", "block:8MiBx2"]].concat()).stdout);
     assert!(shown.contains("shuffle block:8x2") && shown.contains("560 once"), "{shown}");
 }
 
@@ -141,11 +140,11 @@ fn what_makes_no_sense_is_exit_code_2_and_what_cannot_be_opened_1() {
         (&["--samples", "100", "shard.tar"], "cannot be used with"),
         (&[], "DATASET"),
     ] {
-        let output = strait(arguments);
+        let output = audit(arguments);
         let (shown, code) = (text(&output.stderr), output.status.code());
         assert!(code == Some(2) && shown.contains(said), "{arguments:?}: {code:?} {shown}");
     }
-    let output = strait(&["/nowhere/shard.tar", "--json"]);
+    let output = audit(&["/nowhere/shard.tar", "--json"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("/nowhere/shard.tar"), "{}", text(&output.stdout));
 }

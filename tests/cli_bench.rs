@@ -1,22 +1,16 @@
 //! `strait bench`: its command line, its references, its JSON.
 #![cfg(feature = "cli")]
 
-use std::path::Path;
-use std::process::{Command, Output};
+mod command;
 
+use std::path::Path;
+use std::process::Output;
+
+use command::{json, run, strait, text};
 use serde_json::Value;
 
 fn bench(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_strait")).arg("bench").args(arguments).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", text(&output.stdout), text(&output.stderr)))
+    run(&[&["bench"], arguments].concat())
 }
 
 /// The keys that programs rely on; `null` where something was not measured.
@@ -181,7 +175,7 @@ fn a_time_limit_ends_a_run_early() {
 #[test]
 fn an_interrupt_removes_the_sample() {
     let dir = tempfile::tempdir().unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_strait"))
+    let child = strait()
         .args(["bench", "--references-only", "--rounds", "1000", "--no-fio", "--size", "4MiB", "--dir"])
         .arg(dir.path())
         .stdout(std::process::Stdio::null())
@@ -248,7 +242,7 @@ fn a_rank_reads_its_share() {
     std::fs::write(&path, vec![7u8; 4 << 20]).unwrap();
     let fixed = ["--record-bytes", "64KiB", "--batch", "8", "--device", "host", "--rounds", "1", "--no-fio", "--json"];
     let run = |world: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
+        let mut command = strait();
         command.arg("bench").args(fixed).args(["--rank-from-env", path.to_str().unwrap()]);
         command.env("RANK", "1").env("WORLD_SIZE", world).output().unwrap()
     };

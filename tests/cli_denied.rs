@@ -1,13 +1,13 @@
 //! The command where io_uring, locked memory or files are denied: it says by whom, and goes another way.
 #![cfg(feature = "cli")]
 
-mod doctor;
+mod command;
 
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use doctor::{findings, json, strait, text};
+use command::{findings, json, strait, text};
 
 /// One instruction of a classic BPF program.
 fn instruction(code: u32, jump: u8, value: u32) -> libc::sock_filter {

@@ -1,9 +1,9 @@
 //! `strait doctor` as a person and as a program see it.
 #![cfg(feature = "cli")]
 
-mod doctor;
+mod command;
 
-use doctor::{findings, json, strait, text};
+use command::{findings, json, strait, text};
 
 #[test]
 fn help_teaches_with_examples_and_exit_codes() {

@@ -1,28 +1,20 @@
 //! `strait hash`: manifests written, read again, and compared with; those of others too.
 #![cfg(feature = "cli")]
 
+mod command;
 mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
+use command::{json, strait, text};
 use common::{bytes_of, disk_directory};
-use serde_json::Value;
 use strait::DType;
 use strait::weights::{Algorithm, Digest, Manifest, SaveTensor, save};
 
 fn hash(directory: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_strait")).arg("hash").args(arguments).current_dir(directory).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", text(&output.stdout), text(&output.stderr)))
+    strait().arg("hash").args(arguments).current_dir(directory).output().unwrap()
 }
 
 /// Two shards in a directory, one of them larger than a block, and a file that is no checkpoint.

@@ -1,6 +1,7 @@
 //! `strait index` and `strait inspect` as a person and as a program see them.
 #![cfg(feature = "cli")]
 
+mod command;
 mod dataset_tar;
 #[path = "formats/writers.rs"]
 #[allow(dead_code, reason = "shared")]
@@ -9,26 +10,17 @@ mod writers;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
+use command::{run, strait, text};
 use dataset_tar::{Style, Tar, write};
 use serde_json::Value;
 use strait::Dataset;
 
-fn strait(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_strait")).args(arguments).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
 /// The exit code and the one JSON object on standard output.
 fn json(arguments: &[&str]) -> (Option<i32>, Value) {
-    let output = strait(&[arguments, &["--json"]].concat());
-    let json = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", text(&output.stdout), text(&output.stderr)));
-    (output.status.code(), json)
+    let output = run(&[arguments, &["--json"]].concat());
+    (output.status.code(), command::json(&output))
 }
 
 fn tar(samples: usize) -> Vec<u8> {
@@ -55,7 +47,7 @@ fn help_teaches() {
         ("index", &["Examples:", "--checksums", "--check", "--index-dir", "--threads", "Exit codes:"][..]),
         ("inspect", &["Examples:", "--sample", "--field", "--raw", "--format", "--dtype", "Exit codes:"][..]),
     ] {
-        let help = text(&strait(&[command, "--help"]).stdout);
+        let help = text(&run(&[command, "--help"]).stdout);
         for word in words {
             assert!(help.contains(word), "no {word} in:\n{help}");
         }
@@ -73,7 +65,7 @@ fn a_killed_run_goes_on_where_it_was_and_leaves_nothing_else_behind() {
     let path = dir.path().to_str().unwrap();
     // Asked to end, then killed: each time some more are done.
     for (signal, code, more) in [(libc::SIGTERM, Some(130), 5), (libc::SIGKILL, None, 10)] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
+        let mut child = strait()
             .args(["index", path, "--threads", "1"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -112,7 +104,7 @@ fn shards_and_indexes_that_disagree_are_exit_code_1() {
     let (code, answer) = json(&["index", path, "--check"]);
     assert_eq!((code, &answer["right"], &answer["samples"]), (Some(0), &2.into(), &11.into()));
     std::fs::write(&paths[1], tar(7)).unwrap();
-    let output = strait(&["index", path, "--check"]);
+    let output = run(&["index", path, "--check"]);
     let (out, code) = (text(&output.stdout), output.status.code());
     assert!(code == Some(1) && out.contains("b.tar") && out.contains("make it anew"), "{code:?} {out}");
     std::fs::write(&paths[1], &tar(7)[..900]).unwrap();
@@ -139,9 +131,9 @@ fn inspection_says_what_is_there() {
     assert_eq!((&jpg["name"], &jpg["dtype"], &jpg["shape"]), (&"jpg".into(), &Value::Null, &Value::Null));
     assert_eq!((&jpg["smallest"], &jpg["largest"], &jpg["present"]), (&100.into(), &105.into(), &11.into()));
     assert_eq!((&answer["index"]["sidecars"], &jpg["aligned_512"]), (&0.into(), &11.into()));
-    strait(&["index", path, "--checksums"]);
+    run(&["index", path, "--checksums"]);
     assert_eq!(json(&["inspect", path]).1["index"]["checksums"], 2);
-    let shown = text(&strait(&["inspect", path]).stdout);
+    let shown = text(&run(&["inspect", path]).stdout);
     for word in ["webdataset", "jpg", "sidecars for 2 of 2 shards, with checksums", "multiples of 512", "####"] {
         assert!(shown.contains(word), "no {word} in:\n{shown}");
     }
@@ -150,11 +142,11 @@ fn inspection_says_what_is_there() {
     let fields = &answer["sample"]["fields"];
     assert_eq!((&fields[1]["field"], &fields[1]["value"], &fields[1]["hex"]), (&"cls".into(), &2.into(), &"32".into()));
     assert_eq!((&fields[0]["bytes"], &fields[0]["value"]), (&102.into(), &Value::Null));
-    assert!(text(&strait(&["inspect", path, "--sample", "7"]).stdout).contains("02 02 02"));
-    let raw = strait(&["inspect", path, "--sample", "7", "--field", "jpg", "--raw"]);
+    assert!(text(&run(&["inspect", path, "--sample", "7"]).stdout).contains("02 02 02"));
+    let raw = run(&["inspect", path, "--sample", "7", "--field", "jpg", "--raw"]);
     assert_eq!((raw.status.code(), raw.stdout), (Some(0), vec![2; 102]));
     for wrong in [["--sample", "11"], ["--field", "png"]] {
-        let output = strait(&[&["inspect", path][..], &wrong].concat());
+        let output = run(&[&["inspect", path][..], &wrong].concat());
         assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
     }
 }
@@ -167,7 +159,7 @@ fn results_that_cannot_be_written_are_errors() {
     let path = dir.path().to_str().unwrap();
     for rest in [&[][..], &["--json"], &["--sample", "0", "--raw"]] {
         let run = |out: Stdio| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
+            let mut command = strait();
             command.args(["inspect", path]).args(rest).stdout(out).stderr(Stdio::piped()).output().unwrap()
         };
         let full = run(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into());
@@ -183,7 +175,7 @@ fn results_that_cannot_be_written_are_errors() {
 fn options_are_named_as_they_are_written_here() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("train.bin"), [7; 1000]).unwrap();
-    let output = strait(&["inspect", dir.path().to_str().unwrap()]);
+    let output = run(&["inspect", dir.path().to_str().unwrap()]);
     let said = text(&output.stderr);
     assert!(
         said.contains("(--record-bytes)") && said.contains("(--dtype)") && !said.contains("record_bytes"),
@@ -212,7 +204,7 @@ fn numbers_are_shown_as_their_type_says() {
     assert_eq!((code, &answer["fields"][0]["dtype"]), (Some(0), &"u16".into()), "{answer}");
     assert_eq!(answer["sample"]["fields"][0]["value"], serde_json::json!([1, 500, 65535, 7]));
     assert_eq!(json(&["inspect", path]).0, Some(1), "nobody can tell");
-    assert_eq!(strait(&["inspect", path, "--format", "tar"]).status.code(), Some(2));
+    assert_eq!(run(&["inspect", path, "--format", "tar"]).status.code(), Some(2));
 }
 
 #[test]
@@ -227,7 +219,7 @@ fn a_dataset_that_cannot_be_written_has_its_index_in_the_cache_directory() {
     // Root may write anywhere, so it becomes somebody else.
     let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     let run = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
+        let mut command = strait();
         command.args(arguments).arg("--json").env("XDG_CACHE_HOME", cache.path());
         if root {
             command.uid(65534).gid(65534);

@@ -1,32 +1,20 @@
 //! `strait load`: its command line, its selection, its checks, its JSON.
 #![cfg(feature = "cli")]
 
+mod command;
 mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
+use command::{json, run, strait, text};
 use common::{bytes_of, disk_directory};
-use serde_json::Value;
 use strait::weights::{Save, SaveTensor};
 use strait::{DType, Device};
 
-fn strait(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_strait")).args(arguments).output().unwrap()
-}
-
 fn load(path: &Path, arguments: &[&str]) -> Output {
-    strait(&[&["load", path.to_str().unwrap()], arguments].concat())
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", text(&output.stdout), text(&output.stderr)))
+    run(&[&["load", path.to_str().unwrap()], arguments].concat())
 }
 
 /// Three shards with an index: six layers of two tensors.
@@ -133,7 +121,7 @@ fn a_damaged_tensor_is_an_error_that_names_it() {
     let directory = checkpoint();
     let manifest = directory.path().join("manifest.json");
     let (place, manifest) = (directory.path().to_str().unwrap(), manifest.to_str().unwrap());
-    assert!(strait(&["hash", place, "--per", "tensor", "--output", manifest]).status.success());
+    assert!(run(&["hash", place, "--per", "tensor", "--output", manifest]).status.success());
     let arguments = [&["--verify", manifest, "--no-references"][..], &HOST].concat();
     let good = load(directory.path(), &arguments);
     assert_eq!(json(&good)["verified_bytes"], TENSOR_BYTES, "{}", text(&good.stderr));
@@ -171,7 +159,7 @@ fn what_cannot_be_loaded_is_said() {
         assert_eq!(output.status.code(), Some(code), "{path:?} {arguments:?}: {message}");
         assert!(message.contains(wanted), "{path:?} {arguments:?} does not say {wanted}: {message}");
     }
-    assert_eq!(strait(&["load"]).status.code(), Some(2));
+    assert_eq!(run(&["load"]).status.code(), Some(2));
 }
 
 /// A signal is heard while no tensor comes: a file with a digest is read to its end before any is handed over, and this
@@ -195,7 +183,7 @@ fn a_signal_ends_a_load_between_two_tensors() {
     let sums = directory.path().join("SHA256SUMS");
     fs::write(&sums, format!("{}  m.safetensors\n", "0".repeat(64))).unwrap();
     for signal in [libc::SIGINT, libc::SIGTERM] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
+        let mut child = strait()
             .args(["load", path.to_str().unwrap(), "--tensor", "small", "--verify", sums.to_str().unwrap()])
             .args(["--device", "host", "--no-references", "--block-bytes", "64KiB"])
             .stdout(std::process::Stdio::null())

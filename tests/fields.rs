@@ -19,15 +19,9 @@ fn body(sample: u64, field: usize) -> Option<Vec<u8>> {
 
 fn write_tar(directory: &Path) -> PathBuf {
     let path = directory.join("fields.tar");
-    let mut tar = tar::Builder::new(std::fs::File::create(&path).unwrap());
-    for (sample, field) in (0..SAMPLES).flat_map(|sample| (0..4).map(move |field| (sample, field))) {
-        let Some(bytes) = body(sample, field) else { continue };
-        let mut header = tar::Header::new_ustar();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, format!("{sample:04}.{}", FIELDS[field]), &bytes[..]).unwrap();
-    }
-    tar.finish().unwrap();
+    let all = (0..SAMPLES).flat_map(|sample| (0..4).map(move |field| (sample, field)));
+    let member = |(sample, field)| Some((format!("{sample:04}.{}", FIELDS[field]), body(sample, field)?));
+    common::write_tar(&path, all.filter_map(member));
     path
 }
 

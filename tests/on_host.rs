@@ -18,21 +18,12 @@ const SAMPLES: u64 = 50;
 /// A picture each, its class, and for some a text.
 fn write_tar(directory: &std::path::Path) -> std::path::PathBuf {
     let path = directory.join("small.tar");
-    let mut tar = tar::Builder::new(std::fs::File::create(&path).unwrap());
-    let mut add = |name: String, bytes: &[u8]| {
-        let mut header = tar::Header::new_ustar();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, name, bytes).unwrap();
-    };
-    for sample in 0..SAMPLES {
-        add(format!("{sample:04}.jpg"), &bytes_of(sample, 0, 5000 + sample));
-        add(format!("{sample:04}.cls"), (sample * 7).to_string().as_bytes());
-        if sample % 2 == 0 {
-            add(format!("{sample:04}.txt"), format!("picture {sample}, größer").as_bytes());
-        }
-    }
-    tar.finish().unwrap();
+    let members = (0..SAMPLES).flat_map(|sample| {
+        let text = (sample % 2 == 0).then(|| ("txt", format!("picture {sample}, größer").into_bytes()));
+        let fields = [("jpg", bytes_of(sample, 0, 5000 + sample)), ("cls", (sample * 7).to_string().into_bytes())];
+        fields.into_iter().chain(text).map(move |(field, bytes)| (format!("{sample:04}.{field}"), bytes))
+    });
+    common::write_tar(&path, members);
     path
 }
 

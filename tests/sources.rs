@@ -48,21 +48,12 @@ fn builder(dataset: &Dataset) -> Builder {
 /// A tar shard of samples with a `jpg` of changing length and a `cls`, which every third sample lacks.
 fn write_tar(directory: &std::path::Path, name: &str, samples: u64) -> PathBuf {
     let path = directory.join(name);
-    let mut tar = tar::Builder::new(std::fs::File::create(&path).unwrap());
-    let mut add = |name: String, bytes: &[u8]| {
-        let mut header = tar::Header::new_ustar();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, name, bytes).unwrap();
-    };
-    for sample in 0..samples {
-        let len = 1 + sample * sample * 37 % 9_000;
-        add(format!("{sample:05}.jpg"), &common::bytes_of(sample, 0, len));
-        if sample % 3 > 0 {
-            add(format!("{sample:05}.cls"), sample.to_string().as_bytes());
-        }
-    }
-    tar.finish().unwrap();
+    let members = (0..samples).flat_map(|sample| {
+        let class = (sample % 3 > 0).then(|| ("cls", sample.to_string().into_bytes()));
+        let fields = [("jpg", common::bytes_of(sample, 0, 1 + sample * sample * 37 % 9_000))];
+        fields.into_iter().chain(class).map(move |(field, bytes)| (format!("{sample:05}.{field}"), bytes))
+    });
+    common::write_tar(&path, members);
     path
 }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::mount::Mounts;
-use common::{bytes_of, disk_directory};
+use common::{bytes_of, disk_directory, names};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -171,13 +171,6 @@ fn what_was_loaded_is_saved_again() {
     save(&copy, &views).unwrap();
     assert_same(&copy, &tensors);
     assert!(fs::read(&copy).unwrap() == fs::read(&path).unwrap());
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
-    let mut names: Vec<String> = fs::read_dir(directory).unwrap().map(name).collect();
-    names.sort();
-    names
 }
 
 /// Every tensor of a sharded checkpoint, found through its index.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::process::Within;
-use common::{bytes_of, disk_directory};
+use common::{bytes_of, disk_directory, names};
 use strait::weights::{Checkpoint, Save, SaveTensor, TensorInfo};
 use strait::{DType, Device, Error, RingChoice};
 
@@ -217,13 +217,6 @@ fn kill_at(number: u64, directory: &Path, how: How, calls: &mut Vec<Call>) -> Re
         let pass = if signal & 0x7f == libc::SIGTRAP || signal == libc::SIGSTOP { 0 } else { signal };
         ptrace(libc::PTRACE_SYSCALL, pid, 0, pass as usize);
     }
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
-    let mut names: Vec<String> = fs::read_dir(directory).unwrap().map(name).collect();
-    names.sort();
-    names
 }
 
 fn every_call(how: How) {

@@ -39,3 +39,23 @@ pub fn disk_directory() -> tempfile::TempDir {
     let directory = std::env::var_os("STRAIT_TEST_DIR");
     tempfile::tempdir_in(directory.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into())).unwrap()
 }
+
+/// The names in a directory, sorted.
+pub fn names(directory: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let mut names: Vec<String> = fs::read_dir(directory).unwrap().map(name).collect();
+    names.sort();
+    names
+}
+
+/// Writes a tar shard of these members.
+pub fn write_tar(path: &Path, members: impl IntoIterator<Item = (String, Vec<u8>)>) {
+    let mut tar = tar::Builder::new(fs::File::create(path).unwrap());
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, &bytes[..]).unwrap();
+    }
+    tar.finish().unwrap();
+}

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use strait::{Dataset, Device, Error, Loader};
 
+use crate::common::names;
 use crate::writers::{self, Sample};
 use crate::{COLUMNS, check, mds_samples};
 
@@ -47,13 +48,6 @@ fn dataset(
     let entry = entry.replacen("\"hashes\":{}", &format!("\"hashes\":{{{hash}}}"), 1);
     fs::write(directory.join("index.json"), format!("{{\"version\":2,\"shards\":[{entry}]}}")).unwrap();
     directory.to_owned()
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
-    let mut names: Vec<String> = fs::read_dir(directory).unwrap().map(name).collect();
-    names.sort();
-    names
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Running the command, and reading what it says: for the tests of `strait doctor`.
+//! Running the command, and reading what it says.
+#![allow(dead_code, reason = "each test file is a crate, and uses a part")]
 
 use std::process::{Command, Output};
 
@@ -6,6 +7,10 @@ use serde_json::Value;
 
 pub(crate) fn strait() -> Command {
     Command::new(env!("CARGO_BIN_EXE_strait"))
+}
+
+pub(crate) fn run(arguments: &[&str]) -> Output {
+    strait().args(arguments).output().unwrap()
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {
@@ -18,7 +23,7 @@ pub(crate) fn json(output: &Output) -> Value {
         .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", text(&output.stdout), text(&output.stderr)))
 }
 
-/// All findings in one string, for searching.
+/// All findings of `strait doctor` in one string, for searching.
 pub(crate) fn findings(json: &Value) -> String {
     json["findings"].to_string()
 }
