@@ -127,7 +127,7 @@ fn pipes_and_devices_are_refused_at_once_and_by_name() {
 fn what_is_no_checkpoint() {
     let directory = disk_directory();
     let path = directory.path();
-    assert!(refused(path).contains("no *.safetensors"));
+    assert!(refused(path).contains("without *.safetensors"));
     assert!(refused(&path.join("gone")).contains("cannot open"));
     let mut rng = Rng::new(3);
     let made = [any_tensor(&mut rng, "t".into(), 100)];
