@@ -53,12 +53,11 @@ impl Slab {
     }
 }
 
-/// Equal slabs of one arena. `free + leased == count` at all times.
+/// Equal slabs of one arena: those that are not leased.
 #[derive(Debug)]
 pub struct SlabPool {
     arena: Arc<Arena>,
     free: Vec<Slab>,
-    count: usize,
 }
 
 impl SlabPool {
@@ -72,7 +71,7 @@ impl SlabPool {
             arena: arena.clone(),
         };
         let free = (0..count).rev().map(slab).collect();
-        Ok(SlabPool { free, count, arena })
+        Ok(SlabPool { free, arena })
     }
 
     /// The memory behind all slabs, to pin and register.
@@ -92,10 +91,5 @@ impl SlabPool {
     pub fn give_back(&mut self, slab: Slab) {
         assert!(Arc::ptr_eq(&slab.arena, &self.arena), "slab of another pool");
         self.free.push(slab);
-    }
-
-    /// Whether no slab is leased.
-    pub fn all_free(&self) -> bool {
-        self.free.len() == self.count
     }
 }

@@ -12,7 +12,7 @@ use super::rank::{Delivered, Expected, Oracle, Ranked, drive};
 use crate::assembly;
 use crate::batch::Batch;
 use crate::config::{Config, Windows};
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Extent};
 use crate::dtype::DType;
 use crate::order::{
     AtEnd, BadSamplePolicy, Cursor, Order, Packer, PackerState, Part, Piece, Policy, Progress, Rank, Shuffle, Stretch,
@@ -60,43 +60,20 @@ impl Bed {
         let item = [1, 2, 4, 6, 3001][rng.below(5) as usize];
         let raw = item < 8 && rng.one_in(3);
         let mixed = !raw && rng.one_in(2);
-        let (paths, dataset) = match raw {
+        let paths: Vec<PathBuf> = match raw {
+            true => shards.write(rng, 600).0,
+            false => (0..2).map(|number| tar(rng, shards, number, item)).collect(),
+        };
+        let dataset = match mixed {
             true => {
-                let (paths, _) = shards.write(rng, 600);
-                let dataset = Dataset::records(&paths, 600).unwrap();
-                (paths, dataset)
+                let one = |path| Dataset::webdataset(&[path]).unwrap();
+                Dataset::concat(paths.iter().map(one).collect()).unwrap()
             }
-            false => {
-                let paths: Vec<PathBuf> = (0..2).map(|number| tar(rng, shards, number, item)).collect();
-                let one = |paths: &[PathBuf]| Dataset::webdataset(paths).unwrap();
-                let dataset = match mixed {
-                    true => {
-                        Dataset::concat(paths.iter().map(|path| one(std::slice::from_ref(path))).collect()).unwrap()
-                    }
-                    false => one(&paths),
-                };
-                (paths, dataset)
-            }
+            false if raw => Dataset::records(&paths, 600).unwrap(),
+            false => Dataset::webdataset(&paths).unwrap(),
         };
         let field = if raw { "record" } else { "txt" };
-        let documents: Vec<Document> = match raw {
-            true => {
-                let shards = dataset.shards().iter().enumerate();
-                shards.map(|(number, shard)| Document { shard: number, start: 0, end: shard.bytes }).collect()
-            }
-            false => {
-                let number = dataset.fields().iter().position(|one| &*one.name == field).unwrap();
-                let extent = |sample| dataset.extent(sample, number);
-                let document = |sample| {
-                    extent(sample).map_or(Document { shard: 0, start: 0, end: 0 }, |extent| Document {
-                        shard: extent.shard as usize,
-                        start: extent.offset,
-                        end: extent.offset + extent.len,
-                    })
-                };
-                (0..dataset.len()).map(document).collect()
-            }
-        };
+        let documents = documents(&dataset, field);
         let tokens: u64 = documents.iter().map(|document| (document.end - document.start) / item).sum();
         let window_tokens = 1 + rng.below((tokens / 8).clamp(1, 3000));
         let stride_tokens = window_tokens - rng.below(2).min(window_tokens - 1);
@@ -127,18 +104,21 @@ impl Bed {
         if let (true, Some(of)) = (rng.one_in(2), bed.tokens_are()) {
             bed.cast = draw_cast(rng, field, of).map(|wanted| (of, wanted));
         }
-        if mixed && matches!(windows, Windows::Stored { .. }) {
-            let at_end = [AtEnd::Stop, AtEnd::Repeat { positions: 3 + rng.below(60) }][rng.below(2) as usize];
-            bed.mixture = Some((vec![1 + rng.below(5) as u32, 1 + rng.below(5) as u32], at_end));
-            // A dataset without a window, or too short for a step of three ranks: not mixed.
-            let Windows::Stored { window_tokens, .. } = windows else { return bed };
-            let whole = bed.parts().iter().all(|part| part.end - part.start >= window_tokens);
-            bed.mixture = bed.mixture.take().filter(|_| whole);
-            if bed.order().len() < 3 {
-                bed.mixture = None;
-            }
+        if mixed {
+            bed.mix(rng);
         }
         bed
+    }
+
+    /// Mixes the two shards' windows, unless one has none, or both are too short for a step of three ranks.
+    fn mix(&mut self, rng: &mut Rng) {
+        let Windows::Stored { window_tokens, .. } = self.windows else { return };
+        let at_end = [AtEnd::Stop, AtEnd::Repeat { positions: 3 + rng.below(60) }][rng.below(2) as usize];
+        self.mixture = Some((vec![1 + rng.below(5) as u32, 1 + rng.below(5) as u32], at_end));
+        let whole = self.parts().iter().all(|part| part.end - part.start >= window_tokens);
+        if !whole || self.order().len() < 3 {
+            self.mixture = None;
+        }
     }
 
     /// What an array of tokens is made of, if there is one.
@@ -340,6 +320,20 @@ impl Bed {
         };
         blocks.iter().map(|block| self.documents.iter().filter(|document| touches(block, document)).count()).sum()
     }
+}
+
+/// Samples, or, where those are records, whole shards.
+fn documents(dataset: &Dataset, field: &str) -> Vec<Document> {
+    if field == "record" {
+        let shards = dataset.shards().iter().enumerate();
+        return shards.map(|(shard, one)| Document { shard, start: 0, end: one.bytes }).collect();
+    }
+    let number = dataset.fields().iter().position(|one| &*one.name == field).unwrap();
+    let document = |sample| match dataset.extent(sample, number) {
+        Some(Extent { shard, offset, len }) => Document { shard: shard as usize, start: offset, end: offset + len },
+        None => Document { shard: 0, start: 0, end: 0 },
+    };
+    (0..dataset.len()).map(document).collect()
 }
 
 /// A shard of documents of `item`-byte tokens, some empty, some of many blocks; every fifth sample has none.
