@@ -241,7 +241,7 @@ fn every_call(how: How) {
             (Ok(found), Some(_)) => *found == wanted(10),
             (Err(error), None) => {
                 let text = error.to_string();
-                text.contains("no *.safetensors") || text.contains("interrupted")
+                text.contains("without *.safetensors") || text.contains("interrupted")
             }
             _ => false,
         };
