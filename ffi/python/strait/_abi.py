@@ -54,7 +54,9 @@ def _open() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(path)
     except OSError as error:
-        raise ImportError(f"strait's shared library cannot be loaded: {error}; STRAIT_LIBRARY names another") from None
+        bare = "STRAIT_LIBRARY" not in os.environ and not os.path.exists(path)
+        remedy = "these are the sources without it, so install the package (`pip install ./ffi/python` in a checkout), or " if bare else ""
+        raise ImportError(f"strait's shared library cannot be loaded: {error}; {remedy}STRAIT_LIBRARY names another") from None
     for name, (result, parameters) in FUNCTIONS.items():
         function = getattr(library, name, None)
         if function is None:

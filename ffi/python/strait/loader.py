@@ -294,7 +294,8 @@ class Wait:
     def explained(self, error: errors.TimeoutError) -> errors.TimeoutError:
         """The error, with what was tried."""
         if self.collected:
-            error.message += "; gc.collect() was called, so it is no garbage in reference cycles that holds them"
+            error.message += ("; arrays keep their batches, so copy those that are to stay (gc.collect() was called: it is no garbage in "
+                              "reference cycles that holds them)")
             error.args = (error.message,)
         return error
 

@@ -1,7 +1,12 @@
 """Errors are exceptions that go anywhere: to other processes, and through those who make them anew."""
 
 import copy
+import os
+import pathlib
 import pickle
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -59,3 +64,14 @@ def test_a_worker_of_pytorch_tells_its_error(tmp_path):
 
     with pytest.raises(errors.MissingError, match="cannot open"):
         list(torch.utils.data.DataLoader(Broken(), num_workers=1))
+
+
+def test_sources_without_the_library_say_how_to_install(tmp_path):
+    package = pathlib.Path(strait.__file__).parent
+    shutil.copytree(package, tmp_path / "strait", ignore=shutil.ignore_patterns("*.so"))
+    environment = {name: value for name, value in os.environ.items() if name != "STRAIT_LIBRARY"}
+    for more, says in (({}, True), ({"STRAIT_LIBRARY": "/nowhere.so"}, False)):
+        done = subprocess.run([sys.executable, "-c", "import strait"], cwd=tmp_path, env=environment | more, capture_output=True,
+                              text=True, timeout=60)
+        assert done.returncode == 1 and "STRAIT_LIBRARY names another" in done.stderr
+        assert ("pip install ./ffi/python" in done.stderr) == says, done.stderr

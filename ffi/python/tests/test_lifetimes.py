@@ -217,7 +217,7 @@ def test_batches_that_are_held_are_no_garbage_and_the_error_says_so(rows):
     loader = strait.Loader(rows[0], batch_size=100, device="host", hold=1, prefetch=1, deadline_ms=300)
     iteration = iter(loader)
     held = [next(iteration), next(iteration)]
-    with pytest.raises(strait.errors.TimeoutError, match="holds 2 of 2.*gc.collect") as error:
+    with pytest.raises(strait.errors.TimeoutError, match="holds 2 of 2.*arrays keep their batches.*gc.collect") as error:
         next(iteration)
     assert str(error.value) == error.value.message == error.value.args[0]
     del held
