@@ -255,14 +255,9 @@ pub unsafe trait Stream: Send {
         Err(NO_CAST.into())
     }
 
-    /// Whether a cast can be started now. Where not, there is room again once one has ended.
-    fn has_room_to_cast(&mut self) -> Result<bool> {
-        Ok(true)
-    }
-
     /// Starts moves as [`gather`](Stream::gather) does, of whole elements that change on the way: [`Move::bytes`] is what they
     /// take at the source, [`Cast::bytes_of`] that at the target. Says how many of the moves were started, in order: all of
-    /// them but for a lack of room, and at least one where there just was [room](Stream::has_room_to_cast).
+    /// them but for a lack of room. There is some again once casts have ended.
     ///
     /// Kinds for which [`ready_to_cast`](Stream::ready_to_cast) has not said yes may be errors.
     ///

@@ -172,22 +172,29 @@ impl<L> CopyQueue<L> {
         self.stream.ready_to_cast(cast)
     }
 
-    /// Whether a cast can be started now; see [`Stream::has_room_to_cast`].
-    pub fn has_room_to_cast(&mut self) -> Result<bool> {
-        self.stream.has_room_to_cast()
-    }
-
     /// Starts moves that change elements, behind all copies so far, and says how many of them; see [`Stream::cast`].
-    /// `lease` comes back as that of a copy does, behind those that were started.
+    /// `lease` comes back as that of a copy does, behind those that were started. None if there was no room for any: then
+    /// `lease` is dropped.
     ///
     /// # Safety
     /// As for [`gather`](CopyQueue::gather), of sources as long as the moves say, and targets as [`Cast::bytes_of`] says, which
     /// begin at multiples of their elements' size.
-    pub unsafe fn cast(&mut self, lease: L, base: DevicePtr, cast: Cast, moves: &[Move]) -> Result<(Seq, usize)> {
+    pub unsafe fn cast(
+        &mut self,
+        lease: L,
+        base: DevicePtr,
+        cast: Cast,
+        moves: &[Move],
+    ) -> Result<Option<(Seq, usize)>> {
         self.in_flight.push_back(InFlight { lease: ManuallyDrop::new(lease), seq: UNMARKED });
         // SAFETY: as for a gather.
         let started = unsafe { self.stream.cast(base, cast, moves) }?;
-        Ok((self.mark()?, started))
+        if started == 0 {
+            let unused = self.in_flight.pop_back().expect("pushed above");
+            drop(ManuallyDrop::into_inner(unused.lease));
+            return Ok(None);
+        }
+        Ok(Some((self.mark()?, started)))
     }
 
     /// Starts copies into the memory of `lease`, in order. The seq is reached when all of them have ended. With no copy

@@ -172,9 +172,7 @@ pub(super) fn cast<L: From<Copying>>(
 ) -> Result<(Seq, u64)> {
     let region = body.region.as_ref().expect("staged batches keep their region");
     let (end, mut seq, mut bytes) = (region.bytes() as u64, body.seq, 0);
-    while let Some((cast, moves)) = body.plan.cast_moves(at.0)
-        && copies.has_room_to_cast()?
-    {
+    while let Some((cast, moves)) = body.plan.cast_moves(at.0) {
         let left = &moves[at.1..];
         assert!(
             left.iter().all(|one| one.source + one.bytes <= one.target && one.target + cast.bytes_of(one.bytes) <= end)
@@ -182,7 +180,9 @@ pub(super) fn cast<L: From<Copying>>(
         let copying = Copying { slab: None, _target: region.memory().clone() };
         // SAFETY: the moves stay within the body's region, by the check above, and a plan's targets lie behind all that is
         // read, each at a multiple of its elements' size. The rest is as for a gather.
-        let (point, started) = unsafe { copies.cast(copying.into(), region.base(), cast, left) }?;
+        let Some((point, started)) = unsafe { copies.cast(copying.into(), region.base(), cast, left) }? else {
+            break; // the engine comes back when something has ended
+        };
         seq = point;
         bytes += left[..started].iter().map(|one| cast.bytes_of(one.bytes)).sum::<u64>();
         *at = if started < left.len() { (at.0, at.1 + started) } else { (at.0 + 1, 0) };

@@ -1,6 +1,7 @@
 //! Elements that change on the way, by kernels: whatever is late, in use or refused.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use strait::order::Shuffle;
 use strait::{Builder, DType, Dataset, Device, Error, Loader};
@@ -51,8 +52,7 @@ fn every_value_is_that_of_the_host() {
     bed.nothing_is_left(&fake);
 }
 
-/// Far more casts on their way than there are tables, or with more pieces than one table has rows: they wait for tables,
-/// and the engine does not wait for them alone.
+/// Far more casts on their way than there are tables, or with more pieces than one table has rows: they wait for tables.
 ///
 /// Mutants that this catches: a table that is filled while its kernel is still to run; casts that are left out, or started
 /// twice, where there was no room.
@@ -74,6 +74,44 @@ fn casts_beyond_the_tables_come_later_and_are_whole() {
         let numbers = Dataset::records(&[file(&bed, "twice.bin", &twice)], 2).unwrap();
         let large = typed(&numbers, &[]).widen("record", DType::I64).batch_size(90_000).region_bytes(16 << 20);
         assert_eq!(check(large, &twice, (2, 2), DType::U16, None), 8 * 131_072);
+    }
+    bed.nothing_is_left(&fake);
+}
+
+/// While no table comes free the engine goes on with other batches, and then waits: it does not try again and again.
+///
+/// Mutants that this catches: a cast of no moves that takes a place on the stream; an engine that stays with a cast until
+/// there is room.
+#[test]
+fn casts_without_a_table_hold_nothing_else_up() {
+    let (fake, _alone) = take();
+    let bed = Bed::new(&fake);
+    {
+        let (device, words) = (Device::cuda(0).unwrap(), words());
+        let rows = Dataset::records(&[file(&bed, "words.bin", &words)], 1024).unwrap();
+        let typed = builder(&rows, &device).array("record", DType::U16, &[512]).widen("record", DType::I64);
+        let (batch, ahead) = (2, 40); // and 16 tables
+        let typed = typed.bytes_in_flight(1 << 20).reads_in_flight(2); // slabs for all, of which few land in one turn
+        let mut loader = typed.batch_size(batch).prefetch(ahead).hold(1).build().unwrap();
+        let (stats, before) = (loader.stats_reader(), fake.calls("cuLaunchKernel"));
+        fake.stall();
+        let mut epoch = loader.epoch(0);
+        let end = Instant::now() + Duration::from_secs(10);
+        let wanted = (ahead * batch * 1024) as u64;
+        while stats.stats().bytes_copied < wanted && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let copied = stats.stats().bytes_copied;
+        let launched = fake.calls("cuLaunchKernel") - before;
+        assert!(0 < launched && launched < ahead as u64, "{launched} kernels without an end");
+        std::thread::sleep(Duration::from_millis(50));
+        let records = fake.calls("cuEventRecord");
+        std::thread::sleep(Duration::from_millis(100));
+        let more = fake.calls("cuEventRecord") - records;
+        fake.heal();
+        assert!(copied >= wanted, "{copied} bytes of {wanted} copied");
+        assert_eq!(more, 0, "nothing ends, and something is started");
+        assert!(epoch.all(|batch| batch.unwrap().wait().is_ok()));
     }
     bed.nothing_is_left(&fake);
 }

@@ -237,6 +237,25 @@ fn two_devices_at_once() {
     bed.nothing_is_left(&fake);
 }
 
+/// However many samples lie in a slab, it takes one call.
+///
+/// Mutant that this catches: slabs that are copied by halves.
+#[test]
+fn a_slab_is_one_copy() {
+    let (fake, _alone) = take();
+    let bed = Bed::new(&fake);
+    {
+        let mut loader = bed.builder(&Device::cuda(0).unwrap()).shuffle(Shuffle::Sequential).build().unwrap();
+        let calls = || ["cuMemcpyHtoDAsync_v2", "cuMemcpyBatchAsync"].map(|symbol| fake.calls(symbol));
+        let before = calls();
+        let slabs: u64 = loader.epoch(0).map(|batch| batch.unwrap().region_bytes().div_ceil(16 << 10)).sum();
+        let [alone, together] = calls();
+        assert_eq!((alone - before[0], together - before[1]), (slabs, 0));
+        assert!(slabs > 10);
+    }
+    bed.nothing_is_left(&fake);
+}
+
 /// Mutant that this catches: a refusal that is logged and not kept in the stats.
 #[test]
 fn copies_that_are_not_taken_together_are_a_fallback() {

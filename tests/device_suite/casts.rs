@@ -52,15 +52,15 @@ impl Casting {
     fn cast(&mut self, slabs: &Arc<Slabs>, cast: Cast, moves: &[Move]) -> strait::Result<Seq> {
         let (mut started, mut seq) = (0, Seq(0));
         while started < moves.len() {
-            if !self.queue.has_room_to_cast()? {
-                self.queue.wait_oldest(WAIT)?;
-                self.queue.reap(drop)?;
-                continue;
-            }
             let base = self.region.at(0);
             // SAFETY: tests keep the region until the queue is empty, or leak it; the moves lie in it, apart from each other,
             // and targets are aligned.
-            let (point, more) = unsafe { self.queue.cast(slabs.lease(0), base, cast, &moves[started..]) }?;
+            let cast = unsafe { self.queue.cast(slabs.lease(0), base, cast, &moves[started..]) }?;
+            let Some((point, more)) = cast else {
+                self.queue.wait_oldest(WAIT)?;
+                self.queue.reap(drop)?;
+                continue;
+            };
             assert!(more > 0 && point > seq);
             (started, seq) = (started + more, point);
         }

@@ -205,11 +205,6 @@ impl Tables {
         Ok(())
     }
 
-    /// Whether a cast finds a free table. The caller has entered the context.
-    pub(super) fn has_room(&mut self) -> Result<bool> {
-        self.is_free(self.next)
-    }
-
     /// Starts moves that change elements, as many as there are free tables for, and says how many.
     ///
     /// # Safety

@@ -253,11 +253,6 @@ unsafe impl Stream for CudaStream {
         })
     }
 
-    fn has_room_to_cast(&mut self) -> Result<bool> {
-        let _entered = self.points.shared.enter()?;
-        self.tables.as_mut().map_or(Ok(true), Tables::has_room)
-    }
-
     unsafe fn cast(&mut self, base: DevicePtr, cast: Cast, moves: &[Move]) -> Result<usize> {
         let _entered = self.points.shared.enter()?;
         match &mut self.tables {

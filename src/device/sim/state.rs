@@ -252,13 +252,7 @@ impl State {
         self.start(queue, now, Op::CopyOut { source, target, bytes, done: 0, found })
     }
 
-    /// Whether a cast can be started: where one is on its way already, that is left to chance.
-    pub(super) fn has_room_to_cast(&mut self, queue: usize) -> bool {
-        let casting = self.queues[queue].ops.iter().any(|(_, op)| matches!(op, Op::Gather { cast: Some(_), .. }));
-        !casting || self.rng.one_in(2)
-    }
-
-    /// Starts some of the moves; says how many.
+    /// Starts some of the moves; says how many. None only where a cast is on its way already, if chance has it so.
     pub(super) fn start_cast(
         &mut self,
         queue: usize,
@@ -267,6 +261,10 @@ impl State {
         cast: Cast,
         moves: &[Move],
     ) -> Result<usize> {
+        let casting = self.queues[queue].ops.iter().any(|(_, op)| matches!(op, Op::Gather { cast: Some(_), .. }));
+        if casting && self.rng.one_in(2) {
+            return Ok(0);
+        }
         let started = if self.rng.one_in(3) { 1 + self.rng.below(moves.len() as u64) as usize } else { moves.len() };
         let (from, to) = (cast.from().bits() / 8, cast.to().bits() / 8);
         if moves.iter().any(|one| !one.bytes.is_multiple_of(from) || !(base + one.target).is_multiple_of(to)) {

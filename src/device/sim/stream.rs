@@ -71,10 +71,6 @@ unsafe impl Stream for SimStream {
         Ok(())
     }
 
-    fn has_room_to_cast(&mut self) -> Result<bool> {
-        Ok(self.0.shared.current().has_room_to_cast(self.0.queue))
-    }
-
     unsafe fn cast(&mut self, base: DevicePtr, cast: Cast, moves: &[Move]) -> Result<usize> {
         let SimTimeline { shared, queue } = &self.0;
         let now = shared.clock.now();
