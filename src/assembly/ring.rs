@@ -12,7 +12,9 @@ pub(crate) type MakeRing = Box<dyn FnOnce(usize) -> Result<Box<dyn Ring>> + Send
 pub(crate) fn choose_ring(reads: &ReadOptions, counters: &Counters) -> Result<(Box<dyn Ring>, Opening)> {
     let (choice, depth, align) = (reads.ring, reads.reads_in_flight, reads.align_bytes);
     let threads = || -> Result<(Box<dyn Ring>, Opening)> {
-        Ok((Box::new(Pread::new(depth)?), Opening::Probed(Prober::new(false, align))))
+        let (threads, fewer) = Pread::start(depth)?;
+        fewer.into_iter().for_each(|fallback| counters.fall_back(fallback));
+        Ok((Box::new(threads), Opening::Probed(Prober::new(false, align))))
     };
     if choice == RingChoice::Pread {
         return threads();

@@ -1,5 +1,6 @@
 //! The pread ring: a few threads that call `preadv2` and `pwritev2`, where io_uring is refused or no better.
 
+use std::io;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -9,6 +10,7 @@ use crossbeam::channel::{self, Receiver, Sender};
 
 use super::{Completion, Event, RawRead, RawWrite, Ring, wait_readable};
 use crate::error::{Error, NO_THREAD, Result};
+use crate::stats::Fallback;
 
 /// Threads beyond this give no more throughput to one consumer, and cost memory.
 const THREADS_MAX: usize = 8;
@@ -36,10 +38,25 @@ struct Done {
 }
 
 impl Pread {
-    /// A pool for `depth` reads and writes in flight, on at most eight threads.
+    /// A pool for `depth` reads and writes in flight, on at most eight threads: those that are to be had, if it is only one.
     pub fn new(depth: usize) -> Result<Pread> {
+        Ok(Pread::start(depth)?.0)
+    }
+
+    /// The same, and what is to be said where it got fewer threads than it wanted.
+    pub(crate) fn start(depth: usize) -> Result<(Pread, Option<Fallback>)> {
+        let spawn = |i: usize, life: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new().name(format!("strait-pread-{i}")).spawn(life)
+        };
+        Pread::start_with(depth, spawn)
+    }
+
+    fn start_with(
+        depth: usize,
+        spawn: impl Fn(usize, Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>,
+    ) -> Result<(Pread, Option<Fallback>)> {
         let depth = depth.max(1);
-        let refused = |problem: &str, e: std::io::Error| Error::Ring {
+        let refused = |problem: &str, e: io::Error| Error::Ring {
             ring: "pread",
             problem: problem.into(),
             errno: e.raw_os_error().unwrap_or(libc::EAGAIN),
@@ -48,14 +65,25 @@ impl Pread {
         let done = Arc::new(Done { completions: Mutex::new(Vec::with_capacity(depth)), event });
         let (sender, work) = channel::bounded(depth);
         let mut pool = Pread { depth, in_flight: 0, work: Some(sender), done, threads: Vec::new(), wake_fd: -1 };
-        for i in 0..depth.min(THREADS_MAX) {
+        let wanted = depth.min(THREADS_MAX);
+        for i in 0..wanted {
             let (work, done) = (work.clone(), pool.done.clone());
-            let thread = thread::Builder::new().name(format!("strait-pread-{i}"));
-            let no_thread = |e| refused(&format!("cannot start a thread ({NO_THREAD})"), e);
-            let thread = thread.spawn(move || serve(&work, &done)).map_err(no_thread)?;
-            pool.threads.push(thread);
+            match spawn(i, Box::new(move || serve(&work, &done))) {
+                Ok(thread) => pool.threads.push(thread),
+                Err(e) if i == 0 => return Err(refused(&format!("cannot start a thread ({NO_THREAD})"), e)),
+                Err(e) => return Ok((pool, Some(fewer(i, wanted, &e)))),
+            }
         }
-        Ok(pool)
+        Ok((pool, None))
+    }
+}
+
+fn fewer(threads: usize, wanted: usize, e: &io::Error) -> Fallback {
+    Fallback {
+        instead: format!("{threads} threads that read and write instead of {wanted}"),
+        reason: "no more could be started".into(),
+        errno: e.raw_os_error(),
+        remedy: NO_THREAD,
     }
 }
 
@@ -90,7 +118,7 @@ fn serve(work: &Receiver<Work>, done: &Done) {
             }
         };
         let result = match got {
-            -1 => -std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
+            -1 => -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
             got => got as i32,
         };
         let mut completions = done.completions.lock().unwrap_or_else(|e| e.into_inner());
@@ -169,5 +197,43 @@ impl Drop for Pread {
                 let _ = thread.join();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ptr::NonNull;
+
+    use super::*;
+
+    /// Mutants that this catches: all threads or an error; fewer of them, and nobody is told; none, and no error.
+    #[test]
+    fn it_goes_on_with_the_threads_that_there_are() {
+        let limited = |most: usize| {
+            let spawn = move |i, life: Box<dyn FnOnce() + Send>| match i < most {
+                true => thread::Builder::new().spawn(life),
+                false => Err(io::Error::from_raw_os_error(libc::EAGAIN)),
+            };
+            Pread::start_with(4, spawn)
+        };
+        assert!(limited(4).unwrap().1.is_none());
+        let error = limited(0).err().unwrap().to_string();
+        assert!(error.contains("cannot start a thread") && error.contains("ulimit -u"), "{error}");
+        let (mut pool, fallback) = limited(1).unwrap();
+        let text = fallback.unwrap().to_string();
+        assert!(text.contains("1 threads") && text.contains("of 4") && text.contains("ulimit -u"), "{text}");
+        let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        let mut bytes = [[0u8; 64]; 4];
+        for (token, target) in (0..).zip(&mut bytes) {
+            let (fd, target) = (std::os::fd::AsRawFd::as_raw_fd(&file), NonNull::from(target).cast());
+            let read = RawRead { fd, file_slot: None, offset: 0, len: 64, target, rw_flags: 0, token };
+            // SAFETY: file and bytes outlive the pool, which is waited for below.
+            unsafe { pool.submit(read) }.unwrap();
+        }
+        let mut ends = Vec::new();
+        while ends.len() < 4 {
+            pool.poll(1, Duration::from_secs(20), &mut ends).unwrap();
+        }
+        assert!(ends.iter().all(|end| end.result == 64) && bytes.iter().all(|own| own.starts_with(b"\x7fELF")));
     }
 }

@@ -67,7 +67,9 @@ impl<L: Memory> ReadQueue<L> {
         if let Some(place) = rings.iter().position(|ring| ring.name() == "pread") {
             return Ok(place);
         }
-        self.flight.add_ring(Box::new(Pread::new(self.depth)?));
+        let (threads, fewer) = Pread::start(self.depth)?;
+        fewer.into_iter().for_each(|fallback| self.counters.fall_back(fallback));
+        self.flight.add_ring(Box::new(threads));
         Ok(self.flight.rings().len() - 1)
     }
 

@@ -220,16 +220,20 @@ impl Drop for Pipeline {
 }
 
 fn ring(choice: RingChoice, depth: usize, direct: bool, fallbacks: &mut Vec<Fallback>) -> Result<Box<dyn Ring>> {
-    let threads = || -> Result<Box<dyn Ring>> { Ok(Box::new(Pread::new(depth)?)) };
+    let threads = |fallbacks: &mut Vec<Fallback>| -> Result<Box<dyn Ring>> {
+        let (threads, fewer) = Pread::start(depth)?;
+        fallbacks.extend(fewer);
+        Ok(Box::new(threads))
+    };
     match (choice, direct) {
-        (RingChoice::Pread, _) | (RingChoice::Auto, false) => threads(),
+        (RingChoice::Pread, _) | (RingChoice::Auto, false) => threads(fallbacks),
         (RingChoice::Cufile, _) => Err(Error::config("ring", "cuFile only reads; leave the ring to be chosen")),
         (RingChoice::Uring, _) => Ok(Box::new(Uring::new(depth, 1)?)),
         (RingChoice::Auto, true) => match Uring::new(depth, 1) {
             Ok(ring) => Ok(Box::new(ring)),
             Err(Error::Ring { errno, .. }) => {
                 fallbacks.push(crate::assembly::no_uring(errno));
-                threads()
+                threads(fallbacks)
             }
             Err(error) => Err(error),
         },
