@@ -76,19 +76,13 @@ impl Arena {
         let unit = if bytes >= HUGE { HUGE } else { PAGE };
         let no_memory = |errno| Error::Memory { what: "host memory", bytes: bytes as u64, errno };
         let bytes = bytes.max(1).checked_next_multiple_of(unit).ok_or(no_memory(libc::ENOMEM))?;
-        let (base, pages) = match map_hugetlb(bytes) {
-            Some(base) => (base, Pages::HugeTlb),
-            None => (map_aligned(bytes).map_err(|e| no_memory(errno(&e)))?, Pages::Small),
-        };
-        let mut arena = Arena { base, bytes, pages };
-        arena.advise(bytes, libc::MADV_DONTFORK).map_err(|e| no_memory(errno(&e)))?;
-        if pages == Pages::Small && bytes >= HUGE {
-            let _ = arena.advise(bytes, libc::MADV_HUGEPAGE); // EINVAL where the kernel has none: small pages work too
-        }
         let populated = populated.min(bytes);
-        arena.populate(populated).map_err(|e| no_memory(errno(&e)))?;
+        let arena = |base, pages| Arena { base, bytes, pages };
+        let huge = || map_hugetlb(bytes).map(|base| arena(base, Pages::HugeTlb));
+        let others = || map_aligned(bytes).map(|base| arena(base, Pages::Small));
+        let mut arena = first([&huge, &others], |arena| arena.prepare(populated)).map_err(|e| no_memory(errno(&e)))?;
         // The kernel walks all of the process's memory for an answer: not where it can only be no.
-        let may_be_huge = pages == Pages::Small && bytes >= HUGE;
+        let may_be_huge = arena.pages == Pages::Small && bytes >= HUGE;
         if may_be_huge && arena.huge_bytes().is_some_and(|huge| huge >= populated / 10 * 9) {
             arena.pages = Pages::Transparent;
         }
@@ -136,6 +130,15 @@ impl Arena {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// Hides it from forks, and faults in the first `bytes`.
+    fn prepare(&self, bytes: usize) -> io::Result<()> {
+        self.advise(self.bytes, libc::MADV_DONTFORK)?;
+        if self.pages == Pages::Small && self.bytes >= HUGE {
+            let _ = self.advise(self.bytes, libc::MADV_HUGEPAGE); // EINVAL where the kernel has none: small pages work too
+        }
+        self.populate(bytes)
     }
 
     /// About the first `bytes`, which are no more than there are.
@@ -188,11 +191,18 @@ impl Drop for Arena {
     }
 }
 
-fn map_hugetlb(bytes: usize) -> Option<NonNull<u8>> {
+/// The first of these that can be mapped and prepared. A cgroup may be denied pages of the pool that a mapping has
+/// reserved (hugetlb.2MB.max, 0 in pods that have not asked for any): that shows when they are faulted in.
+fn first(maps: [&dyn Fn() -> io::Result<Arena>; 2], prepare: impl Fn(&Arena) -> io::Result<()>) -> io::Result<Arena> {
+    let whole = |map: &dyn Fn() -> io::Result<Arena>| map().and_then(|arena| prepare(&arena).map(|()| arena));
+    whole(maps[0]).or_else(|_| whole(maps[1]))
+}
+
+fn map_hugetlb(bytes: usize) -> io::Result<NonNull<u8>> {
     if bytes < HUGE {
-        return None;
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    map(bytes, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB).ok()
+    map(bytes, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB)
 }
 
 /// Maps with 2 MiB alignment by mapping more and giving the ends back.
@@ -249,6 +259,21 @@ mod tests {
     fn too_much_is_an_error_with_the_amount() {
         let error = Arena::map(usize::MAX - HUGE).unwrap_err();
         assert!(matches!(error, Error::Memory { errno: libc::ENOMEM, .. }), "{error}");
+    }
+
+    /// Mutant that this catches: huge pages that are reserved and cannot be had are an error.
+    #[test]
+    fn ordinary_pages_stand_in_for_huge_ones_that_do_not_come() {
+        let of = |pages| move || Ok(Arena { base: map(PAGE, 0)?, bytes: PAGE, pages });
+        let (huge, small) = (of(Pages::HugeTlb), of(Pages::Small));
+        let denied = |arena: &Arena| match arena.pages {
+            Pages::HugeTlb => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+            _ => Ok(()),
+        };
+        assert_eq!(first([&huge, &small], |_| Ok(())).unwrap().pages, Pages::HugeTlb);
+        assert_eq!(first([&huge, &small], denied).unwrap().pages, Pages::Small);
+        let none = first([&huge, &small], |_| Err(io::Error::from_raw_os_error(libc::ENOMEM)));
+        assert_eq!(none.unwrap_err().raw_os_error(), Some(libc::ENOMEM));
     }
 
     #[test]
