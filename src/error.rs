@@ -309,6 +309,15 @@ mod tests {
         assert!(denied.contains("permissions") && !denied.contains("patterns"), "{denied}");
     }
 
+    /// Mutant that this catches: no remedy for what has none of its own.
+    #[test]
+    fn every_error_of_a_ring_has_a_remedy() {
+        for errno in [libc::EPERM, libc::ENOSYS, libc::EINVAL, libc::EAGAIN, libc::EMFILE, libc::ENXIO] {
+            let error = Error::Ring { ring: "uring", problem: "io_uring_enter".into(), errno }.to_string();
+            assert!(error.contains("(errno ") && error.split("); ").nth(1).is_some(), "{error}");
+        }
+    }
+
     /// Mutant that this catches: one remedy for all memory.
     #[test]
     fn memory_has_the_remedy_of_what_it_was_for() {

@@ -112,6 +112,9 @@ pub(super) fn ring_hint(errno: i32) -> &'static str {
             "; allow it (`sysctl kernel.io_uring_disabled=0`, `--security-opt seccomp=unconfined`), or use another ring"
         }
         libc::ENOSYS => "; use a newer kernel, a container runtime that passes it through, or another ring",
-        errno => hint(errno),
+        errno => match hint(errno) {
+            "" => "; `strait doctor` says which rings work here: use another one",
+            hint => hint,
+        },
     }
 }
