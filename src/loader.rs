@@ -36,8 +36,8 @@ pub struct Loader {
     under_way: Option<u64>,
     /// Why it could not be started; said at the first wait for a batch.
     failure: Option<Error>,
-    /// Since when the consumer has waited for a batch without any progress, and the number that would have changed.
-    waiting: Option<(Instant, u64)>,
+    /// How long the consumer has waited for a batch without any progress.
+    waiting: Option<Waiting>,
     /// Disconnected once the engine's thread is over.
     over: Receiver<()>,
 }
@@ -273,7 +273,7 @@ impl Iterator for Epoch<'_> {
 }
 
 /// The consumer looks this often whether the engine still makes progress.
-const LOOK: Duration = Duration::from_millis(100);
+pub(crate) const LOOK: Duration = Duration::from_millis(100);
 
 impl Loader {
     fn receive(&mut self, epoch: u64, patience: Duration) -> Result<Next> {
@@ -305,18 +305,30 @@ impl Loader {
 
     /// An error if there has been no progress for too long.
     fn look(&mut self) -> Result<()> {
-        let progress = self.shared.progress();
-        let since = match self.waiting {
-            Some((since, same)) if same == progress => since,
-            _ => {
-                self.waiting = Some((Instant::now(), progress));
-                return Ok(());
-            }
-        };
+        let waited = Waiting::on(&mut self.waiting, self.shared.progress());
         // The engine reports a stalled read itself, and first: it knows which one.
-        match since.elapsed() {
-            waited if waited > self.shared.deadline + 10 * LOOK => Err(self.stalled(waited)),
-            _ => Ok(()),
-        }
+        if waited > self.shared.deadline + 10 * LOOK { Err(self.stalled(waited)) } else { Ok(()) }
+    }
+}
+
+/// How long somebody has waited without any progress.
+pub(crate) struct Waiting {
+    waited: Duration,
+    looked: Instant,
+    /// The number that would have changed.
+    progress: u64,
+}
+
+impl Waiting {
+    /// Looks once more, and says how long it has been. Between two looks no more passes than there should be between them:
+    /// who comes later was away, or stopped with the whole process.
+    pub(crate) fn on(waiting: &mut Option<Waiting>, progress: u64) -> Duration {
+        let now = Instant::now();
+        let waited = match waiting {
+            Some(same) if same.progress == progress => same.waited + (now - same.looked).min(10 * LOOK),
+            _ => Duration::ZERO,
+        };
+        *waiting = Some(Waiting { waited, looked: now, progress });
+        waited
     }
 }

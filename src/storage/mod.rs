@@ -5,6 +5,7 @@
 //! and drain by counting.
 
 mod attempt;
+mod awake;
 mod cufile;
 mod event;
 mod files;
@@ -18,6 +19,7 @@ mod sim;
 mod uring;
 mod writes;
 
+use awake::Awake;
 pub use cufile::{Cufile, Enter, Surroundings};
 pub(crate) use event::Waker;
 use event::{Event, wait_readable};

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::attempt::{Attempt, Progress};
 use super::places::Places;
-use super::{Completion, Memory, RawWrite, Ring};
+use super::{Awake, Completion, Memory, RawWrite, Ring};
 use crate::error::{Error, Result, errno_text};
 use crate::sim::Clock;
 
@@ -101,7 +101,7 @@ pub struct WriteQueue<L: Memory> {
     completions: Vec<Completion>,
     /// Writes to start again: their ring had no room when they were to be continued.
     again: Vec<u32>,
-    clock: Clock,
+    clock: Awake,
     depth: usize,
     deadline: Duration,
     /// A direct write that was refused, in words.
@@ -119,7 +119,7 @@ impl<L: Memory> WriteQueue<L> {
             ended: Vec::with_capacity(depth),
             completions: Vec::with_capacity(2 * depth),
             again: Vec::with_capacity(depth),
-            clock,
+            clock: Awake::new(clock),
             deadline,
             demoted: None,
         }
@@ -165,7 +165,9 @@ impl<L: Memory> WriteQueue<L> {
             self.start(token);
         }
         let mut ended = std::mem::take(&mut self.completions);
+        let start = self.clock.now();
         let polled = self.ring().poll(want, timeout, &mut ended);
+        self.clock.waited(start, timeout);
         let none = ended.is_empty();
         for completion in ended.drain(..) {
             self.end(completion);

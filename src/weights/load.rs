@@ -12,6 +12,7 @@ use super::tensor::Home;
 use super::{Tensor, TensorInfo};
 use crate::device::Seq;
 use crate::error::{Error, Result};
+use crate::loader::{LOOK, Waiting};
 use crate::stats::{Counters, Stats};
 use crate::storage::Waker;
 
@@ -23,8 +24,8 @@ pub struct Load {
     pub(super) output: Receiver<Output>,
     pub(super) shared: Arc<Shared>,
     pub(super) left: usize,
-    /// Since when the consumer has waited without any progress, and the number that would have changed.
-    pub(super) waiting: Option<(Instant, u64)>,
+    /// How long the consumer has waited without any progress.
+    pub(super) waiting: Option<Waiting>,
     pub(super) over: Receiver<()>,
 }
 
@@ -60,9 +61,6 @@ pub(super) struct Handed {
     pub(super) bytes: u64,
     pub(super) memory: super::memory::Spot,
 }
-
-/// The consumer looks this often whether the engine still makes progress.
-const LOOK: Duration = Duration::from_millis(100);
 
 impl Load {
     /// How many tensors are still to come; a tensor counts once for each device that gets a part of it.
@@ -130,15 +128,8 @@ impl Load {
     /// An error if there has been no progress for too long.
     fn look(&mut self) -> Result<()> {
         let progress = self.progress();
-        let since = match self.waiting {
-            Some((since, same)) if same == progress => since,
-            _ => {
-                self.waiting = Some((Instant::now(), progress));
-                return Ok(());
-            }
-        };
+        let waited = Waiting::on(&mut self.waiting, progress);
         // The engine reports a stalled read itself, and first: it knows which one.
-        let waited = since.elapsed();
         if waited <= self.shared.deadline.saturating_add(10 * LOOK) {
             return Ok(());
         }

@@ -22,7 +22,7 @@ pub use flight::LandingId;
 use flight::{Flight, Resting};
 
 use super::files::{Files, Opening, ShardFile};
-use super::{Memory, Registered, Ring, Waker};
+use super::{Awake, Memory, Registered, Ring, Waker};
 use crate::dataset::Extent;
 use crate::error::{Error, Result};
 use crate::sim::Clock;
@@ -98,7 +98,7 @@ pub struct ReadQueue<L: Memory> {
     /// Reads to start again: their ring had no room when they were to be continued.
     again: Vec<Resting>,
     counters: Arc<Counters>,
-    clock: Clock,
+    clock: Awake,
     depth: usize,
     bytes_in_flight: u64,
     bytes_in_flight_max: u64,
@@ -121,7 +121,7 @@ impl<L: Memory> ReadQueue<L> {
             flight: Flight::new(ring, files, depth, options.landings),
             again: Vec::with_capacity(depth),
             counters,
-            clock: options.clock,
+            clock: Awake::new(options.clock),
             depth,
             bytes_in_flight: 0,
             bytes_in_flight_max: options.bytes_in_flight_max,
@@ -186,7 +186,9 @@ impl<L: Memory> ReadQueue<L> {
             let read = self.again.swap_remove(0);
             self.start(read);
         }
+        let start = self.clock.now();
         let polled = self.poll(want, timeout);
+        self.clock.waited(start, timeout);
         let none = !self.flight.has_ends();
         while let Some((read, result)) = self.flight.next_end() {
             self.end(read, result);
