@@ -2,6 +2,7 @@
 
 mod direct;
 mod frame;
+mod staging;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,26 +15,26 @@ use super::Builder;
 use super::Digest;
 use super::check::{Job, Sums};
 use super::cursor::{Cursor, Limits};
-use super::engine::{Copies, Engine, Shard, State};
+use super::engine::{Engine, Shard, State};
 use super::load::{Load, Output, Shared};
 use super::memory::{Hold, Owner, Span, Spot};
 use super::pages::Ahead;
 use super::plan::{Check, Plan, Where};
 use super::tensor::Home;
 use crate::assembly::way::{Way, stay_near};
-use crate::assembly::{MakeRing, choose_ring, not_registered};
-use crate::config::{ReadOptions, RingChoice};
-use crate::device::{CopyQueue, Device, Seq};
-use crate::engine::Pinned;
+use crate::assembly::{MakeRing, not_registered};
+use crate::config::ReadOptions;
+use crate::device::{Device, Seq};
 use crate::error::{Error, Result};
 use crate::launch::{LAUNCH_WAIT_MIN, launch};
 use crate::memory::SlabPool;
 use crate::sim::Clock;
 use crate::stats::Setup;
-use crate::storage::{Opening, Options, ReadQueue, Registered, Ring, ShardFile};
+use crate::storage::{ReadQueue, Registered, ShardFile};
 use crate::workers::Workers;
 
 pub(super) use frame::{block_sizes, frame};
+use staging::Staging;
 
 /// A load to be: planned, its memory there, nothing started.
 pub(super) struct Parts {
@@ -61,22 +62,6 @@ fn placed(devices: &[Device]) -> Option<&Device> {
 /// No more than can be open: each would close the others' files.
 fn shards_at_once(reads: &ReadOptions) -> usize {
     SHARDS_AT_ONCE.min(reads.open_files_max)
-}
-
-/// Rings of a load, in one queue.
-struct Rings {
-    /// Of what goes through slabs, or of everything.
-    ring: Box<dyn Ring>,
-    opening: Opening,
-    /// Into a device's memory, beside the other.
-    device: Option<Box<dyn Ring>>,
-}
-
-/// What goes through slabs goes through these; all empty where nothing does.
-struct Staging {
-    copies: Vec<Copies>,
-    slabs: Option<SlabPool>,
-    pinned: Vec<Pinned>,
 }
 
 impl Parts {
@@ -125,83 +110,11 @@ impl Parts {
         Ok(engine)
     }
 
-    fn rings(
-        &mut self,
-        mut device: Option<Box<dyn Ring>>,
-        make_ring: Option<MakeRing>,
-        slab_count: usize,
-    ) -> Result<Rings> {
-        // What cuFile does not read into device memory is read into slabs, by the best ring for that.
-        if self.reads.ring == RingChoice::Cufile {
-            self.reads.ring = RingChoice::Auto;
-        }
-        let alone = device.take_if(|_| slab_count == 0);
-        let (ring, opening) = match (make_ring, alone) {
-            (Some(make), _) => (make(self.reads.reads_in_flight)?, Opening::Ring { direct: false }),
-            (None, Some(ring)) => (ring, Opening::Ring { direct: true }),
-            (None, None) => choose_ring(&self.reads, &self.shared.counters)?,
-        };
-        Ok(Rings { ring, opening, device })
-    }
-
-    /// Streams first, so that nothing is pinned when one cannot be had.
-    fn staging(&self, slab_count: usize) -> Result<Staging> {
-        let mut staging = Staging { copies: Vec::new(), slabs: None, pinned: Vec::new() };
-        if slab_count == 0 {
-            return Ok(staging);
-        }
-        for device in &self.devices {
-            let queue = CopyQueue::new(device.raw().stream()?, slab_count).drop_wait(self.reads.deadline);
-            staging.copies.push(Copies { queue, moved: self.clock.now() });
-        }
-        let slabs = staging.slabs.insert(SlabPool::new(slab_count, self.reads.block_bytes as usize)?);
-        staging.pinned = self.pin(slabs)?;
-        Ok(staging)
-    }
-
-    fn queue(&self, Rings { ring, opening, device }: Rings, slab_count: usize) -> ReadQueue<Hold> {
-        let options = Options {
-            depth: self.reads.reads_in_flight,
-            bytes_in_flight_max: self.reads.bytes_in_flight,
-            // Those that fill, and the one whose reads are being started.
-            landings: slab_count + self.reads.reads_in_flight + 1,
-            open_files_max: self.reads.open_files_max,
-            deadline: self.reads.deadline,
-            opening,
-            clock: self.clock.clone(),
-        };
-        let mut queue = ReadQueue::new(ring, self.files.clone(), options, self.shared.counters.clone());
-        if let Some(ring) = device {
-            queue.add_device_ring(ring);
-        }
-        queue
-    }
-
     /// A shard of which only tensors without bytes are wanted is never opened.
     fn check_unread(&self) -> Result<()> {
         let shards = self.plan.targets.iter().map(|target| self.shared.tensors[target.place].shard as usize);
         let unread: BTreeSet<usize> = shards.filter(|&shard| self.plan.shards[shard].is_empty()).collect();
         unread.into_iter().try_for_each(|shard| self.files[shard].check())
-    }
-
-    /// None where all is direct.
-    fn slab_count(&self) -> Result<usize> {
-        if self.plan.items.iter().all(|item| item.direct) {
-            return Ok(0);
-        }
-        self.reads.slabs()
-    }
-
-    /// Pins the slabs with every device, but for those that one pinned before is pinned for too.
-    fn pin(&self, slabs: &SlabPool) -> Result<Vec<Pinned>> {
-        let mut pinned = Vec::new();
-        for (index, device) in self.devices.iter().enumerate() {
-            let same = |other: &Device| std::ptr::addr_eq(other.raw(), device.raw());
-            if !self.devices[..index].iter().any(|other| same(other) || other.raw().pins_for(device.raw())) {
-                pinned.push(Pinned::new(device, slabs.arena())?);
-            }
-        }
-        Ok(pinned)
     }
 
     /// Threads that sum up what is checked. Where time is simulated all is to happen in one order, on one thread.
@@ -339,7 +252,7 @@ mod tests {
     use super::*;
     use crate::device::SimDevice;
     use crate::sim::Rng;
-    use crate::storage::{Completion, RawRead};
+    use crate::storage::{Completion, RawRead, Ring};
     use crate::weights::Checkpoint;
     use crate::weights::checkpoints::{Made, write};
 
