@@ -58,7 +58,7 @@ pub(super) fn hint(errno: i32) -> &'static str {
     }
 }
 
-/// What memory for tensors is for, in [`Error::Memory`]: no limit on pinned memory has to do with it.
+/// What memory for tensors is for, in [`Error::Memory`](crate::Error::Memory): no limit on pinned memory has to do with it.
 pub(crate) const TENSORS: &str = "tensors";
 /// What to do where no thread is to be had.
 pub(crate) const NO_THREAD: &str = "raise `ulimit -u` (or `ulimit -v`, if it is low), or pids.max of the cgroup";
