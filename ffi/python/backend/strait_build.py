@@ -1,4 +1,5 @@
-"""Builds the wheel: the package, the shared library and the command `strait`, by cargo alone (PEP 517, without dependencies).
+"""Builds the wheel: the package, the shared library and the command `strait`, by cargo alone (PEP 517 and 660, without
+dependencies).
 
 The environment variable STRAIT_LIBRARY names a library that is built already, and STRAIT_COMMAND the command beside it: without
 that the wheel has none.
@@ -29,15 +30,15 @@ def _version() -> str:
     return version
 
 
-def _built() -> tuple[bytes, bytes | None]:
-    """The shared library and the command, built if need be: in one go, for what they share is compiled once then."""
+def _built() -> tuple[pathlib.Path, bytes | None]:
+    """Where the shared library is, and the command, built if need be: in one go, for what they share is compiled once then."""
     library, command = os.environ.get("STRAIT_LIBRARY"), os.environ.get("STRAIT_COMMAND")
     if not library:
         packages = ["--package", "strait-ffi", "--package", "strait", "--features", "strait/cli"]
         subprocess.run(["cargo", "build", "--release", "--locked", *packages], cwd=ROOT, check=True)
         built = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release"
         library, command = built / "libstrait_ffi.so", built / "strait"
-    return pathlib.Path(library).read_bytes(), _stripped(command) if command else None
+    return pathlib.Path(library).resolve(), _stripped(command) if command else None
 
 
 def _stripped(command: str | pathlib.Path) -> bytes:
@@ -72,12 +73,26 @@ def _dynamic_strings(built: bytes, known: bytes) -> bytes:
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None) -> str:
     """PEP 517's."""
-    version, (library, command) = _version(), _built()
-    tag = _tag(library, command or b"")
-    info = f"strait-{version}.dist-info"
+    library, command = _built()
     files = {f"strait/{path.name}": path.read_bytes() for path in sorted((HERE / "strait").iterdir())
              if path.suffix in (".py", ".typed")}
-    files["strait/libstrait.so"] = library
+    files["strait/libstrait.so"] = library.read_bytes()
+    return _wheel(wheel_directory, files, command, _tag(files["strait/libstrait.so"], command or b""))
+
+
+def build_editable(wheel_directory, config_settings=None, metadata_directory=None) -> str:
+    """PEP 660's, for `pip install -e`: the package is that of the checkout, and its library what cargo built last."""
+    library, command = _built()
+    link = HERE / "strait" / "libstrait.so"
+    link.unlink(missing_ok=True)
+    link.symlink_to(library)
+    return _wheel(wheel_directory, {"strait.pth": f"{HERE}\n".encode()}, command, f"py3-none-linux_{platform.machine()}")
+
+
+def _wheel(directory: str, files: dict[str, bytes], command: bytes | None, tag: str) -> str:
+    """Writes a wheel of these files, and gives its name."""
+    version = _version()
+    info = f"strait-{version}.dist-info"
     if command:
         files[f"strait-{version}.data/scripts/strait"] = command
     files[f"{info}/METADATA"] = (
@@ -91,7 +106,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None) 
     record = "".join(f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items())
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
     wheel = f"strait-{version}-{tag}.whl"
-    with zipfile.ZipFile(os.path.join(wheel_directory, wheel), "w", zipfile.ZIP_DEFLATED) as out:
+    with zipfile.ZipFile(os.path.join(directory, wheel), "w", zipfile.ZIP_DEFLATED) as out:
         for name, data in files.items():
             # One time for all: the same sources give the same wheel.
             entry = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
