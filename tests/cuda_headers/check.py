@@ -54,7 +54,7 @@ def c_type(rust, known):
     rust = rust.strip()
     if pointer := re.match(r"\*(?:mut|const) (.*)", rust):
         return c_type(pointer[1], known) + " *"
-    return TYPES.get(rust) or known[rust]
+    return TYPES.get(rust) or known.get(rust) or re.fullmatch(r"CU\w+", rust)[0]  # cudarc's, by NVIDIA's names
 
 
 def split(text):
@@ -116,6 +116,8 @@ def questions(header, names):
         for ours, theirs in numbers.items():
             if re.sub(r"^1 << ", "", theirs) in names:
                 yield f'static_assert({found[ours]} == ({theirs}), "{path}: {ours}");'
+    if header not in CODES:
+        return
     prefix, path, codes = CODES[header]
     told = remedies((ROOT / path).read_text())
     assert told == set(codes), f"{path}: codes of remedies {told ^ set(codes)} are not those of names.py"

@@ -19,7 +19,6 @@ ERROR = ["err", "cu_err"]
 
 STRUCTS = {
     "cuda.h": [
-        ("src/device/cuda/driver.rs", "Rows", "CUDA_MEMCPY2D", ROWS),
         ("src/device/cuda/batch.rs", "Attributes", "CUmemcpyAttributes", ATTRIBUTES),
         ("tests/fakecuda/src/copies.rs", "Rows", "CUDA_MEMCPY2D", ROWS_AT),
         ("tests/fakecuda/src/copies.rs", "CUmemcpyAttributes", "CUmemcpyAttributes", ATTRIBUTES),
@@ -44,18 +43,10 @@ FUNCTION_TYPES = {
 }
 CONSTANTS = {
     "cuda.h": {
-        "src/device/cuda/driver.rs": {
-            "SUCCESS": "CUDA_SUCCESS",
-            "NOT_READY": "CUDA_ERROR_NOT_READY",
-            "DEINITIALIZED": "CUDA_ERROR_DEINITIALIZED",
-            "STREAM_NON_BLOCKING": "CU_STREAM_NON_BLOCKING",
-            "EVENT_DISABLE_TIMING": "CU_EVENT_DISABLE_TIMING",
-            "HOST_REGISTER_PORTABLE": "CU_MEMHOSTREGISTER_PORTABLE",
-            "CAPTURE_RELAXED": "CU_STREAM_CAPTURE_MODE_RELAXED",
-            "NOT_CAPTURING": "CU_STREAM_CAPTURE_STATUS_NONE",
-            "CAPTURE_UNSUPPORTED": "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
-            "MEMORY_HOST": "CU_MEMORYTYPE_HOST",
-            "MEMORY_DEVICE": "CU_MEMORYTYPE_DEVICE",
+        "src/device/cuda/code.rs": {
+            "CALL_REQUIRES_NEWER_DRIVER": "CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER",
+            "CONTAINED": "CUDA_ERROR_CONTAINED",
+            "TENSOR_MEMORY_LEAK": "CUDA_ERROR_TENSOR_MEMORY_LEAK",
         },
         "src/device/cuda/batch.rs": {"IN_STREAM_ORDER": "CU_MEMCPY_SRC_ACCESS_ORDER_STREAM"},
         "tests/fakecuda/src/machine.rs": {
@@ -106,41 +97,6 @@ CONSTANTS = {
 }
 # What the numbers mean that have a remedy of their own.
 CODES = {
-    "cuda.h": ("CUDA_ERROR_", "src/device/cuda/driver.rs", {
-        1: "INVALID_VALUE",
-        2: "OUT_OF_MEMORY",
-        3: "NOT_INITIALIZED",
-        34: "STUB_LIBRARY",
-        35: "no name: one of the runtime's",
-        36: "CALL_REQUIRES_NEWER_DRIVER",
-        46: "DEVICE_UNAVAILABLE",
-        100: "NO_DEVICE",
-        201: "INVALID_CONTEXT",
-        214: "ECC_UNCORRECTABLE",
-        220: "NVLINK_UNCORRECTABLE",
-        226: "CONTAINED",
-        304: "OPERATING_SYSTEM",
-        400: "INVALID_HANDLE",
-        700: "ILLEGAL_ADDRESS",
-        702: "LAUNCH_TIMEOUT",
-        709: "CONTEXT_IS_DESTROYED",
-        710: "ASSERT",
-        712: "HOST_MEMORY_ALREADY_REGISTERED",
-        713: "HOST_MEMORY_NOT_REGISTERED",
-        714: "HARDWARE_STACK_ERROR",
-        719: "LAUNCH_FAILED",
-        721: "TENSOR_MEMORY_LEAK",
-        801: "NOT_SUPPORTED",
-        802: "SYSTEM_NOT_READY",
-        803: "SYSTEM_DRIVER_MISMATCH",
-        804: "COMPAT_NOT_SUPPORTED_ON_DEVICE",
-        805: "MPS_CONNECTION_FAILED",
-        809: "MPS_MAX_CONNECTIONS_REACHED",
-        810: "MPS_CLIENT_TERMINATED",
-        900: "STREAM_CAPTURE_UNSUPPORTED",
-        907: "CAPTURED_EVENT",
-        999: "UNKNOWN",
-    }),
     "cufile.h": ("CU_FILE_", "src/storage/cufile/driver.rs", {
         5001: "DRIVER_NOT_INITIALIZED",
         5004: "DRIVER_VERSION_MISMATCH",

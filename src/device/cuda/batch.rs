@@ -2,8 +2,11 @@
 
 use std::ffi::{c_int, c_uint, c_void};
 
+use cudarc::driver::sys::{CUdeviceptr, CUstream};
+
 use super::super::RawCopy;
-use super::driver::{Driver, Handle, SUCCESS};
+use super::code::SUCCESS;
+use super::driver::Driver;
 
 /// `cuMemcpyBatchAsync`. CUDA 13 took the index of the copy that failed out of it.
 #[derive(Clone, Copy)]
@@ -13,20 +16,28 @@ pub(super) enum BatchCopy {
 }
 
 type V12 = unsafe extern "C" fn(
-    *mut u64,
-    *mut u64,
+    *mut CUdeviceptr,
+    *mut CUdeviceptr,
     *mut usize,
     usize,
     *mut Attributes,
     *mut usize,
     usize,
     *mut usize,
-    Handle,
+    CUstream,
 ) -> c_int;
-type V13 =
-    unsafe extern "C" fn(*mut u64, *mut u64, *mut usize, usize, *mut Attributes, *mut usize, usize, Handle) -> c_int;
+type V13 = unsafe extern "C" fn(
+    *mut CUdeviceptr,
+    *mut CUdeviceptr,
+    *mut usize,
+    usize,
+    *mut Attributes,
+    *mut usize,
+    usize,
+    CUstream,
+) -> c_int;
 
-/// `CUmemcpyAttributes`.
+/// `CUmemcpyAttributes`, which the binding of CUDA 12.0 does not have.
 #[repr(C)]
 pub(super) struct Attributes {
     source_order: c_int,
@@ -76,7 +87,7 @@ impl BatchCopy {
     ///
     /// # Safety
     /// As for [`Stream::copy`](super::super::Stream::copy), of each; `stream` is not the legacy one.
-    pub(super) unsafe fn start(&self, copies: &[RawCopy], stream: Handle) -> i32 {
+    pub(super) unsafe fn start(&self, copies: &[RawCopy], stream: CUstream) -> i32 {
         let (mut targets, mut sources, mut bytes) = ([0u64; COPIES_MAX], [0u64; COPIES_MAX], [0usize; COPIES_MAX]);
         for (place, copy) in copies.iter().enumerate() {
             (targets[place], sources[place], bytes[place]) = (copy.target, copy.source.as_ptr() as u64, copy.bytes);

@@ -12,8 +12,11 @@ use std::ffi::{CStr, c_uint, c_void};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cudarc::driver::sys::{CUevent, CUfunction, CUmodule, CUstream};
+
 use super::super::DevicePtr;
-use super::driver::{HOST_REGISTER_PORTABLE, Handle, NOT_READY, SUCCESS};
+use super::code::{NOT_READY, SUCCESS};
+use super::driver::HOST_REGISTER_PORTABLE;
 use super::shared::Shared;
 use crate::error::Result;
 use crate::memory::Arena;
@@ -64,16 +67,16 @@ fn number(cast: Cast) -> (usize, [f32; 2]) {
 
 /// The kernels, compiled for the device by its driver.
 pub(super) struct Kernels {
-    module: Handle,
-    gather: Handle,
-    casts: [Handle; CASTS.len()],
+    module: CUmodule,
+    gather: CUfunction,
+    casts: [CUfunction; CASTS.len()],
 }
 
 impl Kernels {
     /// The caller has entered the context.
     fn load(shared: &Shared) -> Result<Kernels> {
         let none = std::ptr::null_mut();
-        let mut kernels = Kernels { module: none, gather: none, casts: [none; CASTS.len()] };
+        let mut kernels = Kernels { module: std::ptr::null_mut(), gather: none, casts: [none; CASTS.len()] };
         let (call, load) = shared.driver.module_load;
         // SAFETY: `module` is writable; the text ends with 0.
         shared.check(call, unsafe { load(&mut kernels.module, PTX.as_ptr().cast()) })?;
@@ -109,9 +112,9 @@ impl Kernels {
 pub(super) struct Tables {
     shared: Arc<Shared>,
     /// The one that they are used on.
-    stream: Handle,
-    gather: Handle,
-    casts: [Handle; CASTS.len()],
+    stream: CUstream,
+    gather: CUfunction,
+    casts: [CUfunction; CASTS.len()],
     /// Pinned.
     host: Arc<Arena>,
     device: DevicePtr,
@@ -121,7 +124,7 @@ pub(super) struct Tables {
 
 struct Table {
     /// Recorded behind the kernel.
-    event: Handle,
+    event: CUevent,
     /// Something on the stream reads it, until `event` is reached.
     used: bool,
     /// Something on the stream may read it, and no event tells until when.
@@ -143,7 +146,7 @@ fn plain_copies(reason: String) -> Fallback {
 
 impl Tables {
     /// Memory for tables, and the kernel; or why gathers are plain copies.
-    pub(super) fn new(shared: &Arc<Shared>, stream: Handle) -> Result<Tables, Fallback> {
+    pub(super) fn new(shared: &Arc<Shared>, stream: CUstream) -> Result<Tables, Fallback> {
         let why = |error: crate::error::Error| plain_copies(error.to_string());
         let entered = shared.enter().map_err(why)?;
         let kernels = shared.kernels.get_or_init(|| Kernels::load(shared)).as_ref();
@@ -240,7 +243,7 @@ impl Tables {
     ///
     /// # Safety
     /// As for `launch`.
-    unsafe fn start(&mut self, place: usize, count: usize, kernel: Handle, numbers: [f32; 2]) -> Result<()> {
+    unsafe fn start(&mut self, place: usize, count: usize, kernel: CUfunction, numbers: [f32; 2]) -> Result<()> {
         self.next = (self.next + 1) % TABLES;
         // SAFETY: the caller's promise.
         let launched = unsafe { self.launch(place, count, kernel, numbers) };
@@ -252,7 +255,7 @@ impl Tables {
 
     /// # Safety
     /// As for `gather` or `cast`, of `count` filled rows.
-    unsafe fn launch(&mut self, place: usize, count: usize, kernel: Handle, mut numbers: [f32; 2]) -> Result<()> {
+    unsafe fn launch(&mut self, place: usize, count: usize, kernel: CUfunction, mut numbers: [f32; 2]) -> Result<()> {
         let (shared, stream) = (&*self.shared, self.stream);
         let at = self.device + (place * TABLE_BYTES) as u64;
         let (call, copy) = shared.driver.copy_to_device;
@@ -341,7 +344,7 @@ impl Drop for Tables {
         }
         shared.driver.check_release(&shared.label, call, code);
         drop(entered);
-        let events: Vec<Handle> = self.tables.drain(..).map(|table| table.event).collect();
+        let events: Vec<CUevent> = self.tables.drain(..).map(|table| table.event).collect();
         // SAFETY: they came from this Shared and are not used again.
         unsafe { shared.destroy(std::ptr::null_mut(), &events) };
     }

@@ -5,6 +5,7 @@
 //! device is doing: so does whoever drops the last of it.
 
 mod batch;
+mod code;
 mod driver;
 mod gather;
 mod shared;
@@ -86,8 +87,8 @@ unsafe impl RawDevice for CudaDevice {
         let (call, unregister) = self.0.driver.host_unregister;
         // SAFETY: the caller promises that it was pinned and that no copy from it is in flight.
         match unsafe { unregister(base.as_ptr().cast()) } {
-            driver::DEINITIALIZED => Ok(()),
-            code => self.0.check(call, code),
+            code::DEINITIALIZED => Ok(()),
+            failed => self.0.check(call, failed),
         }
     }
 
@@ -130,10 +131,10 @@ unsafe impl RawDevice for CudaDevice {
         let _entered = self.0.enter()?;
         // Else whoever waits for the fence would be drawn into the graph.
         // SAFETY: the caller's promise.
-        unsafe { self.0.driver.check_capture(&self.0.label, consumer.0) }?;
+        unsafe { self.0.driver.check_capture(&self.0.label, consumer.0.cast()) }?;
         let (call, record) = self.0.driver.event_record;
         // SAFETY: the event lives as long as the Shared; the stream is the caller's promise.
-        self.0.check(call, unsafe { record(event, consumer.0) })
+        self.0.check(call, unsafe { record(event, consumer.0.cast()) })
     }
 
     unsafe fn read_back(&self, source: DevicePtr, target: &mut [u8]) -> Result<()> {

@@ -5,9 +5,12 @@ use std::ffi::{CStr, c_char, c_int};
 use std::marker::PhantomData;
 use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 
+use cudarc::driver::sys::{CUcontext, CUdevice, CUevent, CUstream};
+
 use super::super::{DevicePtr, Fence};
 use super::batch::BatchCopy;
-use super::driver::{self, Driver, EVENT_DISABLE_TIMING, Handle, STREAM_NON_BLOCKING};
+use super::code;
+use super::driver::{CAPTURE_RELAXED, Driver, EVENT_DISABLE_TIMING, STREAM_NON_BLOCKING};
 use super::gather::Kernels;
 use crate::error::{Error, Result};
 use crate::stats::Fallback;
@@ -15,18 +18,18 @@ use crate::stats::Fallback;
 /// What devices, streams and timelines need of the driver; released with the last of them.
 pub(super) struct Shared {
     pub(super) driver: &'static Driver,
-    device: i32,
+    device: CUdevice,
     /// `"cuda:0"`.
     pub(super) label: String,
     pub(super) model: String,
     pub(super) ordinal: u32,
-    context: Handle,
+    context: CUcontext,
     /// CUDA does not survive a fork; see [`Shared::enter`].
     pid: u32,
     /// For [`read_back`](crate::device::RawDevice::read_back).
-    pub(super) read_stream: Handle,
+    pub(super) read_stream: CUstream,
     /// The events behind fences, by [`Fence`]; null where one was given back.
-    pub(super) fences: RwLock<Vec<Handle>>,
+    pub(super) fences: RwLock<Vec<CUevent>>,
     pub(super) batch_copy: Option<BatchCopy>,
     /// Why none is tried any more, where the driver did not take one.
     pub(super) batch_refused: OnceLock<Fallback>,
@@ -79,9 +82,9 @@ impl Shared {
     /// Finds the device, and retains its primary context.
     pub(super) fn open(ordinal: u32, label: String) -> Result<Shared, Failure> {
         let driver = Driver::get().map_err(Failure::Absent)?;
-        let found = |call, code| match code {
-            driver::SUCCESS => Ok(()),
-            code => Err(Failure::Absent(driver::absence(driver, call, code))),
+        let found = |call, result| match result {
+            code::SUCCESS => Ok(()),
+            failed => Err(Failure::Absent(code::absence(driver, call, failed))),
         };
         static STARTED_IN: OnceLock<u32> = OnceLock::new();
         let pid = std::process::id();
@@ -132,7 +135,7 @@ impl Shared {
         let mut pci = [0 as c_char; 32];
         // SAFETY: there is room for the length given, and a 0 behind it.
         let code = unsafe { (self.driver.device_pci.1)(pci.as_mut_ptr(), pci.len() as i32 - 1, self.device) };
-        if code != driver::SUCCESS {
+        if code != code::SUCCESS {
             return None;
         }
         // SAFETY: the last byte was not given to the driver and is 0.
@@ -155,14 +158,14 @@ impl Shared {
         // SAFETY: the context is retained until `drop`.
         self.check(call, unsafe { push(self.context) })?;
         let mut entered = Entered { shared: self, capture_mode: None, _not_send: PhantomData };
-        let (mut mode, (call, exchange)) = (driver::CAPTURE_RELAXED, self.driver.capture_mode);
+        let (mut mode, (call, exchange)) = (CAPTURE_RELAXED, self.driver.capture_mode);
         // SAFETY: `mode` is writable.
         self.check(call, unsafe { exchange(&mut mode) })?;
         entered.capture_mode = Some(mode);
         Ok(entered)
     }
 
-    pub(super) fn create_stream(&self) -> Result<Handle> {
+    pub(super) fn create_stream(&self) -> Result<CUstream> {
         let _entered = self.enter()?;
         let (mut stream, (call, create)) = (std::ptr::null_mut(), self.driver.stream_create);
         // SAFETY: `stream` is writable. Non-blocking: no implicit order with the legacy stream that others use.
@@ -170,7 +173,7 @@ impl Shared {
         Ok(stream)
     }
 
-    pub(super) fn create_event(&self) -> Result<Handle> {
+    pub(super) fn create_event(&self) -> Result<CUevent> {
         let _entered = self.enter()?;
         let (mut event, (call, create)) = (std::ptr::null_mut(), self.driver.event_create);
         // SAFETY: `event` is writable.
@@ -182,7 +185,7 @@ impl Shared {
     ///
     /// # Safety
     /// They came from this Shared and are not used again.
-    pub(super) unsafe fn destroy(&self, stream: Handle, events: &[Handle]) {
+    pub(super) unsafe fn destroy(&self, stream: CUstream, events: &[CUevent]) {
         let Ok(_entered) = self.enter() else { return };
         let Driver {
             event_destroy: (event_call, destroy_event), stream_destroy: (stream_call, destroy_stream), ..
@@ -190,7 +193,7 @@ impl Shared {
         // SAFETY: the caller's promise.
         let codes = events.iter().map(|&event| unsafe { destroy_event(event) });
         // On a lost device all of them fail, alike: said once.
-        let code = codes.fold(driver::SUCCESS, |first, code| if first == driver::SUCCESS { code } else { first });
+        let code = codes.fold(code::SUCCESS, |first, code| if first == code::SUCCESS { code } else { first });
         self.driver.check_release(&self.label, event_call, code);
         if !stream.is_null() {
             // SAFETY: the caller's promise.
@@ -198,12 +201,12 @@ impl Shared {
         }
     }
 
-    pub(super) fn fence_event(&self, fence: Fence) -> Result<Handle> {
+    pub(super) fn fence_event(&self, fence: Fence) -> Result<CUevent> {
         let fences = self.fences.read().unwrap_or_else(PoisonError::into_inner);
         fences.get(fence.0 as usize).copied().filter(|event| !event.is_null()).ok_or_else(|| Error::Device {
             device: self.label.clone(),
             call: self.driver.event_record.0,
-            code: 400,
+            code: code::INVALID_HANDLE,
             name: format!("{fence:?} is not of this device"),
             remedy: String::new(),
         })

@@ -6,15 +6,16 @@
 //! need no lock against the engine that sets marks, and more marks than events only make them wait longer. They cannot
 //! wait in a circle: whatever an event stands for was put on its stream before the wait.
 
-use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use cudarc::driver::sys::{CUDA_MEMCPY2D, CUevent, CUevent_st, CUmemorytype, CUstream};
+
 use super::super::{DevicePtr, Fence, RawCopy, RawRows, RawStream, Seq, Stream, Timeline};
 use super::batch::{BatchCopy, COPIES_MAX};
-use super::driver::{Handle, MEMORY_DEVICE, MEMORY_HOST, NOT_READY, Rows, SUCCESS};
+use super::code::{NOT_READY, SUCCESS};
 use super::gather::Tables;
 use super::shared::Shared;
 use crate::error::{Error, Result};
@@ -39,9 +40,9 @@ struct CudaTimeline(Arc<Points>);
 
 struct Points {
     shared: Arc<Shared>,
-    stream: Handle,
+    stream: CUstream,
     /// Each comes with the first mark that needs it: a stream that is made for one wait has one.
-    events: Box<[AtomicPtr<c_void>]>,
+    events: Box<[AtomicPtr<CUevent_st>]>,
     /// The last mark; written by the stream alone, after its event was recorded.
     marked: AtomicU64,
     /// A mark that has been reached; written by whoever saw it, so it may lag behind.
@@ -64,7 +65,7 @@ impl CudaStream {
 
 impl Drop for Points {
     fn drop(&mut self) {
-        let events: Vec<Handle> = self.events.iter_mut().map(|event| *event.get_mut()).collect();
+        let events: Vec<CUevent> = self.events.iter_mut().map(|event| *event.get_mut()).collect();
         let made = events.iter().position(|event| event.is_null()).unwrap_or(EVENTS);
         // SAFETY: made in `CudaStream::new` and `mark`; the last owner is going.
         unsafe { self.shared.destroy(self.stream, &events[..made]) };
@@ -73,11 +74,11 @@ impl Drop for Points {
 
 impl Points {
     /// Of a mark that has been set.
-    fn event(&self, seq: u64) -> Handle {
+    fn event(&self, seq: u64) -> CUevent {
         self.place(seq).load(Ordering::Acquire)
     }
 
-    fn place(&self, seq: u64) -> &AtomicPtr<c_void> {
+    fn place(&self, seq: u64) -> &AtomicPtr<CUevent_st> {
         &self.events[((seq - 1) % EVENTS as u64) as usize]
     }
 
@@ -160,23 +161,23 @@ unsafe impl Stream for CudaStream {
         let Points { shared, stream, .. } = &*self.points;
         let _entered = shared.enter()?;
         let (call, copy) = shared.driver.copy_rows_to_device;
-        let rows = Rows {
-            source_x: 0,
-            source_y: 0,
-            source_type: MEMORY_HOST,
-            source_host: rows.source.as_ptr().cast(),
-            source_device: 0,
-            source_array: std::ptr::null_mut(),
-            source_stride: rows.source_stride,
-            target_x: 0,
-            target_y: 0,
-            target_type: MEMORY_DEVICE,
-            target_host: std::ptr::null_mut(),
-            target_device: rows.target,
-            target_array: std::ptr::null_mut(),
-            target_stride: rows.row_bytes,
-            row_bytes: rows.row_bytes,
-            rows: rows.rows,
+        let rows = CUDA_MEMCPY2D {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcMemoryType: CUmemorytype::CU_MEMORYTYPE_HOST,
+            srcHost: rows.source.as_ptr().cast(),
+            srcDevice: 0,
+            srcArray: std::ptr::null_mut(),
+            srcPitch: rows.source_stride,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstMemoryType: CUmemorytype::CU_MEMORYTYPE_DEVICE,
+            dstHost: std::ptr::null_mut(),
+            dstDevice: rows.target,
+            dstArray: std::ptr::null_mut(),
+            dstPitch: rows.row_bytes,
+            WidthInBytes: rows.row_bytes,
+            Height: rows.rows,
         };
         // SAFETY: the caller promises that both sides of each row stay valid until a later mark is reached; the driver
         // reads the description before it returns.
@@ -294,11 +295,11 @@ unsafe impl Timeline for CudaTimeline {
         }
         let _entered = points.shared.enter()?;
         // SAFETY: the caller's promise.
-        if let Err(refused) = unsafe { points.shared.driver.check_capture(&points.shared.label, consumer.0) } {
+        if let Err(refused) = unsafe { points.shared.driver.check_capture(&points.shared.label, consumer.0.cast()) } {
             // A graph cannot wait for what is outside of it, and need not where that has ended.
             return if points.advance()? >= seq { Ok(()) } else { Err(refused) };
         }
         // SAFETY: the event lives as long as the Points; the stream is the caller's promise.
-        points.shared.check(call, unsafe { wait(consumer.0, points.event(seq.0), 0) })
+        points.shared.check(call, unsafe { wait(consumer.0.cast(), points.event(seq.0), 0) })
     }
 }
