@@ -14,6 +14,7 @@ mod captures;
 mod casts;
 mod faults;
 mod lifetimes;
+mod near;
 mod sound;
 
 use std::path::Path;

@@ -68,6 +68,11 @@ impl Fake {
         unsafe { function::<extern "C" fn(i32)>(c"fakecuda_version")(version) }
     }
 
+    pub(crate) fn pci_domain(&self, domain: u32) {
+        // SAFETY: the type is that of control.rs.
+        unsafe { function::<extern "C" fn(u32)>(c"fakecuda_pci_domain")(domain) }
+    }
+
     pub(crate) fn stall(&self) {
         // SAFETY: the type is that of control.rs.
         unsafe { function::<extern "C" fn()>(c"fakecuda_stall")() }

@@ -13,6 +13,7 @@ use super::code;
 use super::driver::{CAPTURE_RELAXED, Driver, EVENT_DISABLE_TIMING, STREAM_NON_BLOCKING};
 use super::gather::Kernels;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::stats::Fallback;
 
 /// What devices, streams and timelines need of the driver; released with the last of them.
@@ -130,7 +131,7 @@ impl Shared {
         Ok(shared)
     }
 
-    /// By the device's place on the PCI bus; sysfs says -1 where a machine has no nodes.
+    /// By the device's place on the PCI bus.
     pub(super) fn numa_node(&self) -> Option<u32> {
         let mut pci = [0 as c_char; 32];
         // SAFETY: there is room for the length given, and a 0 behind it.
@@ -139,9 +140,7 @@ impl Shared {
             return None;
         }
         // SAFETY: the last byte was not given to the driver and is 0.
-        let pci = unsafe { CStr::from_ptr(pci.as_ptr()) }.to_string_lossy().to_lowercase();
-        let node = std::fs::read_to_string(format!("/sys/bus/pci/devices/{pci}/numa_node")).ok()?;
-        node.trim().parse().ok()
+        memory::node_of(&unsafe { CStr::from_ptr(pci.as_ptr()) }.to_string_lossy())
     }
 
     pub(super) fn check(&self, call: &'static str, code: i32) -> Result<()> {

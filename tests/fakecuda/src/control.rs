@@ -5,7 +5,7 @@
 use std::ffi::{CStr, c_char};
 use std::time::Duration;
 
-use crate::machine::{Failure, Knobs, Op, changed, machine};
+use crate::machine::{Failure, Knobs, NO_PCI_DOMAIN, Op, changed, machine};
 
 /// Copies begin up to `latency_us_max` late, as `seed` decides, and run at `bytes_per_ms` (0: no limit).
 #[unsafe(no_mangle)]
@@ -71,6 +71,12 @@ pub extern "C" fn fakecuda_version(version: i32) {
     machine().knobs.version = version;
 }
 
+/// The devices are on a bus of this domain, the first in slot 1A; by default in one that no machine has.
+#[unsafe(no_mangle)]
+pub extern "C" fn fakecuda_pci_domain(domain: u32) {
+    machine().knobs.pci_domain = domain;
+}
+
 /// From now on no work ends.
 #[unsafe(no_mangle)]
 pub extern "C" fn fakecuda_stall() {
@@ -86,7 +92,7 @@ pub extern "C" fn fakecuda_lose(code: i32) {
 /// Takes back every fault and the pace.
 #[unsafe(no_mangle)]
 pub extern "C" fn fakecuda_heal() {
-    machine().knobs = Knobs { chance: 1, version: 13_000, ..Knobs::default() };
+    machine().knobs = Knobs { chance: 1, version: 13_000, pci_domain: NO_PCI_DOMAIN, ..Knobs::default() };
     changed();
 }
 

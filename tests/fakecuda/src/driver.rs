@@ -160,8 +160,8 @@ pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, bytes: c_int, device
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetPCIBusId(id: *mut c_char, bytes: c_int, device: c_int) -> i32 {
-    basic("cuDeviceGetPCIBusId", |_| {
-        let text = format!("FFFF:{:02X}:00.0\0", device + 1);
+    basic("cuDeviceGetPCIBusId", |machine| {
+        let text = format!("{:04X}:{:02X}:00.0\0", machine.knobs.pci_domain, 0x1A + device);
         if usize::try_from(bytes).map_err(|_| INVALID_VALUE)? < text.len() {
             return Err(INVALID_VALUE);
         }

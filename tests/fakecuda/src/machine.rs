@@ -23,6 +23,8 @@ pub(crate) type Outcome = Result<(), i32>;
 
 /// Bit 62 makes device addresses non-canonical.
 const FIRST_ADDRESS: u64 = 1 << 62;
+/// No machine has a device there.
+pub(crate) const NO_PCI_DOMAIN: u32 = 0xFFFF;
 /// What fresh device memory holds.
 const POISON: u8 = 0xA5;
 const DEVICE_BYTES_MAX: usize = 4 << 30;
@@ -154,6 +156,8 @@ pub(crate) struct Knobs {
     pub(crate) chance: u64,
     /// The version of CUDA that the driver has more functions of; 0: none of them.
     pub(crate) version: i32,
+    /// Of the devices' places on the bus.
+    pub(crate) pci_domain: u32,
 }
 
 pub(crate) struct Failure {
@@ -203,6 +207,7 @@ impl Machine {
                 failures: Vec::new(),
                 chance: 1,
                 version: 13_000,
+                pci_domain: NO_PCI_DOMAIN,
             },
             misuse: Vec::new(),
             calls: BTreeMap::new(),
