@@ -93,6 +93,14 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
 }
 
 impl Parts {
+    /// The same where the ring writes into the device's memory: what simulations do in cuFile's place.
+    #[cfg(test)]
+    pub(crate) fn in_place(mut self) -> Parts {
+        self.way = Way::Cufile { compat: false };
+        self.sizes = self.config.sizes(&self.dataset, &self.shared.device, true).unwrap();
+        self
+    }
+
     /// Makes the engine, with the ring that the options name or one of the caller's own.
     pub(crate) fn assemble(self, make_ring: Option<MakeRing>) -> Result<Engine> {
         let numa_node = stay_near(&self.shared.device, &self.shared.counters);

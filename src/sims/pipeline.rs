@@ -3,22 +3,28 @@
 //! The oracle is the shards' bytes.
 
 mod contents;
+mod damage;
 mod given_up;
+mod in_place;
 mod options;
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
 
 use self::contents::Contents;
+use self::damage::Damaged;
+use self::in_place::InPlace;
 use self::options::Draw;
+use super::damaged::DamagedRing;
 use super::draw::{Shards, device_fault};
 use super::for_seeds;
-use crate::assembly;
+use crate::assembly::{self, Frame};
 use crate::batch::{Batch, FieldView, Tensor};
-use crate::config::Verify;
+use crate::config::{Config, PathChoice, Verify};
 use crate::device::{Device, RawStream, SimDevice, SimRead};
 use crate::engine::{Engine, Message, Output, Shared};
 use crate::error::Error;
@@ -27,7 +33,8 @@ use crate::plan::nearest;
 use crate::selection::Wanted;
 use crate::sim::{Clock, Rng};
 use crate::source::Supply;
-use crate::storage::{Faults, SimRing};
+use crate::stats::Fallback;
+use crate::storage::{Faults, Ring, SimRing};
 
 /// More turns than any seed needs: beyond, the pipeline hangs.
 const TURNS_MAX: u64 = 200_000;
@@ -53,6 +60,9 @@ struct Run<'a> {
     reads: Vec<(Vec<u8>, SimRead)>,
     faults: Faults,
     device_faults: bool,
+    damaged: Damaged,
+    /// The ring writes into the device's memory.
+    in_place: bool,
 }
 
 impl Run<'_> {
@@ -64,9 +74,19 @@ impl Run<'_> {
             true => Contents::records(shards, &mut rng, mixed),
             false => Contents::tars(shards, &mut rng, mixed),
         };
-        let draw = Draw::new(&mut rng, &contents, seed);
+        let mut draw = Draw::new(&mut rng, &contents, seed);
+        let damaged = match rng.one_in(4) {
+            true => Damaged::draw(&mut rng, &contents, &mut draw),
+            false => Damaged::default(),
+        };
         let clock = Clock::simulated();
-        let sim = rng.one_in(2).then(|| Arc::new(SimDevice::new(rng.next_u64(), clock.clone())));
+        let in_place = draw.config.verify == Verify::Off && rng.one_in(4);
+        let sim = (in_place || rng.one_in(2)).then(|| SimDevice::new(rng.next_u64(), clock.clone()));
+        let sim = sim.map(|sim| Arc::new(if in_place { sim.direct() } else { sim }));
+        let reads = &mut draw.config.reads;
+        if !in_place && (sim.is_some() || reads.path == PathChoice::Staged) && rng.one_in(3) {
+            reads.pinned_bytes_max = reads.block_bytes * (2 + rng.below(6));
+        }
         let device_faults = sim.is_some() && rng.one_in(4);
         if let (Some(sim), true) = (&sim, device_faults) {
             sim.set_faults(device_fault(&mut rng));
@@ -85,11 +105,25 @@ impl Run<'_> {
         };
         // What nobody checks must not be wrong.
         let flip = if draw.config.verify == Verify::Checksums && rng.one_in(2) { 30 + rng.below(300) } else { 0 };
-        let faults = Faults { flip, ..faults };
-        let frame = assembly::frame(contents.dataset.clone(), device, draw.config.clone(), clock.clone()).unwrap();
-        let (ring_seed, ring_clock) = (rng.next_u64(), clock.clone());
-        let make = move |_| Ok(Box::new(SimRing::new(ring_seed, ring_clock, depth, faults)) as _);
-        let engine = frame.engine.assemble(Some(Box::new(make))).unwrap();
+        let mut faults = Faults { flip, ..faults };
+        let mut frame = frame(&mut rng, &contents, &mut draw, device, &clock);
+        if in_place {
+            frame.engine = frame.engine.in_place();
+        }
+        let mut ring: Box<dyn Ring> = match damaged.blocks.is_empty() {
+            true => Box::new(SimRing::new(rng.next_u64(), clock.clone(), depth, faults)),
+            false => {
+                // What is bad would not be known.
+                faults = Faults::default();
+                let paths = contents.dataset.shards().iter().map(|shard| shard.path.to_path_buf());
+                let paths: Vec<PathBuf> = paths.collect();
+                Box::new(DamagedRing::new(&mut rng, &clock, depth, &paths, &damaged.blocks))
+            }
+        };
+        if in_place {
+            ring = Box::new(InPlace(ring));
+        }
+        let engine = frame.engine.assemble(Some(Box::new(move |_| Ok(ring)))).unwrap();
         let (output, messages, shared) = (frame.output, frame.messages, frame.shared);
         Run {
             rng,
@@ -109,6 +143,8 @@ impl Run<'_> {
             reads: Vec::new(),
             faults,
             device_faults,
+            damaged,
+            in_place,
         }
     }
 
@@ -156,7 +192,7 @@ impl Run<'_> {
                 let steps = schedule.steps(from).unwrap();
                 for step in 0..steps.len() {
                     let padded = steps.batch(step, &mut samples);
-                    all.push((samples.clone(), padded));
+                    all.push(self.come_to(from.epoch, (samples.clone(), padded), steps.position(step, 0)));
                 }
             }
             Supply::Budget(schedule, _) => {
@@ -164,18 +200,33 @@ impl Run<'_> {
                 while let Some(padded) =
                     steps.next(|sample| self.draw.length(&self.contents, sample), &mut samples).unwrap()
                 {
-                    all.push((samples.clone(), padded));
+                    all.push(self.come_to(from.epoch, (samples.clone(), padded), 0));
                 }
             }
         }
         all
     }
 
+    /// The batch without those of its samples that are bad, or with others in their places.
+    fn come_to(&self, epoch: u64, step: (Vec<u64>, u64), position: u64) -> (Vec<u64>, u64) {
+        let policy = self.draw.config.bad_samples;
+        self.damaged.leave_out(self.supply.order(), epoch, &step, position, policy)
+    }
+
     /// Consumes one epoch; false once the pipeline has reported that it is broken.
     fn epoch(&mut self, epoch: u64, steps: &[(Vec<u64>, u64)], leave_at: u64) -> bool {
         let mut step = 0;
+        let mut since = (self.clock.now(), self.shared.progress());
         for _ in 0..TURNS_MAX {
             assert!(self.engine.turn());
+            if since.1 != self.shared.progress() {
+                since = (self.clock.now(), self.shared.progress());
+            }
+            // A loader says so itself where nothing moves: here, where a stream never ends with what was released.
+            if self.clock.now() - since.0 > 2 * self.shared.deadline {
+                assert!(self.in_place && self.device_faults, "no error at step {step}");
+                return false;
+            }
             self.consume_some();
             if self.rng.one_in(2) {
                 continue; // a slow consumer
@@ -244,7 +295,9 @@ impl Run<'_> {
             tensors.iter().for_each(|(tensor, want)| assert!(tensor.host_bytes().unwrap() == want, "wrong array"));
             return;
         };
-        self.check_on_host(batch, want);
+        if !self.in_place {
+            self.check_on_host(batch, want);
+        }
         // The consumer reads on its own stream, some time later.
         let stream = self.streams[stream];
         // SAFETY: a live stream of this device.
@@ -253,7 +306,8 @@ impl Run<'_> {
         }
         let views = views.into_iter().map(|(view, i, want)| (view.device_ptr() + view.offsets()[i], want));
         let tensors = tensors.into_iter().map(|(tensor, want)| (tensor.device_ptr(), want));
-        for (source, want) in views.chain(tensors) {
+        // What has no bytes has no place.
+        for (source, want) in views.chain(tensors).filter(|(_, want)| !want.is_empty()) {
             if let Ok(read) = sim.consumer_read(stream, source, want.len()) {
                 self.reads.push((want, read));
             }
@@ -288,9 +342,9 @@ impl Run<'_> {
         }
     }
 
-    /// Gives back some of the batches that are held; never holds more than two.
+    /// Gives back some of the batches that are held; never holds more than it said.
     fn consume_some(&mut self) {
-        while self.held.len() > 1 || (!self.held.is_empty() && self.rng.one_in(3)) {
+        while self.held.len() >= self.draw.config.hold || (!self.held.is_empty() && self.rng.one_in(3)) {
             let index = self.rng.below(self.held.len() as u64) as usize;
             let (batch, stream) = self.held.swap_remove(index);
             self.release(batch, stream);
@@ -326,7 +380,9 @@ impl Run<'_> {
     /// Lets everything go, in either order, and looks at what is left.
     fn finish(mut self) {
         let stats = self.shared.counters.snapshot();
-        assert!(stats.fallbacks.is_empty(), "{:?}", stats.fallbacks);
+        // Sizes may differ so much that the small ones of a batch find no room on the host.
+        let crowded = |fallback: &Fallback| !self.draw.on_host.is_empty() && fallback.remedy.contains("`on_host`");
+        assert!(stats.fallbacks.iter().all(crowded), "{:?}", stats.fallbacks);
         let late = std::mem::take(&mut self.held);
         let engine_first = self.rng.one_in(2);
         let (sim, reads) = (self.sim.take(), std::mem::take(&mut self.reads));
@@ -360,6 +416,25 @@ impl Run<'_> {
             assert_eq!((sim.allocated_bytes(), sim.live_fences()), (0, 0), "not everything was given back");
         }
     }
+}
+
+/// Everything but ring and memory; once in a while with regions that hardly hold the largest batch.
+fn frame(rng: &mut Rng, contents: &Contents, draw: &mut Draw, device: Device, clock: &Clock) -> Frame {
+    let make =
+        |config: &Config| assembly::frame(contents.dataset.clone(), device.clone(), config.clone(), clock.clone());
+    if draw.item_bytes.is_none() && rng.one_in(3) {
+        let largest = (0..contents.samples.len() as u64).map(|sample| draw.length(contents, sample)).max().unwrap();
+        let (align, fields) = (draw.config.reads.align_bytes, draw.fields.len() as u64);
+        // Each field in blocks of its own, and once more as an array, eight times as wide at most.
+        let sample = 9 * largest + fields * (2 * align + draw.config.reads.gap_bytes);
+        let batch = draw.config.samples_max() as u64 * sample + fields * align;
+        let tight = Config { region_bytes: Some(batch + rng.below(batch)), ..draw.config.clone() };
+        if let Ok(frame) = make(&tight) {
+            draw.config = tight;
+            return frame;
+        }
+    }
+    make(&draw.config).unwrap()
 }
 
 #[test]

@@ -34,7 +34,11 @@ impl Draw {
         let block = Shuffle::Block { block_samples: 1 + rng.below(9), window: 1 + rng.below(5) };
         config.shuffle = [Shuffle::Sequential, Shuffle::Full, block][rng.below(3) as usize];
         config.prefetch = Some(1 + rng.below(4) as usize);
+        config.hold = 1 + rng.below(4) as usize;
         config.reads = draw_reads(rng);
+        // A block is a multiple of that.
+        let align = [4096, 4096, 8192, 16384][rng.below(4) as usize];
+        config.reads.align_bytes = align.min(config.reads.block_bytes);
         let mut draw = Draw {
             config,
             fields: contents.fields.clone(),
