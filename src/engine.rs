@@ -172,13 +172,10 @@ impl Engine {
             self.reap_work()?;
             self.finish()?;
         }
-        {
-            let _range = range(c"strait: hand over, plan, read");
-            self.replan();
-            self.hand_over(); // makes room for more
-            self.refill();
-            self.hand_over(); // the end, if that was all
-        }
+        self.replan();
+        self.hand_over(); // makes room for more
+        self.refill();
+        self.hand_over(); // the end, if that was all
         let _range = range(c"strait: wait");
         self.wait()
     }

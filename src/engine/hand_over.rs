@@ -2,6 +2,7 @@
 
 use crossbeam::channel::TrySendError;
 
+use super::ranges::range;
 use super::{Engine, Output};
 use crate::order::Counts;
 use crate::source::Source;
@@ -9,6 +10,7 @@ use crate::source::Source;
 impl Engine {
     /// Hands over what is whole, as far as the consumer has room for it.
     pub(super) fn hand_over(&mut self) {
+        let _range = range(c"strait: hand over");
         self.say();
         while let Some(filling) = self.state.filling.front_mut() {
             if let Some(error) = filling.failure.as_ref().filter(|error| !self.bad.forgives(error)) {

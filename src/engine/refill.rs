@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::ranges::range;
 use super::{Engine, Filling, Hold};
 use crate::batch::Body;
 use crate::device::Seq;
@@ -12,6 +13,7 @@ use crate::storage::{Accepted, Want};
 
 impl Engine {
     pub(super) fn refill(&mut self) {
+        let _range = range(c"strait: plan, read");
         self.shared.starved.store(false, Ordering::SeqCst);
         while !self.state.recalling && self.issue() && self.start_batch() {}
     }
@@ -157,6 +159,7 @@ impl Engine {
         if self.gate.as_ref().is_some_and(|gate| !gate.is_empty()) {
             return;
         }
+        let _range = range(c"strait: plan, read");
         self.state.recalling = false;
         while let Some(Filling { mut body, failure, .. }) = self.state.filling.pop_back() {
             if let Some(region) = body.region.take() {

@@ -4,6 +4,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ranges::range;
 use crate::batch::Body;
 use crate::device::{CopyQueue, Device, RawCopy, Seq};
 use crate::error::Result;
@@ -132,6 +133,7 @@ pub(super) fn copy_window(
     at: u64,
     limits: &Limits,
 ) -> Result<(Seq, u64)> {
+    let _range = range(c"strait: start copies");
     let region = body.region.as_ref().expect("staged batches keep their region");
     let (source, room, target) = (slab.base(), slab.bytes() as u64, region.base());
     let copying = Copying { slab: Some(slab), _target: region.memory().clone() };
@@ -153,6 +155,7 @@ pub(super) fn copy_window(
 
 /// Starts the gather of a batch whose copies have all been started; gives the point behind it.
 pub(super) fn gather<L: From<Copying>>(copies: &mut CopyQueue<L>, body: &Body) -> Result<Seq> {
+    let _range = range(c"strait: gather");
     let region = body.region.as_ref().expect("staged batches keep their region");
     let (bytes, moves) = (region.bytes() as u64, body.plan.gather());
     assert!(moves.iter().all(|one| one.source + one.bytes <= bytes && one.target + one.bytes <= bytes));
@@ -170,6 +173,7 @@ pub(super) fn cast<L: From<Copying>>(
     body: &Body,
     at: &mut (usize, usize),
 ) -> Result<(Seq, u64)> {
+    let _range = range(c"strait: cast");
     let region = body.region.as_ref().expect("staged batches keep their region");
     let (end, mut seq, mut bytes) = (region.bytes() as u64, body.seq, 0);
     while let Some((cast, moves)) = body.plan.cast_moves(at.0) {

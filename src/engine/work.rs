@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Hold;
+use super::ranges::range;
 use crate::plan::{Cast, Caster, Limits, Move, Part, Plan};
 use crate::storage::Memory;
 use crate::workers;
@@ -22,19 +23,36 @@ impl workers::Job for Job {
     type Kept = ();
 
     fn work(&mut self, (): &mut ()) {
-        let parts = self.plan.parts_in(self.at, &self.limits).iter();
-        parts.filter(|part| part.purpose.check).for_each(|part| part.set_crc(crc32c::crc32c(self.bytes(part))));
+        self.check();
         if let Hold::Region(_) = self.hold {
-            self.plan.gather().iter().for_each(|&one| self.carry_out(one));
-            for (cast, moves) in (0..).map_while(|number| self.plan.cast_moves(number)) {
-                let caster = cast.caster();
-                moves.iter().for_each(|&one| self.change(cast, &caster, one));
-            }
+            self.gather();
+            self.cast();
         }
     }
 }
 
 impl Job {
+    fn check(&self) {
+        let parts = self.plan.parts_in(self.at, &self.limits).iter();
+        let mut parts = parts.filter(|part| part.purpose.check).peekable();
+        let _range = parts.peek().map(|_| range(c"strait: checksums"));
+        parts.for_each(|part| part.set_crc(crc32c::crc32c(self.bytes(part))));
+    }
+
+    fn gather(&self) {
+        let moves = self.plan.gather();
+        let _range = moves.first().map(|_| range(c"strait: gather"));
+        moves.iter().for_each(|&one| self.carry_out(one));
+    }
+
+    fn cast(&self) {
+        for (cast, moves) in (0..).map_while(|number| self.plan.cast_moves(number)) {
+            let _range = range(c"strait: cast");
+            let caster = cast.caster();
+            moves.iter().for_each(|&one| self.change(cast, &caster, one));
+        }
+    }
+
     fn bytes(&self, part: &Part) -> &[u8] {
         let from = part.at - self.at;
         assert!(from + part.bytes <= self.hold.bytes() as u64, "a part outside its landing");

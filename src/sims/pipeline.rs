@@ -7,6 +7,8 @@ mod damage;
 mod given_up;
 mod in_place;
 mod options;
+#[cfg(feature = "nvtx")]
+mod ranges;
 
 use std::ops::Range;
 use std::path::PathBuf;
