@@ -10,6 +10,8 @@ mod host;
 mod queue;
 mod sim;
 
+#[cfg(all(test, feature = "cuda"))]
+pub(crate) use cuda::consumer::Consumer as CudaConsumer;
 pub use host::HostDevice;
 pub use queue::{CopyQueue, RawCopy, RawCopyOut, RawRows};
 pub use sim::{SimDevice, SimFaults, SimRead};

@@ -7,8 +7,11 @@ mod damage;
 mod given_up;
 mod in_place;
 mod options;
+#[cfg(feature = "cuda")]
+mod over_cuda;
 #[cfg(feature = "nvtx")]
 mod ranges;
+mod side;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -21,13 +24,14 @@ use self::contents::Contents;
 use self::damage::Damaged;
 use self::in_place::InPlace;
 use self::options::Draw;
+use self::side::{Found, Side, Simulated};
 use super::damaged::DamagedRing;
 use super::draw::{Shards, device_fault};
 use super::for_seeds;
 use crate::assembly::{self, Frame};
 use crate::batch::{Batch, FieldView, Tensor};
-use crate::config::{Config, PathChoice, Verify};
-use crate::device::{Device, RawStream, SimDevice, SimRead};
+use crate::config::{Config, PathChoice, RingChoice, Verify};
+use crate::device::{Device, RawStream, SimDevice};
 use crate::engine::{Engine, Message, Output, Shared};
 use crate::error::Error;
 use crate::order::{Piece, Progress, Standing};
@@ -48,7 +52,8 @@ struct Run<'a> {
     contents: Contents,
     draw: Draw,
     clock: Clock,
-    sim: Option<Arc<SimDevice>>,
+    /// The device, where it is not the host.
+    side: Option<Box<dyn Side>>,
     /// The consumer's own streams; a batch uses one of them.
     streams: Vec<RawStream>,
     engine: Engine,
@@ -59,7 +64,7 @@ struct Run<'a> {
     generation: u64,
     held: Vec<(Batch, usize)>,
     /// What was read on the device, and what it should be.
-    reads: Vec<(Vec<u8>, SimRead)>,
+    reads: Vec<(Vec<u8>, Found)>,
     faults: Faults,
     device_faults: bool,
     damaged: Damaged,
@@ -69,6 +74,11 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn new(seed: u64, shards: &Shards) -> Run<'_> {
+        Run::over(seed, shards, None)
+    }
+
+    /// Over a device that takes its own time, or one that the seed draws.
+    fn over(seed: u64, shards: &Shards, side: Option<Box<dyn Side>>) -> Run<'_> {
         let mut rng = Rng::new(seed);
         // Shards of a dataset, or as many datasets; sample ids are the same.
         let mixed = rng.one_in(3);
@@ -82,26 +92,32 @@ impl Run<'_> {
             false => Damaged::default(),
         };
         let clock = Clock::simulated();
-        let in_place = draw.config.verify == Verify::Off && rng.one_in(4);
+        let in_real_time = side.is_some();
+        let in_place = draw.config.verify == Verify::Off && rng.one_in(4) && !in_real_time;
         let sim = (in_place || rng.one_in(2)).then(|| SimDevice::new(rng.next_u64(), clock.clone()));
-        let sim = sim.map(|sim| Arc::new(if in_place { sim.direct() } else { sim }));
+        let sim = sim.map(|sim| Simulated::new(if in_place { sim.direct() } else { sim }));
         let reads = &mut draw.config.reads;
-        if !in_place && (sim.is_some() || reads.path == PathChoice::Staged) && rng.one_in(3) {
+        if in_real_time {
+            // Simulated time runs ahead of its copies. A ring that is named has no better way looked for.
+            (reads.deadline, reads.ring) = (Duration::from_secs(1 << 30), RingChoice::Uring);
+        }
+        if !in_place && (in_real_time || sim.is_some() || reads.path == PathChoice::Staged) && rng.one_in(3) {
             reads.pinned_bytes_max = reads.block_bytes * (2 + rng.below(6));
         }
-        let device_faults = sim.is_some() && rng.one_in(4);
+        let device_faults = sim.is_some() && rng.one_in(4) && !in_real_time;
         if let (Some(sim), true) = (&sim, device_faults) {
-            sim.set_faults(device_fault(&mut rng));
+            sim.device.set_faults(device_fault(&mut rng));
         }
-        let streams = sim.iter().flat_map(|sim| [sim.consumer_stream(), sim.consumer_stream()]).collect();
-        let device = sim.clone().map_or_else(Device::host, |sim| Device::new(sim));
+        let side = side.or(sim.map(|sim| Box::new(sim) as _));
+        let streams = side.iter().flat_map(|side| side.streams()).collect();
+        let device = side.as_ref().map_or_else(Device::host, |side| side.device());
         let depth = draw.config.reads.reads_in_flight;
         let rare = |rng: &mut Rng, n: u64| if rng.one_in(2) { n } else { 0 };
         let faults = Faults {
             short: rare(&mut rng, 5),
             again: rare(&mut rng, 10),
             io_error: if rng.one_in(4) { 50 } else { 0 },
-            stall: if rng.one_in(10) { 100 } else { 0 },
+            stall: if rng.one_in(10) && !in_real_time { 100 } else { 0 },
             write_fails: None,
             flip: 0,
         };
@@ -133,7 +149,7 @@ impl Run<'_> {
             contents,
             draw,
             clock,
-            sim,
+            side,
             streams,
             engine,
             output,
@@ -290,7 +306,7 @@ impl Run<'_> {
             assert_eq!(tensor.dtype().array_bytes(tensor.shape()), Some(tensor.bytes()));
             assert!(tensor.device_ptr().is_multiple_of(tensor.dtype().bytes().unwrap()));
         }
-        let Some(sim) = self.sim.clone() else {
+        let Some(side) = &self.side else {
             for (view, i, want) in views {
                 assert!(view.host_bytes(i).unwrap().unwrap() == want, "wrong bytes in view {i}");
             }
@@ -310,7 +326,7 @@ impl Run<'_> {
         let tensors = tensors.into_iter().map(|(tensor, want)| (tensor.device_ptr(), want));
         // What has no bytes has no place.
         for (source, want) in views.chain(tensors).filter(|(_, want)| !want.is_empty()) {
-            if let Ok(read) = sim.consumer_read(stream, source, want.len()) {
+            if let Ok(read) = side.read(stream, source, want.len()) {
                 self.reads.push((want, read));
             }
         }
@@ -387,7 +403,7 @@ impl Run<'_> {
         assert!(stats.fallbacks.iter().all(crowded), "{:?}", stats.fallbacks);
         let late = std::mem::take(&mut self.held);
         let engine_first = self.rng.one_in(2);
-        let (sim, reads) = (self.sim.take(), std::mem::take(&mut self.reads));
+        let (side, reads) = (self.side.take(), std::mem::take(&mut self.reads));
         let Run { engine, output, messages, shared, streams, faults, device_faults, .. } = self;
         let release = |(batch, stream): (Batch, usize)| match streams.get(stream) {
             // SAFETY: a live stream of this device; all reads of the batch are on it.
@@ -402,20 +418,20 @@ impl Run<'_> {
             late.into_iter().for_each(release);
             drop((engine, output, messages, shared));
         }
-        let Some(sim) = sim else { return };
+        let Some(side) = side else { return };
         let too_early = |text: &&String| text.contains("freed while") || text.contains("unpinned while");
-        let violations = sim.violations();
+        let violations = side.violations();
         assert_eq!(violations.iter().find(too_early), None, "memory went before its last user");
         assert!(device_faults || violations.is_empty(), "{violations:?}");
-        sim.settle();
+        side.settle();
         for (want, read) in reads {
-            match read.bytes() {
+            match read() {
                 Some(bytes) => assert!(bytes == want, "the consumer read wrong bytes"),
                 None => assert!(device_faults, "a consumer's read never happened"),
             }
         }
         if faults.stall == 0 && !device_faults {
-            assert_eq!((sim.allocated_bytes(), sim.live_fences()), (0, 0), "not everything was given back");
+            assert_eq!(side.left(), 0, "not everything was given back");
         }
     }
 }

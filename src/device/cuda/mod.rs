@@ -6,6 +6,8 @@
 
 mod batch;
 mod code;
+#[cfg(test)]
+pub(crate) mod consumer;
 mod driver;
 mod gather;
 mod shared;
