@@ -376,8 +376,18 @@ fn exactly_the_windows_that_need_a_damaged_block_are_left_out_or_replaced() {
             bed.damages.push((shard, block..block + ALIGN * (1 + rng.below(2)), answer));
         }
         let parts = bed.damaged_parts();
-        let few = (0..EPOCHS)
-            .all(|epoch| 4 * bed.pieces(epoch).iter().filter(|pieces| bed.damaged(pieces)).count() as u64 <= windows);
+        // Of each dataset of a mixture: stand-ins are of the place's own.
+        let few = (0..EPOCHS).all(|epoch| {
+            let pieces = bed.pieces(epoch);
+            let dataset = |pieces: &[Piece]| match bed.mixture {
+                Some(_) => bed.documents[pieces[0].document as usize].shard,
+                None => 0,
+            };
+            (0..bed.files.len()).all(|number| {
+                let own: Vec<_> = pieces.iter().filter(|pieces| dataset(pieces) == number).collect();
+                4 * own.iter().filter(|pieces| bed.damaged(pieces)).count() <= own.len()
+            })
+        });
         bed.bad = match rng.one_in(2) && few {
             true => BadSamplePolicy::Replace,
             false => BadSamplePolicy::Skip { budget: 1024, consecutive: 1 << 20 },
