@@ -2,6 +2,7 @@
 
 mod device_suite;
 
+use std::cell::Cell;
 #[cfg(feature = "cuda")]
 use std::io::Write;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ fn host() {
         late: false,
         pins: false,
         inject: None,
-        check: Box::new(|| ()),
+        objections: Box::new(Vec::new),
+        compares: false,
     });
 }
 
@@ -46,7 +48,8 @@ fn cuda() {
         late: false,
         pins: true,
         inject: None,
-        check: Box::new(|| ()),
+        objections: Box::new(Vec::new),
+        compares: false,
     });
 }
 
@@ -61,12 +64,15 @@ fn sim_bed(seed: u64) -> Bed {
             let sim = sim.clone();
             move |fault| sim.set_faults(faults(fault, &sim))
         })),
-        check: Box::new(move || {
-            sim.settle();
-            let violations = sim.violations();
-            let expected = |text: &String| text.contains("source changed");
-            assert!(violations.iter().all(expected), "seed {seed}: {violations:?}");
+        objections: Box::new({
+            let told = Cell::new(0);
+            move || {
+                sim.settle();
+                let all = sim.violations();
+                all[told.replace(all.len())..].to_vec()
+            }
         }),
+        compares: true,
     }
 }
 

@@ -27,7 +27,7 @@ const ENDS: u64 = 2 * 4095;
 struct Bed {
     cuda: Fake,
     storage: FakeCufile,
-    before: ([u64; 5], [u64; 4]),
+    before: ([u64; 6], [u64; 4]),
     directory: tempfile::TempDir,
     _alone: MutexGuard<'static, ()>,
 }
@@ -48,7 +48,11 @@ impl Bed {
 
     /// Nothing was done that driver or storage do not allow, and everything was given back.
     fn nothing_is_left(&self) {
-        assert_eq!(self.cuda.live_at_rest(), self.before.0, "memory, registrations, streams, events, contexts");
+        assert_eq!(
+            self.cuda.live_at_rest(),
+            self.before.0,
+            "memory, registrations, streams, events, contexts, modules"
+        );
         assert_eq!(self.storage.live()[..3], self.before.1[..3], "files, buffers, batches");
         self.no_misuse("");
     }

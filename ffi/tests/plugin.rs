@@ -137,7 +137,8 @@ fn bed(sample: &'static Sample) -> Bed {
         late: true,
         pins: true,
         inject: Some(Box::new(inject)),
-        check: Box::new(move || assert_eq!((sample.violations)(own), 0)),
+        objections: Box::new(move || vec!["a broken contract".into(); (sample.violations)(own) as usize]),
+        compares: false,
     }
 }
 

@@ -160,8 +160,8 @@ fn a_fence_that_cannot_be_recorded_keeps_its_batch() {
         assert_eq!(samples, bed.shards().samples());
     }
     // The batch's memory is kept, and the device that it is of: its own stream, four batches' fences, its context.
-    let [memory, registered, streams, events, contexts] = bed.before;
-    let kept = [memory + 1, registered, streams + 1, events + 4, contexts + 1];
+    let [memory, registered, streams, events, contexts, modules] = bed.before;
+    let kept = [memory + 1, registered, streams + 1, events + 4, contexts + 1, modules];
     assert_eq!(fake.live_at_rest(), kept);
     assert_eq!(fake.misuse(), "");
 }

@@ -79,8 +79,8 @@ fn a_device_that_does_not_answer_keeps_its_memory() {
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     // The engine has given up too. What is left is the copies' two ends, and the device that the memory is of: its own
     // stream, four batches' fences, its context.
-    let [memory, registered, streams, events, contexts] = bed.before;
-    let kept = [memory + 1, registered + 1, streams + 1, events + 4, contexts + 1];
+    let [memory, registered, streams, events, contexts, modules] = bed.before;
+    let kept = [memory + 1, registered + 1, streams + 1, events + 4, contexts + 1, modules];
     assert_eq!(fake.live_at_rest(), kept);
     assert_eq!(fake.misuse(), "");
     fake.heal();

@@ -26,7 +26,7 @@ use strait::{Builder, Device, Loader};
 
 /// A loader's dataset on disk, its device, and the stand-in as it was before.
 struct Bed {
-    before: [u64; 5],
+    before: [u64; 6],
     source: Source,
     directory: tempfile::TempDir,
 }
@@ -61,7 +61,7 @@ impl Bed {
 
     /// Nothing was done that a driver does not allow, and everything was given back.
     fn nothing_is_left(&self, fake: &Fake) {
-        assert_eq!(fake.live_at_rest(), self.before, "memory, registrations, streams, events, contexts");
+        assert_eq!(fake.live_at_rest(), self.before, "memory, registrations, streams, events, contexts, modules");
         assert_eq!(fake.misuse(), "");
     }
 }

@@ -34,8 +34,10 @@ pub(crate) struct Bed {
     pub(crate) pins: bool,
     /// Makes the device misbehave from now on, where it can be made to.
     pub(crate) inject: Option<Box<dyn Fn(Fault)>>,
-    /// Fails if the device noticed that its contracts were broken.
-    pub(crate) check: Box<dyn Fn()>,
+    /// The contracts that the device has seen broken since it was last asked, in words.
+    pub(crate) objections: Box<dyn Fn() -> Vec<String>>,
+    /// Whether a source that changes in flight is one of them.
+    pub(crate) compares: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +100,7 @@ pub(crate) fn run(make: &dyn Fn() -> Bed) {
         let bed = make();
         println!("{}: {name}", bed.device.name());
         test(&bed);
-        (bed.check)();
+        assert_eq!((bed.objections)(), [""; 0], "{name}");
     }
 }
 

@@ -104,6 +104,9 @@ pub(super) fn a_slab_reused_too_early_shows(bed: &Bed) {
     let seq = stream.mark().unwrap();
     assert!(stream.wait(seq, WAIT).unwrap() >= seq);
     assert!(region.read(0, SLAB).contains(&2), "the bed did not show a source that was reused too early");
+    let objections = (bed.objections)();
+    let said = objections.iter().filter(|text| text.contains("source changed while it was in flight")).count();
+    assert_eq!((said, objections.len()), (usize::from(bed.compares), said), "{objections:?}");
 }
 
 pub(super) fn a_fence_holds_the_refill_back(bed: &Bed) {

@@ -83,16 +83,16 @@ impl Fake {
         unsafe { function::<extern "C" fn(i32)>(c"fakecuda_lose")(code) }
     }
 
-    /// Allocations, registrations, streams, events, retained contexts; engines that are ending are waited for.
-    pub(crate) fn live_at_rest(&self) -> [u64; 5] {
+    /// Allocations, registrations, streams, events, retained contexts, modules; engines that are ending are waited for.
+    pub(crate) fn live_at_rest(&self) -> [u64; 6] {
         wait_for_engines();
         self.live()
     }
 
-    /// Allocations, registrations, streams, events, retained contexts.
-    pub(crate) fn live(&self) -> [u64; 5] {
-        let mut counts = [0; 5];
-        // SAFETY: the type is that of control.rs; there is room for 5.
+    /// Allocations, registrations, streams, events, retained contexts, modules.
+    pub(crate) fn live(&self) -> [u64; 6] {
+        let mut counts = [0; 6];
+        // SAFETY: the type is that of control.rs; there is room for 6.
         unsafe { function::<unsafe extern "C" fn(*mut u64)>(c"fakecuda_live")(counts.as_mut_ptr()) };
         counts
     }
@@ -124,7 +124,7 @@ fn load() -> *mut libc::c_void {
 
 /// # Safety
 /// `F` is the type of the function of this name, a function pointer.
-unsafe fn function<F: Copy>(name: &CStr) -> F {
+pub(crate) unsafe fn function<F: Copy>(name: &CStr) -> F {
     assert_eq!(size_of::<F>(), size_of::<usize>());
     // SAFETY: a symbol of a library that stays loaded.
     let address = unsafe { libc::dlsym(load(), name.as_ptr()) };

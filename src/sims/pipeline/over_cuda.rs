@@ -26,7 +26,7 @@ type Cells = Vec<(Rc<RefCell<Option<Vec<u8>>>>, usize, usize)>;
 /// A CUDA device, two consumers' streams on it, and memory that they read into.
 struct Cuda {
     fake: stand_in::Fake,
-    before: [u64; 5],
+    before: [u64; 6],
     // The streams drop first, and wait for their copies.
     consumers: [CudaConsumer; 2],
     device: Device,
@@ -90,7 +90,7 @@ impl Side for Cuda {
     }
 
     fn left(&self) -> usize {
-        let live = self.fake.live();
+        let [live @ .., _] = self.fake.live(); // modules stay with the device
         live.iter().zip(&self.before).map(|(now, before)| now.abs_diff(*before) as usize).sum()
     }
 }

@@ -96,19 +96,20 @@ pub extern "C" fn fakecuda_heal() {
     changed();
 }
 
-/// How many objects are alive: allocations, registrations, streams, events, retained contexts.
+/// How many objects are alive: allocations, registrations, streams, events, retained contexts, modules.
 ///
 /// # Safety
-/// `counts` has room for 5.
+/// `counts` has room for 6.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fakecuda_live(counts: *mut u64) {
     let machine = machine();
     let streams = machine.streams.values().filter(|stream| !stream.legacy && !stream.destroyed).count();
     let events = machine.events.values().filter(|event| !event.destroyed).count();
     let retained: u32 = machine.retained.iter().sum();
-    let live = [machine.memory.len(), machine.registered.len(), streams, events, retained as usize];
+    let (memory, registered, modules) = (machine.memory.len(), machine.registered.len(), machine.modules.len());
+    let live = [memory, registered, streams, events, retained as usize, modules];
     for (index, count) in live.into_iter().enumerate() {
-        // SAFETY: `index` is below 5, which is what the caller promises room for.
+        // SAFETY: `index` is below 6, which is what the caller promises room for.
         unsafe { counts.add(index).write(count as u64) };
     }
 }

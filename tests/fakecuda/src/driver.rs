@@ -8,11 +8,10 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 
 use crate::capture;
 use crate::machine::*;
+use crate::visible;
 use crate::worker;
 
 pub(crate) type Handle = *mut c_void;
-
-const DEVICES: usize = 2;
 
 thread_local! {
     /// The calling thread's stack of contexts.
@@ -119,8 +118,14 @@ pub extern "C" fn cuInit(flags: c_uint) -> i32 {
         if flags != 0 {
             return Err(INVALID_VALUE);
         }
+        if !machine.initialized {
+            machine.visible = visible::devices();
+        }
+        if machine.visible.is_empty() {
+            return Err(NO_DEVICE);
+        }
         machine.initialized = true;
-        machine.retained.resize(DEVICES, 0);
+        machine.retained.resize(machine.visible.len(), 0);
         Ok(())
     })
 }
@@ -135,22 +140,22 @@ pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> i32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> i32 {
     // SAFETY: the program gives a valid place.
-    basic("cuDeviceGetCount", |_| unsafe { give(count, DEVICES as c_int) })
+    basic("cuDeviceGetCount", |machine| unsafe { give(count, machine.visible.len() as c_int) })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> i32 {
-    basic("cuDeviceGet", |_| match ordinal {
+    basic("cuDeviceGet", |machine| match ordinal {
         // SAFETY: the program gives a valid place.
-        0.. if (ordinal as usize) < DEVICES => unsafe { give(device, ordinal) },
+        0.. if (ordinal as usize) < machine.visible.len() => unsafe { give(device, ordinal) },
         _ => Err(INVALID_DEVICE),
     })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, bytes: c_int, device: c_int) -> i32 {
-    basic("cuDeviceGetName", |_| {
-        let text = format!("stand-in {device}\0");
+    basic("cuDeviceGetName", |machine| {
+        let text = format!("stand-in {}\0", machine.visible.get(device as usize).ok_or(INVALID_DEVICE)?);
         let bytes = text.len().min(usize::try_from(bytes).map_err(|_| INVALID_VALUE)?);
         // SAFETY: the program gives a place of this length.
         unsafe { std::ptr::copy_nonoverlapping(text.as_ptr().cast(), name, bytes) };
@@ -161,7 +166,8 @@ pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, bytes: c_int, device
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetPCIBusId(id: *mut c_char, bytes: c_int, device: c_int) -> i32 {
     basic("cuDeviceGetPCIBusId", |machine| {
-        let text = format!("{:04X}:{:02X}:00.0\0", machine.knobs.pci_domain, 0x1A + device);
+        let place = machine.visible.get(device as usize).ok_or(INVALID_DEVICE)?;
+        let text = format!("{:04X}:{:02X}:00.0\0", machine.knobs.pci_domain, 0x1A + place);
         if usize::try_from(bytes).map_err(|_| INVALID_VALUE)? < text.len() {
             return Err(INVALID_VALUE);
         }

@@ -11,6 +11,8 @@ const INVALID_PTX: i32 = 218;
 const NOT_FOUND: i32 = 500;
 /// Kernels of a module have handles from its own on.
 const KERNELS_MAX: usize = 64;
+/// As many as fill any GPU.
+const BLOCKS_MAX: usize = 1024;
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(module: *mut Handle, image: *const c_void) -> i32 {
@@ -89,6 +91,11 @@ pub unsafe extern "C" fn cuLaunchKernel(
         let (table, count) = unsafe { (*(*arguments).cast::<u64>(), *(*arguments.add(1)).cast::<u32>() as usize) };
         if machine.device_bytes(table, count * 24).is_none() {
             return machine.refuse(INVALID_VALUE, "a table that is not on the device");
+        }
+        let (warps, blocks) = (block_x as usize / 32, grid_x as usize);
+        if blocks < count.div_ceil(warps).min(BLOCKS_MAX) || (blocks - 1) * warps >= count {
+            // Allowed, and slow.
+            machine.misuse.push(format!("{blocks} blocks of {warps} warps for {count} rows"));
         }
         let within = machine.within(stream as usize, table, count, cast).ok_or(INVALID_VALUE)?;
         push(machine, stream, Op::Gather { table, count, cast, within })

@@ -10,6 +10,7 @@
 //!      +----------------- machine.rs: everything there is --------+
 //!                             |
 //!                         worker.rs: one thread per stream     casts.rs: what kernels make of elements
+//!                                                              visible.rs: which devices a process sees
 //! ```
 
 mod capture;
@@ -20,4 +21,5 @@ mod driver;
 mod kernels;
 mod machine;
 mod streams;
+mod visible;
 mod worker;

@@ -28,12 +28,16 @@ pub(crate) const NO_PCI_DOMAIN: u32 = 0xFFFF;
 /// What fresh device memory holds.
 const POISON: u8 = 0xA5;
 const DEVICE_BYTES_MAX: usize = 4 << 30;
+/// A page of the device.
+const LARGE_BYTES: usize = 2 << 20;
 
 pub(crate) struct Machine {
     pub(crate) initialized: bool,
-    /// How often each device's primary context is retained.
+    /// Which of the machine's devices the process sees, in its order.
+    pub(crate) visible: Vec<usize>,
+    /// How often each visible device's primary context is retained.
     pub(crate) retained: Vec<u32>,
-    /// By base address. 512-aligned, as small allocations of a real driver are.
+    /// By base address. Small allocations begin at any multiple of 512, large ones on pages of their own, as a real driver's do.
     pub(crate) memory: BTreeMap<u64, Vec<u8>>,
     next_address: u64,
     /// Pinned host memory: base, length, and the one context that knows it; 0 for all.
@@ -69,6 +73,8 @@ pub(crate) struct Event {
     pub(crate) context: usize,
     pub(crate) recorded: u64,
     pub(crate) passed: u64,
+    /// The last call that was to record it failed: nobody knows what it stands for.
+    pub(crate) unknown: bool,
     /// Gone when its last record is passed.
     pub(crate) destroyed: bool,
     /// The capture in which it was last recorded.
@@ -189,6 +195,7 @@ impl Machine {
     const fn new() -> Machine {
         Machine {
             initialized: false,
+            visible: Vec::new(),
             retained: Vec::new(),
             memory: BTreeMap::new(),
             next_address: FIRST_ADDRESS,
@@ -234,9 +241,12 @@ impl Machine {
         if bytes > DEVICE_BYTES_MAX - used {
             return Err(OUT_OF_MEMORY);
         }
-        let base = self.next_address;
-        // A gap, so that no address past the end of one is inside another; odd multiples of 512 now and then.
-        self.next_address += (bytes as u64 + 4096).next_multiple_of(512);
+        let base = match bytes {
+            LARGE_BYTES.. => self.next_address.next_multiple_of(LARGE_BYTES as u64),
+            _ => self.next_address + 512 * self.below(8),
+        };
+        // A gap, so that no address past the end of one is inside another.
+        self.next_address = (base + bytes as u64 + 4096).next_multiple_of(4096);
         self.memory.insert(base, vec![POISON; bytes]);
         Ok(base)
     }

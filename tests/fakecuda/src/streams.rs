@@ -92,7 +92,7 @@ pub extern "C" fn cuEventDestroy_v2(event: Handle) -> i32 {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> i32 {
-    within("cuEventRecord", |machine| {
+    let code = within("cuEventRecord", |machine| {
         let Some(found) = machine.event(event as usize) else {
             return machine.refuse(INVALID_HANDLE, "a record of an event that was destroyed");
         };
@@ -104,7 +104,11 @@ pub extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> i32 {
         found.recorded += 1;
         let generation = found.recorded;
         push(machine, stream, Op::Record { event: event as usize, generation })
-    })
+    });
+    if let Some(found) = machine().event(event as usize) {
+        found.unknown = code != 0;
+    }
+    code
 }
 
 #[unsafe(no_mangle)]
@@ -113,6 +117,9 @@ pub extern "C" fn cuEventQuery(event: Handle) -> i32 {
         Some(Event { capture: Some(capture), .. }) => {
             let capture = *capture;
             capture::end(machine, capture, capture::CAPTURED_EVENT, "a query of an event that was captured")
+        }
+        Some(Event { unknown: true, .. }) => {
+            machine.refuse(INVALID_HANDLE, "a query of an event whose record failed: it may stand for an earlier one")
         }
         Some(found) if found.passed >= found.recorded => Ok(()),
         Some(_) => Err(NOT_READY),

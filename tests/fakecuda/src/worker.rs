@@ -6,6 +6,8 @@ use crate::machine::{Cast, Machine, Op, Source, changed, machine, wait_for_chang
 
 /// A copy gives others a turn after this many bytes.
 const PIECE_BYTES: usize = 64 << 10;
+/// Of memory that a call named, and that is allocated or registered until then.
+const KEPT: &str = "it is neither freed nor unregistered while work that uses it is pending: the stand-in refuses that";
 
 pub(crate) fn spawn(stream: usize) {
     std::thread::Builder::new()
@@ -28,10 +30,7 @@ fn turn(stream: usize) -> bool {
 
 /// Puts the moves of a table in the place of the kernel that carries them out: on a GPU warps run in any order.
 fn unfold(machine: &mut Machine, stream: usize, table: u64, count: usize, cast: Option<Cast>) -> Option<Duration> {
-    let Some(rows) = machine.device_bytes(table, count * 24).map(|rows| rows.to_vec()) else {
-        machine.misuse.push("a kernel's table was freed".into());
-        return None;
-    };
+    let rows = machine.device_bytes(table, count * 24).expect(KEPT).to_vec();
     let number = |row: &[u8], at: usize| u64::from_le_bytes(row[8 * at..8 * at + 8].try_into().expect("8 bytes"));
     let mut moves: Vec<Op> = Vec::with_capacity(count);
     for row in rows.chunks(24) {
@@ -108,30 +107,23 @@ fn perform(machine: &mut Machine, op: &mut Op, done: usize, piece: usize) {
             let staged;
             let from = match source {
                 Source::Staged(bytes) => &bytes[done..done + piece],
-                Source::Pinned { at, .. } if machine.is_registered(*at + done, piece) => {
+                Source::Pinned { at, .. } => {
+                    assert!(machine.is_registered(*at + done, piece), "{KEPT}");
                     // SAFETY: registered memory stays mapped until it is unregistered, which takes the lock that the
                     // caller holds. Programs must not write to it now; if one does, this reads what a bus would.
                     staged = unsafe { std::slice::from_raw_parts((*at + done) as *const u8, piece) }.to_vec();
                     &staged
                 }
-                Source::Pinned { .. } => return machine.misuse.push("a copy's source was unregistered".into()),
             };
-            match machine.device_bytes(*target + done as u64, piece) {
-                Some(memory) => memory.copy_from_slice(from),
-                None => machine.misuse.push("a copy's target was freed".into()),
-            }
+            machine.device_bytes(*target + done as u64, piece).expect(KEPT).copy_from_slice(from);
         }
-        Op::ToHost { target, pageable: false, .. } if !machine.is_registered(*target + done, piece) => {
-            machine.misuse.push("a copy's target was unregistered".into());
-        }
-        Op::ToHost { source, target, .. } => match machine.device_bytes(*source + done as u64, piece) {
+        Op::ToHost { source, target, pageable, .. } => {
+            assert!(*pageable || machine.is_registered(*target + done, piece), "{KEPT}");
+            let memory = machine.device_bytes(*source + done as u64, piece).expect(KEPT);
             // SAFETY: the program keeps the target valid until the copy has ended: it either waits in the call
             // (pageable) or for the stream (registered).
-            Some(memory) => unsafe {
-                std::ptr::copy_nonoverlapping(memory.as_ptr(), (*target + done) as *mut u8, piece);
-            },
-            None => machine.misuse.push("memory was freed while a copy read it".into()),
-        },
+            unsafe { std::ptr::copy_nonoverlapping(memory.as_ptr(), (*target + done) as *mut u8, piece) };
+        }
         Op::OnDevice { source, target, .. } => {
             let moved = machine.device_bytes(*source + done as u64, piece).map(|memory| memory.to_vec());
             match (moved, machine.device_bytes(*target + done as u64, piece)) {
