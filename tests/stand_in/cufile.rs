@@ -106,7 +106,7 @@ fn load() -> *mut libc::c_void {
 
 /// # Safety
 /// `F` is the type of the function of this name, a function pointer.
-unsafe fn function<F: Copy>(name: &CStr) -> F {
+pub(crate) unsafe fn function<F: Copy>(name: &CStr) -> F {
     assert_eq!(size_of::<F>(), size_of::<usize>());
     // SAFETY: a symbol of a library that stays loaded.
     let address = unsafe { libc::dlsym(load(), name.as_ptr()) };

@@ -18,6 +18,8 @@ fn answer(err: c_int) -> CUfileError {
 }
 
 const INVALID_VALUE: c_int = 5022;
+const NO_CONTEXT: c_int = 5011;
+const ALREADY_OPEN: c_int = 5026;
 const READ_BYTES_MAX: usize = 16 << 20;
 
 #[repr(C)]
@@ -70,16 +72,24 @@ pub extern "C" fn cuFileDriverOpen() -> CUfileError {
     let context = has_context();
     let mut state = state();
     if !context {
-        return answer(state.refuse(5011, "cuFileDriverOpen without a current context"));
+        return answer(state.refuse(NO_CONTEXT, "cuFileDriverOpen without a current context"));
     }
     let error = state.knob("open_error") as c_int;
-    state.opened |= error == 0;
+    state.opened |= error == 0 || error == ALREADY_OPEN;
     answer(error)
+}
+
+fn batch_max(state: &State) -> c_uint {
+    match state.knob("batch_max") {
+        0 => 128,
+        some => some as c_uint,
+    }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuFileDriverGetProperties(properties: *mut CUfileDrvProps) -> CUfileError {
-    let direct = state().knob("direct");
+    let state = state();
+    let (direct, batch_max) = (state.knob("direct"), batch_max(&state));
     let (nvidia_fs, peer_to_peer) = (direct == 1, direct == 2);
     let value = CUfileDrvProps {
         version: if nvidia_fs { [2, 24] } else { [0, 0] },
@@ -91,7 +101,7 @@ pub unsafe extern "C" fn cuFileDriverGetProperties(properties: *mut CUfileDrvPro
         max_device_cache_size: 131_072,
         per_buffer_cache_size: 1024,
         max_device_pinned_mem_size: u32::MAX,
-        max_batch_io_size: 128,
+        max_batch_io_size: batch_max,
         max_batch_io_timeout_msecs: 0,
     };
     // SAFETY: the program gives a valid place.
@@ -103,7 +113,11 @@ pub unsafe extern "C" fn cuFileDriverGetProperties(properties: *mut CUfileDrvPro
 pub unsafe extern "C" fn cuFileHandleRegister(handle: *mut usize, description: *mut CUfileDescr) -> CUfileError {
     // SAFETY: the program gives valid places.
     let fd = unsafe { (*description).fd } as u32 as i32;
+    let context = has_context();
     let mut state = state();
+    if !context {
+        return answer(state.refuse(NO_CONTEXT, "cuFileHandleRegister without a current context"));
+    }
     let error = state.knob("register_error") as c_int;
     if error != 0 {
         return answer(error);
@@ -125,7 +139,7 @@ pub unsafe extern "C" fn cuFileHandleRegister(handle: *mut usize, description: *
 pub extern "C" fn cuFileHandleDeregister(handle: usize) {
     let mut state = state();
     if state.uses(handle) {
-        state.misuse.push("a file taken back while a read uses it".into());
+        return state.misuse.push("a file taken back while a read uses it".into());
     }
     match state.files.remove(&handle) {
         // SAFETY: only asks about the descriptor.
@@ -139,7 +153,11 @@ pub extern "C" fn cuFileHandleDeregister(handle: usize) {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuFileBufRegister(base: usize, bytes: usize, _flags: c_int) -> CUfileError {
+    let context = has_context();
     let mut state = state();
+    if !context {
+        return answer(state.refuse(NO_CONTEXT, "cuFileBufRegister without a current context"));
+    }
     let overlaps = state.buffers.iter().any(|(&other, &length)| base < other + length && other < base + bytes);
     if overlaps {
         return answer(state.refuse(5023, "memory registered twice"));
@@ -155,13 +173,14 @@ pub extern "C" fn cuFileBufRegister(base: usize, bytes: usize, _flags: c_int) ->
 #[unsafe(no_mangle)]
 pub extern "C" fn cuFileBufDeregister(base: usize) -> CUfileError {
     let mut state = state();
-    let Some(bytes) = state.buffers.remove(&base) else {
+    let Some(&bytes) = state.buffers.get(&base) else {
         return answer(state.refuse(5024, "memory taken back twice"));
     };
     let mut targets = state.batches.values().flat_map(|batch| batch.in_flight.values().map(|&(_, target)| target));
     if targets.any(|target| (base..base + bytes).contains(&target)) {
         return answer(state.refuse(INVALID_VALUE, "memory taken back while a read writes to it"));
     }
+    state.buffers.remove(&base);
     answer(0)
 }
 
@@ -204,21 +223,29 @@ fn read_file(fd: i32, target: usize, bytes: usize, offset: i64) -> i64 {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuFileRead(file: usize, base: usize, bytes: usize, offset: i64, base_offset: i64) -> isize {
-    let (fd, wrong) = {
+    while state().knob("read_hangs") != 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let context = has_context();
+    let (fd, wrong, less) = {
         let mut state = state();
+        if !context {
+            return -(state.refuse(NO_CONTEXT, "cuFileRead without a current context") as isize);
+        }
         state.reads += 1;
-        let wrong = state.knob("wrong_byte");
+        let most = state.knob("wrong_bytes_max");
+        let wrong = if most == 0 || bytes as i64 <= most { state.knob("wrong_byte") } else { 0 };
         let Some(&fd) = state.files.get(&file) else {
             return -(state.refuse(5027, "a read of a file that is not registered") as isize);
         };
-        (fd, wrong)
+        (fd, wrong, state.knob("told_less"))
     };
     let target = base + base_offset as usize;
     let got = read_file(fd, target, bytes, offset);
     if wrong != 0 && got > wrong {
         put(target + wrong as usize, b"?");
     }
-    got as isize
+    (got - less) as isize
 }
 
 #[unsafe(no_mangle)]
@@ -227,6 +254,9 @@ pub unsafe extern "C" fn cuFileBatchIOSetUp(batch: *mut usize, entries: c_uint) 
     let error = state.knob("batch_error") as c_int;
     if error != 0 {
         return answer(error);
+    }
+    if entries > batch_max(&state) {
+        return answer(state.refuse(INVALID_VALUE, "a batch of more entries than the driver takes"));
     }
     let new = state.handle();
     state.batches.insert(new, Batch { room: entries as usize, ..Batch::default() });
@@ -268,7 +298,7 @@ pub unsafe extern "C" fn cuFileBatchIOSubmit(
         return answer(error);
     }
     if !context {
-        return answer(state.refuse(5011, "a batch submitted without a current context"));
+        return answer(state.refuse(NO_CONTEXT, "a batch submitted without a current context"));
     }
     // SAFETY: the program gives that many entries.
     let entries = unsafe { std::slice::from_raw_parts(entries, count as usize) };
@@ -302,6 +332,9 @@ fn launch(state: &mut State, batch: usize, entry: CUfileIOParams, fd: i32) {
     let thread = std::thread::Builder::new().name("fakecufile".into());
     let spawned = thread.spawn(move || {
         std::thread::sleep(late);
+        while crate::state::state().knob("hold") != 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let result = if error != 0 { error } else { read_file(fd, target, bytes, entry.file_offset) };
         let status = match status {
             0 if result < 0 => 0x40,

@@ -6,9 +6,15 @@ use std::ffi::{CStr, c_char};
 
 use crate::state::state;
 
-/// Sets a knob: `direct` (0: compatibility mode; 1: nvidia-fs; 2: PCI peer-to-peer DMA), `open_hangs`, `open_error`, `register_error`, `register_bytes_max` (longer
-/// memory is refused), `batch_error`, `submit_error`, `status_error` (codes), `short_bytes` (a read gives no more), `late_us_max`, `read_error` (the next entry
-/// ends with this), `event_status` (the next entry ends with this status), `wrong_byte` (`cuFileRead` changes it).
+/// Sets a knob.
+///
+/// - `direct`: 0 compatibility mode, 1 nvidia-fs, 2 PCI peer-to-peer DMA; `batch_max`: entries of a batch
+/// - `open_hangs`; `open_error`, `register_error`, `batch_error`, `submit_error`, `status_error`: codes
+/// - `register_bytes_max`: longer memory is refused
+/// - `short_bytes`: a batch's read gives no more; `late_us_max`; `hold`: no read of a batch ends
+/// - `read_error`, `event_status`: the next entry of a batch ends with it
+/// - `read_hangs`, of `cuFileRead`; `told_less`: it says that it has read so much less; `wrong_byte`: it changes that one, if
+///   it reads no more than `wrong_bytes_max`, where that is set
 ///
 /// # Safety
 /// `name` is a C string.
