@@ -17,7 +17,7 @@ _LEVELS = {1: logging.ERROR, 2: logging.WARNING, 3: logging.INFO, 4: logging.DEB
 
 
 def _say(context: int | None, level: int, source: bytes, message: bytes) -> None:
-    # "strait::storage::queue" is the logger "strait.storage.queue".
+    # "strait::storage::writes" is the logger "strait.storage.writes".
     logger = logging.getLogger(source.decode(errors="replace").replace("::", "."))
     logger.log(_LEVELS.get(level, logging.DEBUG), "%s", message.decode(errors="replace"))
 
