@@ -12,16 +12,16 @@ use crate::stats::Fallback;
 
 /// A shard as the storage knows it: where it is, and how long it was when it was indexed.
 #[derive(Debug, Clone)]
-pub struct ShardFile {
+pub(crate) struct ShardFile {
     /// The file.
-    pub path: Arc<Path>,
+    pub(crate) path: Arc<Path>,
     /// Its size when it was indexed.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// How files are opened.
 #[derive(Debug)]
-pub enum Opening {
+pub(crate) enum Opening {
     /// As the probe says.
     Probed(Prober),
     /// For the ring, whatever the file system says; with O_DIRECT if asked for and possible.

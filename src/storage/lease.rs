@@ -9,7 +9,7 @@ use crate::memory::Slab;
 /// # Safety
 /// `base()..base() + bytes()` is writable, belongs to this value alone, stays where it is when the value moves, and
 /// stays valid if the value is forgotten.
-pub unsafe trait Memory {
+pub(crate) unsafe trait Memory {
     /// First byte, 4096-aligned.
     fn base(&self) -> NonNull<u8>;
     /// Length.

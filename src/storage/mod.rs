@@ -1,8 +1,8 @@
 //! How bytes get from a file into host memory and back: rings, and the queues that own memory while a ring uses it.
 //!
-//! A [`Ring`] is a narrow unsafe seam: it starts reads and writes and tells when they ended, nothing more. [`ReadQueue`]
-//! and [`WriteQueue`] are the safe owners above it: they hold the memory in flight, continue what ended short, retry,
-//! and drain by counting.
+//! A [`Ring`] is a narrow unsafe seam: it starts reads and writes and tells when they ended, nothing more. `ReadQueue` and
+//! `WriteQueue` are the safe owners above it: they hold the memory in flight, continue what ended short, retry, and drain
+//! by counting.
 
 mod attempt;
 mod awake;
@@ -23,15 +23,16 @@ use awake::Awake;
 pub use cufile::{Cufile, Enter, Surroundings};
 pub(crate) use event::Waker;
 use event::{Event, wait_readable};
-pub use files::{Opening, ShardFile};
-pub use lease::Memory;
+pub(crate) use files::{Opening, ShardFile};
+pub(crate) use lease::Memory;
 pub(crate) use new_file::{DIRECT_ALIGN, NewFile, open_files_room, sync_directory};
 pub use pread::Pread;
-pub use probe::{Mode, Probed, Prober, Way, buffered, dio_align};
-pub use reads::{Accepted, Damage, Landed, LandingId, Options, ReadQueue, Want};
+use probe::dio_align;
+pub use probe::{Mode, Probed, Prober, Way};
+pub(crate) use reads::{Accepted, Damage, Landed, LandingId, Options, ReadQueue, Want};
 pub use sim::{Faults, SimRing};
 pub use uring::Uring;
-pub use writes::{Put, WriteFile, WriteQueue, Written};
+pub(crate) use writes::{Put, WriteFile, WriteQueue};
 
 use std::os::fd::RawFd;
 use std::ptr::NonNull;

@@ -151,7 +151,7 @@ fn threads_instead(path: &Path, errno: i32) -> Fallback {
 }
 
 /// Opens `path` through the page cache, because direct reads failed in the way that `reason` and `errno` say.
-pub fn buffered(path: &Path, reason: &str, errno: Option<i32>) -> Result<Probed> {
+pub(super) fn buffered(path: &Path, reason: &str, errno: Option<i32>) -> Result<Probed> {
     let file = File::open(path).map_err(|e| Error::open(path, &e))?;
     let dont_cache = pread_once(&file, 0, 1, RWF_DONTCACHE).is_ok();
     let mode =
@@ -192,7 +192,7 @@ fn pread_once(file: &File, offset: i64, bytes: usize, flags: i32) -> io::Result<
 }
 
 /// The alignment of direct reads by statx(2) `STATX_DIOALIGN` (6.1): 0 if the file has none, `None` if unknown.
-pub fn dio_align(file: &impl AsRawFd) -> Option<u64> {
+pub(super) fn dio_align(file: &impl AsRawFd) -> Option<u64> {
     let stat = statx(file.as_raw_fd(), libc::STATX_DIOALIGN)?;
     (stat.stx_mask & libc::STATX_DIOALIGN != 0)
         .then(|| u64::from(stat.stx_dio_offset_align).max(u64::from(stat.stx_dio_mem_align)))

@@ -22,9 +22,9 @@ use crate::sim::Clock;
 
 /// A file that is written. It stays open until its last write has ended.
 #[derive(Debug)]
-pub struct WriteFile {
+pub(crate) struct WriteFile {
     /// What messages call it: the name that it is to have.
-    pub path: Arc<Path>,
+    pub(crate) path: Arc<Path>,
     file: File,
     align: u64,
     direct: AtomicBool,
@@ -32,22 +32,22 @@ pub struct WriteFile {
 
 impl WriteFile {
     /// An open file; offsets, lengths and addresses of its writes are multiples of `align` as long as it is `direct`.
-    pub fn new(path: Arc<Path>, file: File, align: u64, direct: bool) -> WriteFile {
+    pub(crate) fn new(path: Arc<Path>, file: File, align: u64, direct: bool) -> WriteFile {
         WriteFile { path, file, align: align.max(1), direct: AtomicBool::new(direct) }
     }
 
     /// The file itself.
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
     /// Whether the page cache is bypassed.
-    pub fn is_direct(&self) -> bool {
+    pub(crate) fn is_direct(&self) -> bool {
         self.direct.load(Ordering::Relaxed)
     }
 
     /// A failure to do something with it.
-    pub fn failure(&self, doing: impl Into<String>, offset: u64, errno: i32) -> Error {
+    pub(crate) fn failure(&self, doing: impl Into<String>, offset: u64, errno: i32) -> Error {
         Error::Write { path: self.path.clone(), offset, doing: doing.into(), errno }
     }
 
@@ -65,24 +65,22 @@ impl WriteFile {
 
 /// One write out of a lease.
 #[derive(Debug, Clone, Copy)]
-pub struct Put {
+pub(crate) struct Put {
     /// Where the first byte goes, from the start of the file, aligned.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Bytes to write, aligned.
-    pub len: u32,
+    pub(crate) len: u32,
     /// Where in the lease the first byte is, aligned.
-    pub at: usize,
+    pub(crate) at: usize,
 }
 
 /// A write that has ended.
 #[derive(Debug)]
-pub struct Written<L> {
+pub(crate) struct Written<L> {
     /// The memory, as it was.
-    pub lease: L,
+    pub(crate) lease: L,
     /// Whether every byte was stored.
-    pub result: Result<()>,
-    /// How many bytes that was to be.
-    pub bytes: u32,
+    pub(crate) result: Result<()>,
 }
 
 struct Writing<L> {
@@ -93,7 +91,7 @@ struct Writing<L> {
 }
 
 /// Writes in flight, the memory they read, the files they write to.
-pub struct WriteQueue<L: Memory> {
+pub(crate) struct WriteQueue<L: Memory> {
     /// Taken out when it is leaked.
     ring: Option<Box<dyn Ring>>,
     writes: Places<Writing<L>>,
@@ -110,7 +108,7 @@ pub struct WriteQueue<L: Memory> {
 
 impl<L: Memory> WriteQueue<L> {
     /// A queue of at most `depth` writes over one ring. After `deadline` a write counts as stalled.
-    pub fn new(ring: Box<dyn Ring>, depth: usize, deadline: Duration, clock: Clock) -> WriteQueue<L> {
+    pub(crate) fn new(ring: Box<dyn Ring>, depth: usize, deadline: Duration, clock: Clock) -> WriteQueue<L> {
         let depth = depth.min(ring.capacity()).max(1);
         WriteQueue {
             ring: Some(ring),
@@ -126,12 +124,12 @@ impl<L: Memory> WriteQueue<L> {
     }
 
     /// The ring below.
-    pub fn ring(&mut self) -> &mut dyn Ring {
+    pub(crate) fn ring(&mut self) -> &mut dyn Ring {
         &mut **self.ring.as_mut().expect("there until drop")
     }
 
     /// Writes in flight.
-    pub fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.writes.used()
     }
 
@@ -139,7 +137,7 @@ impl<L: Memory> WriteQueue<L> {
     ///
     /// # Panics
     /// If the write leaves the lease.
-    pub fn write(&mut self, lease: L, file: &Arc<WriteFile>, put: Put) -> Result<(), L> {
+    pub(crate) fn write(&mut self, lease: L, file: &Arc<WriteFile>, put: Put) -> Result<(), L> {
         let end = put.at.checked_add(put.len as usize);
         assert!(end.is_some_and(|end| end <= lease.bytes()), "a write outside its lease");
         if self.in_flight() == self.depth {
@@ -152,14 +150,14 @@ impl<L: Memory> WriteQueue<L> {
     }
 
     /// How many writes may be in flight.
-    pub fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         self.depth
     }
 
     /// Starts what was accepted and waits until `want` writes have ended or `timeout` has passed.
     ///
     /// [`Error::Timeout`] names the write that has been in flight for longer than the deadline; it may still end.
-    pub fn wait(&mut self, want: usize, timeout: Duration) -> Result<()> {
+    pub(crate) fn wait(&mut self, want: usize, timeout: Duration) -> Result<()> {
         for _ in 0..self.again.len() {
             let token = self.again.swap_remove(0);
             self.start(token);
@@ -178,12 +176,12 @@ impl<L: Memory> WriteQueue<L> {
     }
 
     /// A write that has ended, if there is one.
-    pub fn reap(&mut self) -> Option<Written<L>> {
+    pub(crate) fn reap(&mut self) -> Option<Written<L>> {
         self.ended.pop()
     }
 
     /// Waits until no write is in flight; false if that did not happen in `timeout`, or if the ring broke.
-    pub fn drain(&mut self, timeout: Duration) -> bool {
+    pub(crate) fn drain(&mut self, timeout: Duration) -> bool {
         let end = self.clock.now() + timeout;
         while self.in_flight() > 0 {
             let left = end.saturating_sub(self.clock.now());
@@ -219,8 +217,8 @@ impl<L: Memory> WriteQueue<L> {
             Some(result) => result,
             None => return self.start(token),
         };
-        let Writing { lease, put, .. } = self.writes.take(token);
-        self.ended.push(Written { lease, result, bytes: put.len });
+        let Writing { lease, .. } = self.writes.take(token);
+        self.ended.push(Written { lease, result });
     }
 
     /// What a completion means for its write; nothing if it goes on.

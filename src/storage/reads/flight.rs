@@ -43,7 +43,7 @@ pub(super) struct Flight<L: Memory> {
 
 /// Where reads land. Valid until its [`Landed`] is reaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LandingId(u32);
+pub(crate) struct LandingId(u32);
 
 struct Landing<L> {
     lease: L,

@@ -18,7 +18,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use flight::LandingId;
+pub(crate) use flight::LandingId;
 use flight::{Flight, Resting};
 
 use super::files::{Files, Opening, ShardFile};
@@ -30,44 +30,44 @@ use crate::stats::Counters;
 
 /// One read into a landing.
 #[derive(Debug, Clone, Copy)]
-pub struct Want {
+pub(crate) struct Want {
     /// Index of the shard.
-    pub shard: u32,
+    pub(crate) shard: u32,
     /// First byte in the shard, aligned.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Bytes to ask for, aligned.
-    pub len: u32,
+    pub(crate) len: u32,
     /// Bytes that must arrive; at most `len`.
-    pub want: u32,
+    pub(crate) want: u32,
     /// Where in the landing the first byte goes, aligned.
-    pub at: usize,
+    pub(crate) at: usize,
 }
 
 /// A landing whose reads have all ended.
 #[derive(Debug)]
-pub struct Landed<L> {
+pub(crate) struct Landed<L> {
     /// The memory. On an error its contents are undefined.
-    pub lease: L,
+    pub(crate) lease: L,
     /// The number that `open` was given.
-    pub tag: u64,
+    pub(crate) tag: u64,
     /// Whether every read delivered every byte; the first failure otherwise.
-    pub result: Result<()>,
+    pub(crate) result: Result<()>,
     /// The reads that failed, all of them.
-    pub damages: Vec<Damage>,
+    pub(crate) damages: Vec<Damage>,
 }
 
 /// A read that failed.
 #[derive(Debug, Clone)]
-pub struct Damage {
+pub(crate) struct Damage {
     /// What was to be read.
-    pub extent: Extent,
+    pub(crate) extent: Extent,
     /// How it failed.
-    pub error: Error,
+    pub(crate) error: Error,
 }
 
 /// What a new read met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accepted {
+pub(crate) enum Accepted {
     /// It is in the queue.
     Yes,
     /// No room: every read of the depth, or every file slot, is in use. Try again after a wait.
@@ -75,25 +75,25 @@ pub enum Accepted {
 }
 
 /// What does not change after construction.
-pub struct Options {
+pub(crate) struct Options {
     /// Reads in flight at most.
-    pub depth: usize,
+    pub(crate) depth: usize,
     /// Bytes in flight at most, but one read always may be.
-    pub bytes_in_flight_max: u64,
+    pub(crate) bytes_in_flight_max: u64,
     /// Landings open at most.
-    pub landings: usize,
+    pub(crate) landings: usize,
     /// Files open at most.
-    pub open_files_max: usize,
+    pub(crate) open_files_max: usize,
     /// After this long a read counts as stalled.
-    pub deadline: Duration,
+    pub(crate) deadline: Duration,
     /// How files are opened.
-    pub opening: Opening,
+    pub(crate) opening: Opening,
     /// Where time comes from.
-    pub clock: Clock,
+    pub(crate) clock: Clock,
 }
 
 /// Reads in flight, the memory they write to, the files they read from.
-pub struct ReadQueue<L: Memory> {
+pub(crate) struct ReadQueue<L: Memory> {
     flight: Flight<L>,
     /// Reads to start again: their ring had no room when they were to be continued.
     again: Vec<Resting>,
@@ -134,23 +134,23 @@ impl<L: Memory> ReadQueue<L> {
     ///
     /// # Safety
     /// The memory stays mapped until this queue is dropped.
-    pub unsafe fn register_memory(&mut self, base: NonNull<u8>, bytes: usize) -> Registered {
+    pub(crate) unsafe fn register_memory(&mut self, base: NonNull<u8>, bytes: usize) -> Registered {
         // SAFETY: passed on to the caller; the ring is dropped with this queue.
         unsafe { self.flight.rings_mut().next().expect("the first").register_memory(base, bytes) }
     }
 
     /// Whether a landing waits to be reaped.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.flight.has_landed()
     }
 
     /// Reads in flight.
-    pub fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.flight.count()
     }
 
     /// Moves a lease in. `None` if as many landings are open as were announced; the lease comes back.
-    pub fn open(&mut self, lease: L, tag: u64) -> Result<LandingId, L> {
+    pub(crate) fn open(&mut self, lease: L, tag: u64) -> Result<LandingId, L> {
         self.flight.open(lease, tag)
     }
 
@@ -158,7 +158,7 @@ impl<L: Memory> ReadQueue<L> {
     ///
     /// # Panics
     /// If the read leaves the landing, or that is closed.
-    pub fn read(&mut self, landing: LandingId, want: Want) -> Result<Accepted> {
+    pub(crate) fn read(&mut self, landing: LandingId, want: Want) -> Result<Accepted> {
         let bytes_in_flight = self.bytes_in_flight + u64::from(want.len);
         let too_many = bytes_in_flight > self.bytes_in_flight_max && self.in_flight() > 0;
         if self.flight.is_full() || too_many {
@@ -174,14 +174,14 @@ impl<L: Memory> ReadQueue<L> {
     }
 
     /// No more reads will join this landing; it is reaped once those it has have ended.
-    pub fn close(&mut self, landing: LandingId) {
+    pub(crate) fn close(&mut self, landing: LandingId) {
         self.flight.close(landing);
     }
 
     /// Starts what was accepted and waits until `want` reads have ended, somebody wakes it, or `timeout` has passed.
     ///
     /// [`Error::Timeout`] names the read that has been in flight for longer than the deadline; it may still end.
-    pub fn wait(&mut self, want: usize, timeout: Duration) -> Result<()> {
+    pub(crate) fn wait(&mut self, want: usize, timeout: Duration) -> Result<()> {
         for _ in 0..self.again.len() {
             let read = self.again.swap_remove(0);
             self.start(read);
@@ -198,12 +198,12 @@ impl<L: Memory> ReadQueue<L> {
     }
 
     /// A landing whose reads have all ended, if there is one.
-    pub fn reap(&mut self) -> Option<Landed<L>> {
+    pub(crate) fn reap(&mut self) -> Option<Landed<L>> {
         self.flight.reap()
     }
 
     /// Waits until no read is in flight; false if that did not happen in `timeout`, or if a ring broke.
-    pub fn drain(&mut self, timeout: Duration) -> bool {
+    pub(crate) fn drain(&mut self, timeout: Duration) -> bool {
         let end = self.clock.now() + timeout;
         while self.in_flight() > 0 {
             let left = end.saturating_sub(self.clock.now());
@@ -217,7 +217,7 @@ impl<L: Memory> ReadQueue<L> {
     }
 
     /// Waits until no read is in flight; false if that did not happen by the deadline: then their memory is never given back.
-    pub fn drained(mut self) -> bool {
+    pub(crate) fn drained(mut self) -> bool {
         let ended = self.drain(self.deadline);
         self.deadline = Duration::ZERO; // dropped now, without waiting again
         ended
