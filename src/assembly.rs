@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 
-use crate::config::{Config, PathChoice, ReadOptions, Verify};
+use crate::config::{Config, PathChoice, ReadOptions, Verify, Way};
 use crate::dataset::Dataset;
 use crate::device::Device;
 use crate::engine::{Bad, Engine, Gate, Hold, Job, Message, Output, Shared, Stage, State, Verifier};
@@ -25,7 +25,7 @@ use crate::storage::{Cufile, Opening, Options, ReadQueue, Registered, Ring, Shar
 use crate::workers::Workers;
 
 pub(crate) use ring::{MakeRing, choose_ring, no_uring, not_registered};
-use way::{Way, Wishes, stay_near};
+use way::{Wishes, stay_near};
 
 /// An engine to be, and the consumer's ends of its channels.
 pub(crate) struct Frame {
@@ -67,7 +67,7 @@ pub(crate) fn frame(dataset: Dataset, device: Device, config: Config, clock: Clo
     let ReadOptions { ring, path, deadline, .. } = config.reads;
     let wishes = Wishes { ring, path, on_the_way: config.on_the_way(), deadline };
     let (way, refusal) = way::choose(&device, dataset.shards().iter().map(|shard| &shard.path), &wishes)?;
-    let sizes = config.sizes(&dataset, &device, way.is_direct())?;
+    let sizes = config.sizes(&dataset, &device, way)?;
     // Every batch may be on its way back at once, and an epoch, a stop, and a few more that the engine has not seen.
     let (messages, inbox) = channel::bounded(sizes.batches_max + 8);
     // Every batch, the end of this generation, and that of the one before.
@@ -97,7 +97,7 @@ impl Parts {
     #[cfg(test)]
     pub(crate) fn in_place(mut self) -> Parts {
         self.way = Way::Cufile { compat: false };
-        self.sizes = self.config.sizes(&self.dataset, &self.shared.device, true).unwrap();
+        self.sizes = self.config.sizes(&self.dataset, &self.shared.device, self.way).unwrap();
         self
     }
 

@@ -15,7 +15,7 @@ use crate::selection::{FieldOptions, Selection, Tokens};
 use crate::source::Supply;
 
 pub use reads::{PathChoice, RingChoice};
-pub(crate) use reads::{ReadOptions, options, read_options};
+pub(crate) use reads::{ReadOptions, Way, options, read_options};
 
 /// Whether samples are compared with their checksums as they are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

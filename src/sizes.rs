@@ -15,9 +15,9 @@
 mod batch;
 mod usual;
 
-use crate::config::Config;
+use crate::config::{Config, Way};
 use crate::dataset::Dataset;
-use crate::device::{Device, DeviceKind};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::memory::Arena;
 use crate::order::Policy;
@@ -53,17 +53,17 @@ pub(crate) struct Sizes {
 
 impl Config {
     /// Sizes everything for batches of `dataset`'s samples.
-    pub(crate) fn sizes(&self, dataset: &Dataset, device: &Device, direct: bool) -> Result<Sizes> {
+    pub(crate) fn sizes(&self, dataset: &Dataset, device: &Device, way: Way) -> Result<Sizes> {
         let batch_size_max = dataset.len().max(BATCH_SIZE_ALWAYS);
         if self.batch_size as u64 > batch_size_max {
             let problem = format!("{} of {} samples; give at most {batch_size_max}", self.batch_size, dataset.len());
             return Err(Error::config("batch_size", problem));
         }
-        let batch = BatchBytes::of(dataset, self, direct)?;
+        let batch = BatchBytes::of(dataset, self, way)?;
         // Where the storage writes into a device's memory, no host memory is pinned for it.
-        let (budget_name, budget) = match direct && device.kind() == DeviceKind::Host {
-            true => ("pinned_bytes_max", self.reads.pinned_bytes_max),
-            false => ("region_bytes_max", self.region_bytes_max),
+        let (budget_name, budget) = match way {
+            Way::Host => ("pinned_bytes_max", self.reads.pinned_bytes_max),
+            Way::Staged | Way::Cufile { .. } => ("region_bytes_max", self.region_bytes_max),
         };
         let hold = self.hold as u64;
         let prefetch = self.prefetch.map_or_else(|| self.ahead(&batch, budget), |n| n as u64);
@@ -92,10 +92,10 @@ impl Config {
             prefetch: prefetch as usize,
             batches_max: (prefetch + hold) as usize,
             region_bytes,
-            slabs: if direct { 0 } else { self.reads.slabs()? },
+            slabs: if way.is_direct() { 0 } else { self.reads.slabs()? },
             pieces: batch.pieces as usize,
-            kept_bytes: if direct { 0 } else { self.kept_bytes(dataset)? as usize },
-            limits: self.limits(direct),
+            kept_bytes: if way.is_direct() { 0 } else { self.kept_bytes(dataset)? as usize },
+            limits: self.limits(way),
         })
     }
 
@@ -111,11 +111,11 @@ impl Config {
         Ok(sample.saturating_mul(self.samples_max() as u64).clamp(least, KEPT_BYTES_MAX))
     }
 
-    fn limits(&self, direct: bool) -> Limits {
+    fn limits(&self, way: Way) -> Limits {
         Limits {
             align: self.reads.align_bytes,
             block_bytes: self.reads.block_bytes,
-            window_bytes: if direct { 1 << 62 } else { self.reads.block_bytes },
+            window_bytes: if way.is_direct() { 1 << 62 } else { self.reads.block_bytes },
             gap_bytes: self.reads.gap_bytes,
         }
     }
@@ -161,11 +161,11 @@ mod tests {
         for (record_bytes, records) in [(1, 10), (512, 100_000), (4096, 1 << 20), (100_000, 5000), (1 << 20, 4096)] {
             let (_file, dataset) = dataset(record_bytes, records);
             for batch_size in [1, 8, 64] {
-                for direct in [true, false] {
+                for way in [Way::Host, Way::Staged, Way::Cufile { compat: false }] {
                     let config = Config { batch_size, ..Config::default() };
-                    let sizes = config.sizes(&dataset, &device, direct).unwrap();
-                    let pinned =
-                        if direct { sizes.region_bytes } else { sizes.slabs as u64 * config.reads.block_bytes };
+                    let sizes = config.sizes(&dataset, &device, way).unwrap();
+                    let slab_bytes = sizes.slabs as u64 * config.reads.block_bytes;
+                    let pinned = if way == Way::Host { sizes.region_bytes } else { slab_bytes };
                     assert!(pinned <= 256 << 20, "{record_bytes} x {batch_size}: {pinned} bytes pinned");
                     assert!(sizes.region_bytes <= 1 << 30);
                     assert_eq!(sizes.batches_max, sizes.prefetch + config.hold);
@@ -182,7 +182,7 @@ mod tests {
         config.fields.arrays.push(("record".into(), crate::DType::U8, vec![5000]));
         for (policy, rows) in [(Policy::Short, 8), (Policy::Pad, 40), (Policy::Wrap, 40)] {
             config.policy = Some(policy);
-            let BatchBytes { least, typical, largest, .. } = BatchBytes::of(&dataset, &config, true).unwrap();
+            let BatchBytes { least, typical, largest, .. } = BatchBytes::of(&dataset, &config, Way::Host).unwrap();
             assert!(least >= (rows + 8) * 5000 && typical >= least && largest >= typical, "{policy:?}");
             assert!(largest < (rows + 8 * 6) * 5000, "{policy:?}: more room than is needed");
         }
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn what_cannot_be_met_names_the_option_that_would() {
         let (_file, dataset) = dataset(1 << 20, 4096);
-        let sizes = |config: &Config| config.sizes(&dataset, &Device::host(), true).unwrap_err().to_string();
+        let sizes = |config: &Config| config.sizes(&dataset, &Device::host(), Way::Host).unwrap_err().to_string();
         let config = Config { batch_size: 200, ..Config::default() };
         let text = sizes(&config);
         assert!(text.contains("pinned_bytes_max") && text.contains("batch_size"), "{text}");

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::Parts;
-use super::way::Way;
 use crate::batch::{Body, Kept, Places};
-use crate::config::Verify;
+use crate::config::{Verify, Way};
 use crate::device::Seq;
 use crate::documents::Pieces;
 use crate::order::{BadSamplePolicy, Progress, Standing};

@@ -30,6 +30,36 @@ pub enum PathChoice {
     Staged,
 }
 
+/// The way that bytes take, as it was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Through slabs and a copy stream.
+    Staged,
+    /// The ring writes into the host's own memory.
+    Host,
+    /// cuFile writes into the device's memory.
+    Cufile {
+        /// Even where it copies through host memory to do so.
+        compat: bool,
+    },
+}
+
+impl Way {
+    pub(crate) fn is_direct(self) -> bool {
+        self != Way::Staged
+    }
+
+    /// Why it is taken into the memory of `whose`.
+    pub(crate) fn reason(self, whose: &str) -> String {
+        match self {
+            Way::Staged => "the ring cannot write into this device's memory".into(),
+            Way::Host => format!("the ring writes into {whose} own memory"),
+            Way::Cufile { compat: false } => format!("cuFile has the storage write into {whose} own memory"),
+            Way::Cufile { compat: true } => "cuFile was asked for, be it in compatibility mode".into(),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct ReadOptions {
     pub(crate) block_bytes: u64,

@@ -1,7 +1,7 @@
 //! What a batch needs in a region.
 
 use super::usual::{document_tokens, mean_room, mean_sample_bytes};
-use crate::config::Config;
+use crate::config::{Config, Way};
 use crate::dataset::Dataset;
 use crate::error::Result;
 use crate::plan::PLACED_BYTES_MIN;
@@ -25,9 +25,9 @@ pub(super) struct BatchBytes {
 }
 
 impl BatchBytes {
-    pub(super) fn of(dataset: &Dataset, config: &Config, direct: bool) -> Result<BatchBytes> {
+    pub(super) fn of(dataset: &Dataset, config: &Config, way: Way) -> Result<BatchBytes> {
         if config.windows.is_some() {
-            return BatchBytes::of_windows(dataset, config, direct);
+            return BatchBytes::of_windows(dataset, config, way);
         }
         let positions = config.samples_typical(dataset)?;
         let samples = positions.min(dataset.len().max(1));
@@ -48,7 +48,7 @@ impl BatchBytes {
             None if all => mean_sample_bytes(dataset, weights).next_multiple_of(align) + align,
             None => mean_room(dataset, &selection, weights, config) + align,
         };
-        let (arrays, ends) = (array_bytes(&selection, direct), align * selection.dense.len() as u64);
+        let (arrays, ends) = (array_bytes(&selection, way), align * selection.dense.len() as u64);
         let around = rows.saturating_mul(arrays).saturating_add(ends);
         let least = samples.saturating_mul(fixed.unwrap_or(0)).saturating_add(rows.saturating_mul(arrays));
         let sample = extents.saturating_add(arrays);
@@ -73,9 +73,9 @@ impl BatchBytes {
     }
 
     /// Windows of documents of the mean length; there is room for twice as many pieces, and their blocks.
-    fn of_windows(dataset: &Dataset, config: &Config, direct: bool) -> Result<BatchBytes> {
+    fn of_windows(dataset: &Dataset, config: &Config, way: Way) -> Result<BatchBytes> {
         let length = config.length(dataset)?;
-        let arrays = array_bytes(&config.selection(dataset)?, direct);
+        let arrays = array_bytes(&config.selection(dataset)?, way);
         let (_, item_bytes) = length.tokens().unwrap_or((0, 1));
         let mean = document_tokens(dataset, &length, item_bytes);
         let (samples, tokens) = (config.batch_size as u64, config.window_tokens());
@@ -96,10 +96,10 @@ impl BatchBytes {
 
 /// What arrays take for each sample besides what is read, in the types that they come out in. Where the copies put all of it
 /// in its place, that is nothing.
-fn array_bytes(selection: &Selection, direct: bool) -> u64 {
+fn array_bytes(selection: &Selection, way: Way) -> u64 {
     let rows = || selection.dense.iter().map(|dense| dense.row_bytes);
     let large = |dense: &Dense| dense.cast.is_none() && dense.row_bytes >= PLACED_BYTES_MIN;
-    let placed = !direct && selection.dense.len() == selection.len() && selection.dense.iter().all(large);
+    let placed = way == Way::Staged && selection.dense.len() == selection.len() && selection.dense.iter().all(large);
     if placed { 0 } else { rows().fold(0, u64::saturating_add) }
 }
 

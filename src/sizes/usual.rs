@@ -1,6 +1,6 @@
 //! What samples and documents of a dataset usually are like: by its tables, and by a look at samples all over it.
 
-use crate::config::Config;
+use crate::config::{Config, Way};
 use crate::dataset::{Dataset, Shard};
 use crate::length::Length;
 use crate::plan::Plan;
@@ -19,7 +19,7 @@ pub(super) fn mean_bytes(dataset: &Dataset, field: usize) -> u64 {
 
 /// The mean room that a sample takes in a region, far from others: samples all over the dataset, each planned alone.
 pub(super) fn mean_room(dataset: &Dataset, selection: &Selection, weights: Option<&[u32]>, config: &Config) -> u64 {
-    let limits = config.limits(true);
+    let limits = config.limits(Way::Host);
     let mut plan = Plan::default();
     let mut room = |sample: u64| {
         let shard_bytes = |shard: u32| dataset.shards()[shard as usize].bytes;

@@ -1,8 +1,8 @@
 //! Which items are direct, and what reads them where that is a device's memory.
 
 use super::Parts;
-use crate::assembly::way::{self, Way, Wishes};
-use crate::config::{PathChoice, ReadOptions, RingChoice};
+use crate::assembly::way::{self, Wishes};
+use crate::config::{PathChoice, ReadOptions, RingChoice, Way};
 use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::region::address;

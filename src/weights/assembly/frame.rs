@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam::channel::{self, Receiver};
 
 use super::{Parts, direct};
-use crate::assembly::way::Way;
+use crate::config::Way;
 use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::sim::Clock;
