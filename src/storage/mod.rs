@@ -7,6 +7,7 @@
 mod attempt;
 mod awake;
 mod cufile;
+mod drain;
 mod event;
 mod files;
 mod lease;
@@ -21,6 +22,7 @@ mod writes;
 
 use awake::Awake;
 pub use cufile::{Cufile, Enter, Surroundings};
+use drain::drain;
 pub(crate) use event::Waker;
 use event::{Event, wait_readable};
 pub(crate) use files::{Opening, ShardFile};

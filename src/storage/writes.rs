@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::attempt::{Attempt, Progress};
 use super::places::Places;
-use super::{Awake, Completion, Memory, RawWrite, Ring};
+use super::{Awake, Completion, Memory, RawWrite, Ring, drain};
 use crate::error::{Error, Result, errno_text};
 use crate::sim::Clock;
 
@@ -182,15 +182,7 @@ impl<L: Memory> WriteQueue<L> {
 
     /// Waits until no write is in flight; false if that did not happen in `timeout`, or if the ring broke.
     pub(crate) fn drain(&mut self, timeout: Duration) -> bool {
-        let end = self.clock.now() + timeout;
-        while self.in_flight() > 0 {
-            let left = end.saturating_sub(self.clock.now());
-            match self.wait(1, left.min(Duration::from_millis(100))) {
-                Ok(()) | Err(Error::Timeout { .. }) if !left.is_zero() => {}
-                _ => return false,
-            }
-        }
-        true
+        drain(self, timeout, Self::in_flight, |queue| queue.clock.now(), |queue, slice| queue.wait(1, slice))
     }
 
     fn start(&mut self, token: u32) {

@@ -22,7 +22,7 @@ pub(crate) use flight::LandingId;
 use flight::{Flight, Resting};
 
 use super::files::{Files, Opening, ShardFile};
-use super::{Awake, Memory, Registered, Ring, Waker};
+use super::{Awake, Memory, Registered, Ring, Waker, drain};
 use crate::dataset::Extent;
 use crate::error::{Error, Result};
 use crate::sim::Clock;
@@ -204,16 +204,7 @@ impl<L: Memory> ReadQueue<L> {
 
     /// Waits until no read is in flight; false if that did not happen in `timeout`, or if a ring broke.
     pub(crate) fn drain(&mut self, timeout: Duration) -> bool {
-        let end = self.clock.now() + timeout;
-        while self.in_flight() > 0 {
-            let left = end.saturating_sub(self.clock.now());
-            let slice = left.min(Duration::from_millis(100));
-            match self.wait(1, slice) {
-                Ok(()) | Err(Error::Timeout { .. }) if !left.is_zero() => {}
-                _ => return false,
-            }
-        }
-        true
+        drain(self, timeout, Self::in_flight, |queue| queue.clock.now(), |queue, slice| queue.wait(1, slice))
     }
 
     /// Waits until no read is in flight; false if that did not happen by the deadline: then their memory is never given back.
