@@ -11,30 +11,21 @@
 use super::stage::{cast, copy_window, gather, keep};
 use super::work::Job;
 use super::{Engine, Filling, Gate, Hold, Stage};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::memory::Slab;
 use crate::stats::Counters;
 use crate::storage::Landed;
 
 impl Engine {
     pub(super) fn reap_copies(&mut self) -> Result<()> {
-        let Some(Stage { copies, slabs, moved, .. }) = &mut self.stage else { return Ok(()) };
+        let Some(Stage { copies, slabs, stall, .. }) = &mut self.stage else { return Ok(()) };
         let ended = copies.reap(|copying| {
             if let Some(slab) = copying.slab {
                 slabs.give_back(slab);
             }
         })?;
-        let now = self.clock.now();
-        if ended > 0 || copies.in_flight() == 0 {
-            *moved = now;
-        }
-        let waited = now.saturating_sub(*moved);
-        if waited < self.shared.deadline {
-            return Ok(());
-        }
-        let (left, device) = (copies.in_flight(), self.shared.device.name());
-        let what = format!("{left} copies to {device}: it does not answer, or a consumer's stream holds them up");
-        Err(Error::Timeout { what, waited })
+        let (left, deadline) = (copies.in_flight(), self.shared.deadline);
+        stall.look(ended, left, self.clock.now(), deadline, || self.shared.device.name())
     }
 
     pub(super) fn reap_reads(&mut self) -> Result<()> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ranges::range;
+use super::stall::Stall;
 use crate::batch::Body;
 use crate::device::{CopyQueue, Device, RawCopy, Seq};
 use crate::error::Result;
@@ -53,8 +54,7 @@ pub(crate) struct Copying {
 pub(crate) struct Stage {
     pub(crate) copies: CopyQueue<Copying>,
     pub(crate) slabs: SlabPool,
-    /// When a copy last ended, or there was none.
-    pub(super) moved: Duration,
+    pub(super) stall: Stall,
     _pinned: Pinned,
 }
 
@@ -80,7 +80,7 @@ impl Stage {
         Ok(Stage {
             copies: CopyQueue::new(stream, slabs + gathers).drop_wait(deadline),
             slabs: pool,
-            moved: Duration::ZERO,
+            stall: Stall::default(),
             _pinned: pinned,
         })
     }

@@ -28,7 +28,7 @@ use super::plan::Plan;
 use super::window::{Landing, Window};
 use crate::device::{CopyQueue, RawRows, Seq};
 use crate::engine::ranges::range;
-use crate::engine::{Pinned, SLICE, reads_together};
+use crate::engine::{Pinned, SLICE, Stall, reads_together};
 use crate::error::{Error, Result};
 use crate::memory::{Slab, SlabPool};
 use crate::sim::Clock;
@@ -61,8 +61,7 @@ pub(super) struct Engine {
 /// The copies to one device.
 pub(super) struct Copies {
     pub(super) queue: CopyQueue<Copying>,
-    /// When a copy last ended, or there was none.
-    pub(super) moved: Duration,
+    pub(super) stall: Stall,
 }
 
 /// Where the engine stands.
@@ -151,19 +150,11 @@ impl Engine {
 
     fn reap_copies(&mut self) -> Result<()> {
         let now = self.clock.now();
-        for (device, Copies { queue, moved }) in self.copies.iter_mut().enumerate() {
+        for (device, Copies { queue, stall }) in self.copies.iter_mut().enumerate() {
             let slabs = self.slabs.as_mut().expect("copies are made from slabs");
             let ended = queue.reap(|copying| give_back(slabs, copying.slab))?;
-            if ended > 0 || queue.in_flight() == 0 {
-                *moved = now;
-            }
-            let waited = now.saturating_sub(*moved);
-            if waited >= self.shared.deadline {
-                let (left, device) = (queue.in_flight(), self.shared.device_name(device));
-                let what =
-                    format!("{left} copies to {device}: it does not answer, or a consumer's stream holds them up");
-                return Err(Error::Timeout { what, waited });
-            }
+            let deadline = self.shared.deadline;
+            stall.look(ended, queue.in_flight(), now, deadline, || self.shared.device_name(device))?;
         }
         Ok(())
     }

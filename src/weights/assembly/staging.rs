@@ -4,7 +4,7 @@ use super::Parts;
 use crate::assembly::{MakeRing, choose_ring};
 use crate::config::RingChoice;
 use crate::device::{CopyQueue, Device};
-use crate::engine::Pinned;
+use crate::engine::{Pinned, Stall};
 use crate::error::Result;
 use crate::memory::SlabPool;
 use crate::storage::{Opening, Options, ReadQueue, Ring};
@@ -75,7 +75,7 @@ impl Parts {
         }
         for device in &self.devices {
             let queue = CopyQueue::new(device.raw().stream()?, slab_count).drop_wait(self.reads.deadline);
-            staging.copies.push(Copies { queue, moved: self.clock.now() });
+            staging.copies.push(Copies { queue, stall: Stall::default() });
         }
         let slabs = staging.slabs.insert(SlabPool::new(slab_count, self.reads.block_bytes as usize)?);
         staging.pinned = self.pin(slabs)?;
