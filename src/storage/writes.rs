@@ -265,3 +265,31 @@ impl<L: Memory> Drop for WriteQueue<L> {
         std::mem::forget(self.ring.take());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::SlabPool;
+    use crate::storage::{Faults, SimRing};
+
+    /// Mutants that this catches: a drop that does not wait for writes; one that frees what has not ended.
+    #[test]
+    fn memory_is_dropped_with_its_queue_only_if_its_writes_end() {
+        for stall in [0, 1] {
+            let (clock, faults) = (Clock::simulated(), Faults { stall, ..Faults::default() });
+            let ring = SimRing::new(7, clock.clone(), 4, faults);
+            let mut queue = WriteQueue::new(Box::new(ring), 4, Duration::from_secs(30), clock);
+            let file = Arc::new(WriteFile::new(Path::new("x").into(), tempfile::tempfile().unwrap(), 1, false));
+            let mut slabs = SlabPool::new(3, 4096).unwrap();
+            let arena = slabs.arena().clone();
+            for at in 0..3 {
+                let put = Put { offset: 4096 * at, len: 4096, at: 0 };
+                assert!(queue.write(slabs.lease().unwrap(), &file, put).is_ok());
+            }
+            drop((queue, slabs));
+            let left = if stall > 0 { 3 } else { 0 };
+            assert_eq!((Arc::strong_count(&arena), Arc::strong_count(&file)), (1 + left, 1 + left));
+            assert!(stall > 0 || file.file().metadata().unwrap().len() == 3 * 4096);
+        }
+    }
+}
