@@ -290,6 +290,7 @@ fn trial(bed: &Bed, compat: bool) -> Result<(), strait::stats::Fallback> {
     unsafe { Cufile::trial(&path, bed.at(0), &mut read_back, compat, &no_device(), DEADLINE) }
 }
 
+/// Mutants that this catches: no read of 4 KiB, no look at the count.
 #[test]
 fn a_trial_believes_bytes_only() {
     let (fake, _alone) = take();
@@ -300,7 +301,16 @@ fn a_trial_believes_bytes_only() {
         let text = trial(&bed, true).unwrap_err().to_string();
         assert!(text.contains("other bytes than pread"), "{wrong}: {text}");
     }
+    // Each of its reads counts.
+    fake.set("wrong_byte", 1);
+    fake.set("wrong_bytes_max", 4096);
+    assert!(trial(&bed, true).unwrap_err().to_string().contains("other bytes than pread"));
     fake.set("wrong_byte", 0);
+    // All bytes are there, and it does not know.
+    fake.set("told_less", 1);
+    let text = trial(&bed, true).unwrap_err().to_string();
+    assert!(text.contains("a trial read gave 4095 in place of 4096"), "{text}");
+    fake.set("told_less", 0);
     fake.set("register_error", 5008);
     let text = trial(&bed, true).unwrap_err().to_string();
     assert!(text.contains("CU_FILE_IO_NOT_SUPPORTED"), "{text}");

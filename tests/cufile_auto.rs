@@ -11,6 +11,7 @@ use std::path::Path;
 
 use strait::{Dataset, Device, Loader, PathChoice, RingChoice};
 
+/// Mutants that this catches: a trial of the first shard alone, and one on a thread without a context.
 #[test]
 fn cufile_is_chosen_where_it_reads_without_a_detour() {
     let (cuda, _alone) = stand_in::take();
@@ -54,6 +55,11 @@ fn cufile_is_chosen_where_it_reads_without_a_detour() {
         assert_eq!((asked.path, asked.ring), ("direct", "cufile"), "{why}");
     }
     storage.lies_on(&path, "nvme0n1");
+    // One shard of each file system is looked at.
+    let both = Dataset::records(&[&path, &in_memory], 8192).unwrap();
+    let stats = Loader::builder(both).batch_size(8).device(Device::cuda(1).unwrap()).build().unwrap().stats();
+    let (told, its) = (stats.fallbacks[0].to_string(), in_memory.display().to_string());
+    assert!(stats.path == "staged" && told.contains(&its) && told.contains("neither ext4 nor XFS"), "{told}");
     // Not trusted where it reads something else.
     storage.set("wrong_byte", 5000);
     let stats = builder().build().unwrap().stats();

@@ -9,105 +9,21 @@
 //!  properties: direct? no-> refused, unless ..
 //! ```
 
-use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use super::library::{Answer, Library, Properties};
+use super::surroundings::Surroundings;
 use crate::error::Result;
 use crate::stats::Fallback;
 
 /// What makes a device current on the calling thread: cuFile looks for it there.
 pub type Enter = Arc<dyn Fn() -> Result<()> + Send + Sync>;
 
-/// What cuFile needs of the machine besides itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Surroundings {
-    /// `/proc/modules` exists.
-    pub modules: bool,
-    /// `/run/udev/data` has entries.
-    pub udev: bool,
-    /// The module nvidia-fs is loaded.
-    pub nvidia_fs: bool,
-    /// Kernel and driver can do PCI peer-to-peer DMA.
-    pub peer_to_peer: bool,
-    /// Where sysfs is: it tells which drives files lie on.
-    pub sysfs: &'static Path,
-}
-
-static PRETENDED: OnceLock<Surroundings> = OnceLock::new();
-
-impl Surroundings {
-    /// What this machine has.
-    pub fn look() -> Surroundings {
-        PRETENDED.get().copied().unwrap_or_else(|| Surroundings {
-            modules: Path::new("/proc/modules").exists(),
-            udev: has_entries(Path::new("/run/udev/data")),
-            nvidia_fs: Path::new("/proc/driver/nvidia-fs/version").exists(),
-            peer_to_peer: kernel_is_new_enough() && driver_is_open(),
-            sysfs: Path::new("/sys"),
-        })
-    }
-
-    /// For tests with a stand-in for cuFile, which needs nothing: what [`look`](Surroundings::look) says from now on.
-    #[doc(hidden)]
-    pub fn pretend(self) {
-        let _ = PRETENDED.set(self);
-    }
-
-    /// What stands in the way, as the caller of cuFile is told.
-    pub fn obstacle(&self, compat: bool) -> Option<Fallback> {
-        if !self.modules {
-            return Some(refusal(
-                "there is no /proc/modules, without which cuFileDriverOpen never returns",
-                "use a kernel with loadable modules (CONFIG_MODULES); some virtual machines have none",
-                None,
-            ));
-        }
-        if !self.udev {
-            return Some(refusal(
-                "there is nothing in /run/udev/data, without which cuFile takes no file",
-                "in a container, mount the host's: `-v /run/udev:/run/udev:ro`",
-                None,
-            ));
-        }
-        if !compat && !self.nvidia_fs && !self.peer_to_peer {
-            return Some(compat_refused());
-        }
-        None
-    }
-}
-
-/// A container may have an empty directory there.
-fn has_entries(directory: &Path) -> bool {
-    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
-}
-
-/// Linux 6.2 brought user mappings of peer-to-peer memory to O_DIRECT.
-fn kernel_is_new_enough() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 2)
-}
-
-fn driver_is_open() -> bool {
-    std::fs::read_to_string("/proc/driver/nvidia/version").is_ok_and(|text| text.contains("Open Kernel Module"))
-}
-
 /// Why bytes go another way than through cuFile.
 pub(super) fn refusal(reason: impl Into<String>, remedy: &'static str, code: Option<i32>) -> Fallback {
     let instead = "the staged path through host memory instead of cuFile's direct one".into();
     Fallback { instead, reason: reason.into(), errno: code, remedy }
-}
-
-fn compat_refused() -> Fallback {
-    refusal(
-        "cuFile would run in compatibility mode, which reads into host memory and copies, piece by piece: there is \
-         neither nvidia-fs nor PCI peer-to-peer DMA",
-        "load nvidia-fs, or use Linux 6.2 with NVIDIA's open kernel modules (565 or newer); the staged path is faster than \
-         compatibility mode",
-        None,
-    )
 }
 
 pub(super) fn no_library(why: String) -> Fallback {
@@ -181,7 +97,13 @@ impl Driver {
         let library = Library::get().map_err(no_library)?;
         let properties = opened(library, enter, deadline)?;
         if !compat && !properties.is_direct() {
-            return Err(compat_refused());
+            return Err(refusal(
+                "cuFile says, once it is open, that it runs in compatibility mode here: it would read into host memory and \
+                 copy, piece by piece",
+                "see cufile.log in the working directory for what it lacks, and use_pci_p2pdma in cufile.json; the staged path \
+                 is faster than compatibility mode",
+                None,
+            ));
         }
         Ok(Driver { library, batch_max: properties.batch_max.clamp(1, 128) })
     }
@@ -232,14 +154,6 @@ fn open_here(library: &Library, enter: &Enter) -> Result<Properties, Fallback> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_empty_directory_is_no_udev_database() {
-        let directory = tempfile::tempdir().unwrap();
-        assert!(!has_entries(directory.path()) && !has_entries(&directory.path().join("none")));
-        std::fs::write(directory.path().join("b8:1"), "").unwrap();
-        assert!(has_entries(directory.path()));
-    }
 
     #[test]
     fn only_what_reads_nvme_drives_is_direct() {

@@ -12,6 +12,7 @@ mod disk;
 mod driver;
 mod file;
 mod library;
+mod surroundings;
 mod trial;
 
 use std::collections::VecDeque;
@@ -20,10 +21,11 @@ use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
+pub use self::driver::Enter;
 use self::driver::{Driver, check};
-pub use self::driver::{Enter, Surroundings};
 use self::file::OpenFile;
 use self::library::{Entry, Event, Handle, Library, MODE_BATCH, OPCODE_READ, status};
+pub use self::surroundings::Surroundings;
 use super::{Completion, RawRead, Registered, Ring, wait_readable};
 use crate::error::{Error, Result};
 use crate::stats::Fallback;

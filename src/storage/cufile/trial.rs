@@ -9,8 +9,9 @@ use std::ptr::NonNull;
 use std::time::Duration;
 
 use super::disk::other_than_nvme;
-use super::driver::{Driver, Enter, Surroundings, check, refusal};
+use super::driver::{Driver, Enter, check, refusal};
 use super::file::OpenFile;
+use super::surroundings::Surroundings;
 use super::{Cufile, library::Library};
 use crate::error::{Result, errno_text};
 use crate::stats::Fallback;

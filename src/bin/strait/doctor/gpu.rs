@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
+use strait::storage::Surroundings;
 
 use super::disk::numa_node;
 use super::{Finding, Section};
-use crate::linux::{kernel_version, line};
+use crate::linux::line;
 
 const NVIDIA: &str = "0x10de";
 const AMD: &str = "0x1002";
@@ -21,7 +22,7 @@ struct Gpu {
 pub(super) fn examine() -> (Section, bool) {
     let cuda = strait::Device::cuda(0).map(|device| device.name()).map_err(|error| error.to_string());
     let gpus = gpus();
-    let (gds, gds_facts) = gds(!gpus.is_empty());
+    let (gds, gds_facts) = gds(&Surroundings::look(), !gpus.is_empty());
     let mut findings = vec![driver(&cuda)];
     findings.extend(gpus.iter().map(place));
     findings.push(gds);
@@ -81,11 +82,12 @@ fn gpu(sys: PathBuf) -> Option<Gpu> {
 }
 
 /// GPUDirect Storage: through nvidia-fs, or through the kernel's own peer-to-peer DMA.
-fn gds(has_gpu: bool) -> (Finding, Value) {
-    let nvidia_fs = line("/proc/driver/nvidia-fs/version");
+///
+/// What is there is what a loader goes by.
+fn gds(surroundings: &Surroundings, has_gpu: bool) -> (Finding, Value) {
+    let nvidia_fs = surroundings.nvidia_fs.then(|| line("/proc/driver/nvidia-fs/version").unwrap_or_default());
     let driver = line("/proc/driver/nvidia/version").as_deref().and_then(driver_version);
-    let kernel = kernel_version().unwrap_or_default();
-    let peer_to_peer = kernel >= (6, 2) && driver.as_ref().is_some_and(|d| d.open && d.major >= 565);
+    let peer_to_peer = surroundings.peer_to_peer;
     let facts = json!({
         "nvidia_fs": nvidia_fs,
         "p2pdma": peer_to_peer,
@@ -112,7 +114,6 @@ fn gds(has_gpu: bool) -> (Finding, Value) {
 
 struct DriverVersion {
     text: String,
-    major: u32,
     open: bool,
 }
 
@@ -121,8 +122,7 @@ fn driver_version(text: &str) -> Option<DriverVersion> {
     let first = text.lines().next()?;
     let is_version = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
     let version = first.split_whitespace().find(is_version)?;
-    let major = version.split('.').next()?.parse().ok()?;
-    Some(DriverVersion { text: version.to_owned(), major, open: first.contains("Open Kernel Module") })
+    Some(DriverVersion { text: version.to_owned(), open: first.contains("Open Kernel Module") })
 }
 
 #[cfg(test)]
@@ -133,10 +133,27 @@ mod tests {
     fn the_driver_says_its_version_and_whether_it_is_open() {
         let open = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  565.57.01  Release Build  (dvs)\nGCC";
         let version = driver_version(open).unwrap();
-        assert_eq!((version.text.as_str(), version.major, version.open), ("565.57.01", 565, true));
+        assert_eq!((version.text.as_str(), version.open), ("565.57.01", true));
         let closed = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.06  Wed Jun 26";
         let version = driver_version(closed).unwrap();
-        assert_eq!((version.major, version.open), (535, false));
+        assert_eq!((version.text.as_str(), version.open), ("535.183.06", false));
         assert!(driver_version("").is_none());
+    }
+
+    /// Mutant that this catches: another opinion than the loader's.
+    #[test]
+    fn it_says_what_a_loader_goes_by() {
+        let sysfs = std::path::Path::new("/sys");
+        let none = Surroundings { modules: true, udev: true, nvidia_fs: false, peer_to_peer: false, sysfs };
+        let of = |surroundings: Surroundings| {
+            let (finding, facts) = gds(&surroundings, true);
+            (finding.found, facts["p2pdma"].as_bool().unwrap(), surroundings.obstacle(false).is_some())
+        };
+        let (found, can, refused) = of(none);
+        assert!(found.contains("neither nvidia-fs nor P2PDMA") && !can && refused, "{found}");
+        let (found, can, refused) = of(Surroundings { peer_to_peer: true, ..none });
+        assert!(found.contains("P2PDMA is possible") && can && !refused, "{found}");
+        let (found, can, refused) = of(Surroundings { nvidia_fs: true, ..none });
+        assert!(found.contains("nvidia-fs") && !can && !refused, "{found}");
     }
 }
