@@ -131,7 +131,7 @@ impl Loader {
     ///
     /// # Errors
     /// Those of the epoch, which then is over. A batch that does not come within the loader's deadline is one, however
-    /// short the patience.
+    /// short the patience; between two calls no more than a second is counted.
     pub fn next_within(&mut self, patience: Duration) -> Result<Next> {
         let Some(epoch) = self.under_way else { return Ok(Next::End) };
         let next = match self.failure.take() {

@@ -1,5 +1,5 @@
-//! The stages of an engine, of batches or of weights, as ranges on NVIDIA's timeline (NVTX, for Nsight Systems). Nothing without the feature `nvtx`, and
-//! nothing where no NVTX library is found, which is ordinary.
+//! The stages of an engine, of batches or of weights, as ranges on NVIDIA's timeline (NVTX, for Nsight Systems). Nothing
+//! without the feature `nvtx`, and nothing where no NVTX library is found, which is ordinary.
 
 use std::ffi::CStr;
 

@@ -5,9 +5,9 @@
 //!         whole -> refill from the plan, shard by shard in turn -> wait
 //! ```
 //!
-//! As in the [engine of batches](crate::engine), it waits in one place, those who check end that wait, and what holds it back is the lack of a slab or of
-//! room in the ring. Nobody holds it back by not taking tensors: their memory is all there from the start, and there is
-//! room in the queue for every one of them.
+//! As in the [engine of batches](crate::engine), it waits in one place, those who check end that wait, and what holds it
+//! back is the lack of a slab or of room in the ring. Nobody holds it back by not taking tensors: their memory is all there
+//! from the start, and there is room in the queue for every one of them.
 
 mod place;
 mod refill;

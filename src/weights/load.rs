@@ -89,7 +89,8 @@ impl Load {
     /// if none is [left](Self::remaining). So a caller can look after other things, such as signals, while it waits.
     ///
     /// # Errors
-    /// Those of the load, which then is over. No tensor within the load's deadline is one, however short the patience.
+    /// Those of the load, which then is over. No tensor within the load's deadline is one, however short the patience; between
+    /// two calls no more than a second is counted.
     pub fn next_within(&mut self, patience: Duration) -> Result<Option<Tensor>> {
         if self.left == 0 {
             return Ok(None);
