@@ -1,6 +1,6 @@
 //! The devices that a process sees: those of the machine (`FAKECUDA_DEVICES` says how many, 2 if nothing does) that
 //! `CUDA_VISIBLE_DEVICES` names, in its order. As the driver reads it: numbers, or what a UUID begins with; what is named behind
-//! something that is none is not seen, nor is anything where one is named twice.
+//! something that is none is not seen.
 
 const DEVICES: usize = 2;
 
@@ -25,7 +25,5 @@ fn seen(count: usize, named: &str) -> Vec<usize> {
         }
         false => name.parse().ok().filter(|&device| device < count),
     };
-    let seen: Vec<usize> = named.split(',').map_while(|name| place(name.trim())).collect();
-    let twice = (1..seen.len()).any(|at| seen[..at].contains(&seen[at]));
-    if twice { Vec::new() } else { seen }
+    named.split(',').map_while(|name| place(name.trim())).collect()
 }
