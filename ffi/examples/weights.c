@@ -28,7 +28,7 @@ int main(int argc, char **argv) {
     uint64_t shape[] = {256, 128};
     strait_device *device;
     strait_save *save;
-    must(strait_device_host(&device, &error)); /* or strait_device_cuda(0, &device, &error) to load */
+    must(strait_device_auto(&device, &error)); /* the first GPU, or the host if there is none */
     must(strait_save_new(device, &save, &error));
     must(strait_save_add_host(save, "weight", "f32", shape, 2, weight, sizeof weight, &error));
     must(strait_save_add_host(save, "bias", "f32", shape + 1, 1, bias, sizeof bias, &error));

@@ -1,5 +1,5 @@
-//! The check of GPUs goes on whatever its parts do, and its report tells it. `tests/gpu_check/run` packs it, and tries all of
-//! it over the stand-ins.
+//! The check of GPUs goes on whatever its parts do, and its report tells it. `tests/gpu_check/run` packs it, and tries
+//! over the stand-in for the driver what needs neither cuFile nor compute-sanitizer.
 #![cfg(feature = "cuda")]
 
 #[allow(dead_code, unused_imports, reason = "the program uses the rest")]
