@@ -54,13 +54,14 @@ pub(crate) use work::Job;
 
 /// A wait without news is never longer than this, so that messages, deadlines, and a consumer that has gone are seen.
 pub(crate) const SLICE: Duration = Duration::from_millis(20);
-/// Reads shorter than this are waited for several at a time: their wake-ups would cost more than they bring.
+/// Reads shorter than this are waited for a few at a time: their wake-ups would cost more than they bring. More than a few leave
+/// the storage with less than its depth.
 const SHORT_READ: u64 = 64 << 10;
 
 /// How many of the reads in flight are waited for at a time.
 pub(crate) fn reads_together(in_flight: usize, read_bytes: Option<u64>) -> usize {
     let short = read_bytes.is_some_and(|bytes| bytes < SHORT_READ);
-    if short { (in_flight / 4).clamp(1, 16) } else { 1 }
+    if short { (in_flight / 16).clamp(1, 4) } else { 1 }
 }
 
 /// The engine. Fields drop in order: reads and copies drain before their memory is let go.
