@@ -1,7 +1,6 @@
 //! Modules, and kernels that work through a table in device memory.
 
-use crate::cuda::take;
-use crate::{BYTES, Handle, NONE, Program, STRAY, call, reports};
+use crate::{BYTES, Handle, NONE, Program, STRAY, call};
 
 const IMAGE: &str = ".version 8.0\n.entry strait_gather(\n.entry strait_widen_u16_i64(\n.entry another(\n\0";
 
@@ -36,7 +35,6 @@ fn launch(kernel: Handle, table: u64, rows: u32, blocks: u32, threads: u32, stre
 
 #[test]
 fn kernels() {
-    let (fake, _alone) = take();
     let program = Program::new();
     let (device, stream) = (program.device, program.stream);
     let mut module = NONE;
@@ -52,20 +50,20 @@ fn kernels() {
     };
     let half = device + BYTES as u64 / 2;
     table(&[[half, half + 4096, 16]; 20]);
-    reports(&fake, "a kernel of a module that is not loaded", || {
+    program.reports("a kernel of a module that is not loaded", || {
         assert_eq!(launch(STRAY, device, 1, 1, 32, stream), 400)
     });
     for (blocks, threads) in [(0, 32), (1, 0), (1, 48), (1, 2048)] {
-        reports(&fake, "a grid that no GPU takes", || {
+        program.reports("a grid that no GPU takes", || {
             assert_eq!(launch(gather, device, 1, blocks, threads, stream), 1);
         });
     }
-    reports(&fake, "does not know the kernel another", || assert_eq!(launch(another, device, 1, 1, 32, stream), 1));
-    reports(&fake, "a table that is not on the device", || {
+    program.reports("does not know the kernel another", || assert_eq!(launch(another, device, 1, 1, 32, stream), 1));
+    program.reports("a table that is not on the device", || {
         assert_eq!(launch(gather, device + BYTES as u64, 1, 1, 32, stream), 1);
     });
     for blocks in [1, 2, 4] {
-        reports(&fake, "of 8 warps for 20 rows", || {
+        program.reports("of 8 warps for 20 rows", || {
             assert_eq!(launch(gather, device, 20, blocks, 256, stream), 0);
             program.wait();
         });
@@ -76,14 +74,12 @@ fn kernels() {
         program.wait();
     };
     runs(gather, [half, half + 4096, 16]);
-    reports(&fake, "more than 16 KiB for one warp", || runs(gather, [half, device + 8192, (16 << 10) + 1]));
-    reports(&fake, "memory was freed while a copy used it", || runs(gather, [half, device + BYTES as u64, 16]));
+    program.reports("more than 16 KiB for one warp", || runs(gather, [half, device + 8192, (16 << 10) + 1]));
+    program.reports("memory was freed while a copy used it", || runs(gather, [half, device + BYTES as u64, 16]));
     runs(widen, [half, half + 4096, 16]);
-    reports(&fake, "elements are not aligned", || runs(widen, [half, half + 4100, 16]));
-    reports(&fake, "not whole", || runs(widen, [half, half + 4096, 15]));
-    reports(&fake, "memory was freed while a kernel used it", || runs(widen, [half, device + BYTES as u64, 16]));
+    program.reports("elements are not aligned", || runs(widen, [half, half + 4100, 16]));
+    program.reports("not whole", || runs(widen, [half, half + 4096, 15]));
+    program.reports("memory was freed while a kernel used it", || runs(widen, [half, device + BYTES as u64, 16]));
     assert_eq!(call!(cuModuleUnload(Handle = module)), 0);
-    reports(&fake, "a module unloaded twice", || assert_eq!(call!(cuModuleUnload(Handle = module)), 400));
-    drop(program);
-    assert_eq!(fake.misuse(), "");
+    program.reports("a module unloaded twice", || assert_eq!(call!(cuModuleUnload(Handle = module)), 400));
 }

@@ -11,6 +11,7 @@ mod memory;
 mod streams;
 
 use std::ffi::c_void;
+use std::sync::MutexGuard;
 
 use cuda::Fake;
 
@@ -26,8 +27,11 @@ macro_rules! call {
 }
 pub(crate) use call;
 
-/// A program that uses the driver: both devices' contexts, of which the first is current; a stream; memory.
+/// A program that uses the driver, alone: both devices' contexts, of which the first is current; a stream; memory. It ends as a
+/// correct one does, and nothing is reported of that.
 pub(crate) struct Program {
+    pub(crate) fake: Fake,
+    _alone: MutexGuard<'static, ()>,
     pub(crate) contexts: [Handle; 2],
     pub(crate) stream: Handle,
     pub(crate) device: u64,
@@ -42,6 +46,7 @@ pub(crate) const STRAY: Handle = std::ptr::without_provenance_mut(0x5000);
 
 impl Program {
     pub(crate) fn new() -> Program {
+        let (fake, _alone) = cuda::take();
         let (mut stream, mut device, host) = (NONE, 0, vec![1u8; BYTES].leak().as_mut_ptr().cast());
         assert_eq!(call!(cuInit(u32 = 0)), 0);
         let contexts = [0, 1].map(|ordinal| {
@@ -53,7 +58,7 @@ impl Program {
         assert_eq!(call!(cuStreamCreate(*mut Handle = &mut stream, u32 = 1)), 0);
         assert_eq!(call!(cuMemAlloc_v2(*mut u64 = &mut device, usize = BYTES)), 0);
         assert_eq!(call!(cuMemHostRegister_v2(Handle = host, usize = BYTES, u32 = 1)), 0);
-        Program { contexts, stream, device, host }
+        Program { fake, _alone, contexts, stream, device, host }
     }
 
     /// Puts a copy to the device on the stream.
@@ -69,6 +74,11 @@ impl Program {
         let mut event = NONE;
         assert_eq!(call!(cuEventCreate(*mut Handle = &mut event, u32 = 2)), 0);
         event
+    }
+
+    /// The stand-in reports exactly this.
+    pub(crate) fn reports(&self, what: &str, wrong: impl FnOnce()) {
+        reports(|| self.fake.misuse(), what, wrong);
     }
 
     /// With the other device's context current.
@@ -91,13 +101,14 @@ impl Drop for Program {
         call!(cuMemHostUnregister(Handle = self.host));
         call!(cuCtxPopCurrent_v2(*mut Handle = &mut { NONE }));
         (0..2).for_each(|ordinal| assert_eq!(call!(cuDevicePrimaryCtxRelease_v2(i32 = ordinal)), 0));
+        assert_eq!(self.fake.misuse(), "");
     }
 }
 
 /// Nothing was reported so far, and now exactly this.
-pub(crate) fn reports(fake: &Fake, what: &str, wrong: impl FnOnce()) {
-    assert_eq!(fake.misuse(), "", "before: {what}");
+pub(crate) fn reports(misuse: impl Fn() -> String, what: &str, wrong: impl FnOnce()) {
+    assert_eq!(misuse(), "", "before: {what}");
     wrong();
-    let told = fake.misuse();
+    let told = misuse();
     assert!(told.lines().count() == 1 && told.contains(what), "for `{what}` it reports: `{told}`");
 }
