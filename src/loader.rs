@@ -53,7 +53,9 @@ impl Loader {
         let Frame { engine: parts, messages, output, shared, supply } = frame;
         let (steps, batches_max) = (supply.steps()?, parts.sizes.batches_max);
         let bound = shared.deadline.max(LAUNCH_WAIT_MIN);
-        let over = launch(bound, &shared.stopped, move || parts.assemble(make_ring), Engine::run)?;
+        let device = shared.device.clone();
+        let make = move || device.raw().make_current().and_then(|()| parts.assemble(make_ring));
+        let over = launch(bound, &shared.stopped, make, Engine::run)?;
         let standing = Standing::at(Progress::default());
         Ok(Loader {
             messages,

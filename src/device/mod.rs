@@ -150,7 +150,8 @@ pub unsafe trait RawDevice: Send + Sync {
         None
     }
 
-    /// Makes the device current on the calling thread, for libraries that look for it there. For threads of strait's own.
+    /// Makes the device current on the calling thread for good, which spares each call that, and is where libraries look for
+    /// it. For threads of strait's own.
     fn make_current(&self) -> Result<()> {
         Ok(())
     }

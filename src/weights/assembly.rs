@@ -240,7 +240,12 @@ pub(super) fn start(builder: Builder, clock: Clock) -> Result<Load> {
 fn start_within(bound: Duration, mut builder: Builder, clock: Clock) -> Result<Load> {
     let make_ring = builder.make_ring.take();
     let (parts, output, shared) = frame(&builder, clock)?;
-    let over = launch(bound, &shared.stopped, move || parts.assemble(make_ring), Engine::run)?;
+    let make = move || {
+        // Of several, the calls to the others change it back and forth.
+        parts.devices.first().map_or(Ok(()), |first| first.raw().make_current())?;
+        parts.assemble(make_ring)
+    };
+    let over = launch(bound, &shared.stopped, make, Engine::run)?;
     let left = shared.targets.len();
     Ok(Load { output, shared, left, waiting: None, over })
 }

@@ -10,6 +10,7 @@ mod common;
 #[path = "../stand_in/mod.rs"]
 mod stand_in;
 
+mod budget;
 mod captures;
 mod casts;
 mod faults;

@@ -71,6 +71,7 @@ table! {
     context_release = "cuDevicePrimaryCtxRelease_v2" (CUdevice);
     context_push = "cuCtxPushCurrent_v2" (CUcontext);
     context_pop = "cuCtxPopCurrent_v2" (*mut CUcontext);
+    context_current = "cuCtxGetCurrent" (*mut CUcontext);
     capture_mode = "cuThreadExchangeStreamCaptureMode" (*mut c_int);
     is_capturing = "cuStreamIsCapturing" (CUstream, *mut c_int);
     allocate = "cuMemAlloc_v2" (*mut CUdeviceptr, usize);

@@ -1,7 +1,7 @@
 //! CUDA devices: memory, pinning and streams in the device's primary context.
 //!
 //! The context is the one that PyTorch and the CUDA runtime use. It is pushed for the length of each call and popped
-//! again, so no thread's current context changes. Device memory is given back by `cuMemFree`, which may wait for all that the
+//! again, so no thread's current context changes; on an engine's own thread it stays. Device memory is given back by `cuMemFree`, which may wait for all that the
 //! device is doing: so does whoever drops the last of it.
 
 mod batch;
@@ -100,7 +100,7 @@ unsafe impl RawDevice for CudaDevice {
 
     fn make_current(&self) -> Result<()> {
         // Never popped: it goes with the thread, and so does its way with captures, which libraries' calls count on.
-        self.0.enter().map(std::mem::forget)
+        self.0.stay()
     }
 
     fn stream(&self) -> Result<Box<dyn Stream>> {

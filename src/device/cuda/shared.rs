@@ -1,5 +1,6 @@
 //! A device's primary context, and what lives and dies with it.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int};
 use std::marker::PhantomData;
@@ -52,12 +53,19 @@ pub(super) enum Failure {
     Broken(Error),
 }
 
+thread_local! {
+    /// The context that is current for as long as this thread lives; see [`Shared::stay`].
+    static STAYS: Cell<CUcontext> = const { Cell::new(std::ptr::null_mut()) };
+}
+
 const FORKED: &str = "start it with `spawn` or `exec` instead of `fork`";
 
 /// The context is current on this thread as long as this lives, and captures are left alone: in CUDA's default mode a
 /// query of an event, an allocation or a wait on one thread ends the capture of a graph on any other.
 pub(super) struct Entered<'a> {
     shared: &'a Shared,
+    /// Whether it was current before, on a thread where it [stays](Shared::stay).
+    was_there: bool,
     /// The thread's own way with captures; none where it could not be changed.
     capture_mode: Option<c_int>,
     /// Stays on its thread.
@@ -67,6 +75,9 @@ pub(super) struct Entered<'a> {
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         let Shared { driver, label, .. } = self.shared;
+        if self.was_there {
+            return;
+        }
         if let Some(mut mode) = self.capture_mode {
             let (call, exchange) = driver.capture_mode;
             // SAFETY: `mode` is writable.
@@ -153,15 +164,37 @@ impl Shared {
             let reason = format!("this process was forked from process {} that had opened it; {FORKED}", self.pid);
             return Err(Error::NoDevice { device: self.label.clone(), reason });
         }
+        let mut entered = Entered { shared: self, was_there: self.stays(), capture_mode: None, _not_send: PhantomData };
+        if entered.was_there {
+            return Ok(entered);
+        }
         let (call, push) = self.driver.context_push;
         // SAFETY: the context is retained until `drop`.
-        self.check(call, unsafe { push(self.context) })?;
-        let mut entered = Entered { shared: self, capture_mode: None, _not_send: PhantomData };
+        if let Err(error) = self.check(call, unsafe { push(self.context) }) {
+            std::mem::forget(entered); // there is nothing to pop
+            return Err(error);
+        }
         let (mut mode, (call, exchange)) = (CAPTURE_RELAXED, self.driver.capture_mode);
         // SAFETY: `mode` is writable.
         self.check(call, unsafe { exchange(&mut mode) })?;
         entered.capture_mode = Some(mode);
         Ok(entered)
+    }
+
+    /// Makes the context current on this thread for as long as the thread lives, and with it the way with captures: an
+    /// engine's thread would change both back and forth for every slab. For threads of strait's own.
+    pub(super) fn stay(&self) -> Result<()> {
+        let entered = self.enter()?;
+        STAYS.set(self.context);
+        std::mem::forget(entered);
+        Ok(())
+    }
+
+    /// Whether it stays on this thread, and what else runs there (a logger, a library) has left it current.
+    fn stays(&self) -> bool {
+        let (mut current, (_, get)) = (std::ptr::null_mut(), self.driver.context_current);
+        // SAFETY: `current` is writable.
+        STAYS.get() == self.context && unsafe { get(&mut current) } == code::SUCCESS && current == self.context
     }
 
     pub(super) fn create_stream(&self) -> Result<CUstream> {

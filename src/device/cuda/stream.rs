@@ -26,12 +26,19 @@ use crate::stats::Fallback;
 const EVENTS: usize = 512;
 
 /// A copy of 4 MiB takes 80 us on a PCIe Gen5 bus; a sleep of this length wakes up about 60 us late.
-const POLL_SLEEP: Duration = Duration::from_micros(20);
+const POLL_SLEEP_MIN: Duration = Duration::from_micros(20);
+/// What has not come for long comes a little later than it could: copies behind a consumer's fence wait for a whole training
+/// step, and each look takes a core's time, and the context's lock, from the thread that starts its kernels.
+const POLL_SLEEP_MAX: Duration = Duration::from_millis(1);
+/// Looks are so much closer together than the wait is long.
+const POLLS: u32 = 8;
 
 /// Fields drop in order: the tables look at the stream first.
 pub(super) struct CudaStream {
     tables: Option<Tables>,
     points: Arc<Points>,
+    /// What was waited for last, and since when: the same wait, in several calls.
+    waited: (Seq, Instant),
     /// It has been said that copies are not started together.
     told: bool,
 }
@@ -59,7 +66,7 @@ impl CudaStream {
         let stream = shared.create_stream()?;
         let events = (0..EVENTS).map(|_| AtomicPtr::default()).collect();
         let points = Points { shared, stream, events, marked: AtomicU64::new(0), reached: AtomicU64::new(0) };
-        Ok(CudaStream { tables: None, points: Arc::new(points), told: false })
+        Ok(CudaStream { tables: None, points: Arc::new(points), waited: (Seq(0), Instant::now()), told: false })
     }
 }
 
@@ -102,19 +109,20 @@ impl Points {
         Ok(Seq(reached))
     }
 
-    /// Polls: a wait inside the driver has no deadline.
-    fn wait(&self, seq: Seq, timeout: Duration) -> Result<Seq> {
+    /// Polls: a wait inside the driver has no deadline. The wait began at `since`, in an earlier call perhaps.
+    fn wait(&self, seq: Seq, timeout: Duration, since: Instant) -> Result<Seq> {
         let deadline = Instant::now().checked_add(timeout);
         loop {
             let reached = self.advance()?;
             if reached >= seq {
                 return Ok(reached);
             }
-            let left = deadline.map_or(POLL_SLEEP, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let now = Instant::now();
+            let left = deadline.map_or(POLL_SLEEP_MAX, |deadline| deadline.saturating_duration_since(now));
             if left.is_zero() {
                 return Ok(reached);
             }
-            std::thread::sleep(left.min(POLL_SLEEP));
+            std::thread::sleep(left.min(((now - since) / POLLS).clamp(POLL_SLEEP_MIN, POLL_SLEEP_MAX)));
         }
     }
 }
@@ -211,7 +219,10 @@ unsafe impl Stream for CudaStream {
     }
 
     fn wait(&mut self, seq: Seq, timeout: Duration) -> Result<Seq> {
-        self.points.wait(seq, timeout)
+        if self.waited.0 != seq {
+            self.waited = (seq, Instant::now());
+        }
+        self.points.wait(seq, timeout, self.waited.1)
     }
 
     fn wait_fence(&mut self, fence: Fence) -> Result<()> {
@@ -280,7 +291,7 @@ fn one_by_one(error: &Error) -> Fallback {
 // SAFETY: as for CudaStream; a consumer's stream waits for the event of `seq`, which is about `seq` or a later mark.
 unsafe impl Timeline for CudaTimeline {
     fn wait(&self, seq: Seq, timeout: Duration) -> Result<bool> {
-        Ok(self.0.wait(seq, timeout)? >= seq)
+        Ok(self.0.wait(seq, timeout, Instant::now())? >= seq)
     }
 
     unsafe fn wait_on(&self, seq: Seq, consumer: RawStream) -> Result<()> {
