@@ -5,6 +5,7 @@ mod views;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crossbeam::channel::Sender;
 
@@ -168,12 +169,16 @@ impl Batch {
         self.body().seq
     }
 
-    /// Waits, on the host, until the bytes are there. [`Error::Timeout`] if that takes longer than the loader's deadline.
+    /// Waits, on the host, until the bytes are there. [`Error::Timeout`] if that takes longer than the loader's deadline; where
+    /// they wait for a stream that an earlier batch was [released](Batch::release_on) on, sixty times as long.
     pub fn wait(&self) -> Result<()> {
         let Some(timeline) = self.shared.timeline.get() else { return Ok(()) };
-        let waited = self.shared.deadline;
-        if timeline.wait(self.seq(), waited)? {
-            return Ok(());
+        let mut waited = Duration::ZERO;
+        while waited < self.shared.patience() {
+            if timeline.wait(self.seq(), self.shared.deadline)? {
+                return Ok(());
+            }
+            waited = waited.saturating_add(self.shared.deadline);
         }
         let what = format!("the copies of batch {} to {}", self.step(), self.shared.device.name());
         Err(Error::Timeout { what, waited })

@@ -48,7 +48,7 @@ pub(crate) use gate::Gate;
 use ranges::range;
 pub(crate) use shared::{Message, Output, Shared};
 pub(crate) use stage::{Hold, Pinned, Stage};
-pub(crate) use stall::Stall;
+pub(crate) use stall::{HELD_UP, Stall};
 pub(crate) use verify::Verifier;
 pub(crate) use work::Job;
 
@@ -208,6 +208,9 @@ impl Engine {
         {
             self.free(body);
         }
+        if let Some(gate) = &self.gate {
+            self.shared.held_up.store(gate.is_held_up(), Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -318,6 +321,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        self.shared.held_up.store(false, Ordering::Relaxed); // nobody looks any more
         for &(_, fence) in &self.state.fences {
             self.regions.memory().free_behind(fence);
         }

@@ -11,7 +11,7 @@ use crate::batch::Batch;
 use crate::builder::Builder;
 use crate::dataset::Dataset;
 use crate::device::Device;
-use crate::engine::{Engine, Message, Output, Shared};
+use crate::engine::{Engine, HELD_UP, Message, Output, Shared};
 use crate::error::{Error, Result};
 use crate::launch::{LAUNCH_WAIT_MIN, launch};
 use crate::order::{BadSamplePolicy, BadSamples, Cursor, IfChanged, Progress, Standing};
@@ -215,6 +215,7 @@ impl Loader {
     fn stalled(&self, waited: Duration) -> Error {
         let held = self.shared.held.load(Ordering::Relaxed);
         let what = match held {
+            _ if self.shared.held_up.load(Ordering::Relaxed) => format!("the next batch: {HELD_UP}"),
             held if held < self.batches_max && !self.shared.starved.load(Ordering::Relaxed) => {
                 "the next batch: the engine makes no progress (it may be opening a file that does not answer)"
                     .to_string()
@@ -307,9 +308,12 @@ impl Loader {
 
     /// An error if there has been no progress for too long.
     fn look(&mut self) -> Result<()> {
-        let waited = Waiting::on(&mut self.waiting, self.shared.progress());
+        // That a stream begins or ceases to hold copies up is news too.
+        let held_up = self.shared.held_up.load(Ordering::Relaxed);
+        let news = self.shared.progress().wrapping_mul(2) + u64::from(held_up);
+        let waited = Waiting::on(&mut self.waiting, news);
         // The engine reports a stalled read itself, and first: it knows which one.
-        if waited > self.shared.deadline + 10 * LOOK { Err(self.stalled(waited)) } else { Ok(()) }
+        if waited > self.shared.patience().saturating_add(10 * LOOK) { Err(self.stalled(waited)) } else { Ok(()) }
     }
 }
 

@@ -166,7 +166,8 @@ macro_rules! read_options {
             pinned_bytes_max: u64 => $($at).+.pinned_bytes_max = pinned_bytes_max;
             /// Files open at most. Default 256.
             open_files_max: usize => $($at).+.open_files_max = open_files_max;
-            /// Whatever takes longer than this is an error that names it. Default 30 s.
+            /// Whatever takes longer than this is an error that names it. Default 30 s. Streams of the consumer's that memory
+            /// was given back on have sixty times as long: collectives on them wait for other ranks.
             deadline: std::time::Duration => $($at).+.deadline = deadline;
             /// Which storage backend. Default: decided by a probe.
             ring: $crate::config::RingChoice => $($at).+.ring = ring;

@@ -78,6 +78,9 @@ pub struct CopyQueue<L> {
     stream: Box<dyn Stream>,
     /// Oldest first, seqs never decreasing, the unmarked ones last.
     in_flight: VecDeque<InFlight<L>>,
+    /// The point behind the last fence.
+    fence: Seq,
+    reached: Seq,
     drop_wait: Duration,
 }
 
@@ -85,12 +88,15 @@ struct InFlight<L> {
     /// Leaked unless it is taken out: an early return or a panic can lose memory, but never free it under a copy.
     lease: ManuallyDrop<L>,
     seq: Seq,
+    /// The point behind the last fence before its copies.
+    fence: Seq,
 }
 
 impl<L> CopyQueue<L> {
     /// A queue on `stream` with room for `capacity` leases, which should be all there are: beyond that it allocates.
     pub fn new(stream: Box<dyn Stream>, capacity: usize) -> CopyQueue<L> {
-        CopyQueue { stream, in_flight: VecDeque::with_capacity(capacity), drop_wait: DROP_WAIT_MAX }
+        let in_flight = VecDeque::with_capacity(capacity);
+        CopyQueue { stream, in_flight, fence: Seq(0), reached: Seq(0), drop_wait: DROP_WAIT_MAX }
     }
 
     /// How long dropping the queue waits for its copies, if that is to be less than 10 s.
@@ -118,7 +124,7 @@ impl<L> CopyQueue<L> {
     /// target is device memory that is not freed and that nothing else writes to, until the returned seq is reached;
     /// on error, until [`in_flight`](CopyQueue::in_flight) is 0; if that never happens, for ever.
     pub unsafe fn copy_all(&mut self, lease: L, copies: impl IntoIterator<Item = impl Into<RawRows>>) -> Result<Seq> {
-        self.in_flight.push_back(InFlight { lease: ManuallyDrop::new(lease), seq: UNMARKED });
+        self.hold(lease);
         let mut some = [RawCopy { source: NonNull::dangling(), target: 0, bytes: 0 }; COPIES_TOGETHER];
         let mut count = 0;
         for copy in copies {
@@ -160,7 +166,7 @@ impl<L> CopyQueue<L> {
     /// it never is, for ever. No target overlaps a source or another target, and nothing else writes to either, until
     /// the returned seq is reached; on error, until [`in_flight`](CopyQueue::in_flight) is 0.
     pub unsafe fn gather(&mut self, lease: L, base: DevicePtr, moves: &[Move]) -> Result<Seq> {
-        self.in_flight.push_back(InFlight { lease: ManuallyDrop::new(lease), seq: UNMARKED });
+        self.hold(lease);
         // SAFETY: the lease is in `in_flight` now and leaves it only behind a reached mark (or is leaked), and with it
         // the caller's promise holds until then.
         unsafe { self.stream.gather(base, moves) }?;
@@ -186,7 +192,7 @@ impl<L> CopyQueue<L> {
         cast: Cast,
         moves: &[Move],
     ) -> Result<Option<(Seq, usize)>> {
-        self.in_flight.push_back(InFlight { lease: ManuallyDrop::new(lease), seq: UNMARKED });
+        self.hold(lease);
         // SAFETY: as for a gather.
         let started = unsafe { self.stream.cast(base, cast, moves) }?;
         if started == 0 {
@@ -207,7 +213,7 @@ impl<L> CopyQueue<L> {
     /// ever. Every source is device memory that is not freed and that nothing writes to, until the returned seq is
     /// reached; on error, until [`in_flight`](CopyQueue::in_flight) is 0; if that never happens, for ever.
     pub unsafe fn copy_out_all(&mut self, lease: L, copies: impl IntoIterator<Item = RawCopyOut>) -> Result<Seq> {
-        self.in_flight.push_back(InFlight { lease: ManuallyDrop::new(lease), seq: UNMARKED });
+        self.hold(lease);
         copies.into_iter().try_for_each(|copy| {
             // SAFETY: the lease is in `in_flight` now and leaves it only behind a reached mark (or is leaked), so by
             // the caller's promise the target is the copy's alone until then; the source is the caller's promise.
@@ -267,12 +273,25 @@ impl<L> CopyQueue<L> {
 
     /// Orders all later copies behind `fence` as last recorded.
     pub fn wait_fence(&mut self, fence: Fence) -> Result<()> {
-        self.stream.wait_fence(fence)
+        self.stream.wait_fence(fence)?;
+        self.fence = self.mark()?;
+        Ok(())
+    }
+
+    /// Whether the oldest copies, when they were last looked at, waited for a fence: for what a consumer has put on a stream, and
+    /// not for the device.
+    pub fn is_held_up(&self) -> bool {
+        self.in_flight.front().is_some_and(|oldest| oldest.fence > self.reached)
     }
 
     /// The consumers' view of the stream.
     pub fn timeline(&self) -> Arc<dyn Timeline> {
         self.stream.timeline()
+    }
+
+    fn hold(&mut self, lease: L) {
+        let lease = ManuallyDrop::new(lease);
+        self.in_flight.push_back(InFlight { lease, seq: UNMARKED, fence: self.fence });
     }
 
     fn mark(&mut self) -> Result<Seq> {
@@ -293,6 +312,7 @@ impl<L> CopyQueue<L> {
 
     fn release(&mut self, reached: Seq, give_back: &mut impl FnMut(L)) -> usize {
         let before = self.in_flight.len();
+        self.reached = self.reached.max(reached);
         while self.in_flight.front().is_some_and(|oldest| oldest.seq <= reached)
             && let Some(entry) = self.in_flight.pop_front()
         {

@@ -60,6 +60,11 @@ impl Gate {
         self.queue.in_flight() == 0
     }
 
+    /// What is on the stream waits for a consumer's.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.queue.is_held_up()
+    }
+
     /// Starts the gather of a batch whose reads have all ended; gives the point behind it.
     pub(super) fn gather(&mut self, body: &Body) -> Result<Seq> {
         gather(&mut self.queue, body)

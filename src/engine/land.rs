@@ -8,6 +8,8 @@
 //!
 //! Casts follow the gather on its stream, as many at a time as the stream has room for.
 
+use std::sync::atomic::Ordering;
+
 use super::stage::{cast, copy_window, gather, keep};
 use super::work::Job;
 use super::{Engine, Filling, Gate, Hold, Stage};
@@ -24,7 +26,8 @@ impl Engine {
                 slabs.give_back(slab);
             }
         })?;
-        let (left, deadline) = (copies.in_flight(), self.shared.deadline);
+        let (left, deadline) = ((copies.in_flight(), copies.is_held_up()), self.shared.deadline);
+        self.shared.held_up.store(left.1, Ordering::Relaxed);
         stall.look(ended, left, self.clock.now(), deadline, || self.shared.device.name())
     }
 

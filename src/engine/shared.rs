@@ -1,9 +1,10 @@
 //! What goes between the engine's thread and the consumer's, and what both look at.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::stall::DEADLINES_HELD_UP;
 use crate::batch::Body;
 use crate::dataset::{Dataset, Field};
 use crate::device::{Device, Timeline};
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) held: AtomicUsize,
     /// The engine waits for a batch to come back: without one it cannot go on.
     pub(crate) starved: AtomicBool,
+    /// Copies, or regions, wait for a stream that batches were released on.
+    pub(crate) held_up: AtomicBool,
     /// Ends the engine's wait for reads, if it waits for real.
     pub(crate) waker: OnceLock<Arc<Waker>>,
     /// Why the engine is gone, if it is.
@@ -80,6 +83,7 @@ impl Shared {
             deadline,
             held: AtomicUsize::new(0),
             starved: AtomicBool::new(false),
+            held_up: AtomicBool::new(false),
             waker: OnceLock::new(),
             stopped: Arc::default(),
         }
@@ -95,5 +99,13 @@ impl Shared {
     /// A number that changes as long as bytes arrive or batches go out.
     pub(crate) fn progress(&self) -> u64 {
         self.counters.reads_ended.get().wrapping_add(self.counters.batches.get())
+    }
+
+    /// How long a consumer waits while nothing changes.
+    pub(crate) fn patience(&self) -> Duration {
+        match self.held_up.load(Ordering::Relaxed) {
+            true => self.deadline.saturating_mul(DEADLINES_HELD_UP),
+            false => self.deadline,
+        }
     }
 }

@@ -154,7 +154,9 @@ impl Engine {
             let slabs = self.slabs.as_mut().expect("copies are made from slabs");
             let ended = queue.reap(|copying| give_back(slabs, copying.slab))?;
             let deadline = self.shared.deadline;
-            stall.look(ended, queue.in_flight(), now, deadline, || self.shared.device_name(device))?;
+            stall.look(ended, (queue.in_flight(), queue.is_held_up()), now, deadline, || {
+                self.shared.device_name(device)
+            })?;
         }
         Ok(())
     }

@@ -88,6 +88,37 @@ fn a_device_that_does_not_answer_keeps_its_memory() {
     assert_eq!(fake.misuse(), "", "the copies found their memory");
 }
 
+/// What a consumer has put on a stream may take longer than any deadline: a collective waits for a rank that saves a checkpoint.
+/// The copies behind that are late, and the device is not.
+///
+/// Mutants that this catches: copies behind a fence that count as copies that do not move; a consumer that gives up waiting for
+/// what its own stream holds up.
+#[test]
+fn a_consumers_slow_stream_is_no_failure_of_the_loaders() {
+    let (fake, _alone) = take();
+    let bed = Bed::new(&fake);
+    {
+        let device = Device::cuda(0).unwrap();
+        let mut reader = Reader::new(&Gpu::of(&device).unwrap(), 2 << 20, 0).unwrap();
+        fake.late(reader.stream().raw(), 1_000_000);
+        let deadline = Duration::from_millis(300);
+        let mut loader = bed.builder(&device).deadline(deadline).build().unwrap();
+        let (shards, start) = (bed.shards(), Instant::now());
+        let mut epoch = loader.epoch(0).map(Result::unwrap);
+        let first = epoch.next().unwrap();
+        let mut samples = first.len();
+        reader.take(first, Release::Fenced).unwrap();
+        for batch in epoch {
+            batch.wait().unwrap();
+            samples += batch.len();
+        }
+        assert_eq!(samples, shards.samples());
+        assert!(start.elapsed() > 4 * deadline, "nothing was held up");
+        assert_eq!(reader.check(&shards).unwrap(), 0);
+    }
+    bed.nothing_is_left(&fake);
+}
+
 /// After a sticky error every call fails: that is said once, nothing hangs, and nothing is freed under a copy.
 #[test]
 fn a_lost_device_is_named_and_nothing_hangs() {
