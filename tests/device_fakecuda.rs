@@ -205,7 +205,7 @@ fn every_call_may_fail() {
     let before = fake.live();
     let symbols = [
         "cuInit cuDriverGetVersion cuDeviceGetCount cuDeviceGet cuDeviceGetName cuDevicePrimaryCtxRetain cuCtxPushCurrent_v2",
-        "cuMemAlloc_v2 cuMemHostRegister_v2 cuMemcpyHtoDAsync_v2 cuMemcpyDtoHAsync_v2 cuStreamCreate",
+        "cuMemAlloc_v2 cuMemHostRegister_v2 cuMemcpyHtoDAsync_v2 cuMemcpyDtoHAsync_v2 cuStreamCreateWithPriority",
         "cuStreamSynchronize cuStreamWaitEvent cuEventCreate cuEventRecord cuEventQuery",
         "cuThreadExchangeStreamCaptureMode cuStreamIsCapturing",
     ];
@@ -332,6 +332,7 @@ fn errors_name_call_code_and_remedy() {
     let device = Device::cuda(0).unwrap();
     let text = device.raw().allocate(1 << 50).unwrap_err().to_string();
     assert!(text.contains("cuda:0: cuMemAlloc_v2 failed: CUDA_ERROR_OUT_OF_MEMORY (2); device memory"), "{text}");
+    assert!(text.contains("empty_cache"), "{text}");
     fake.fail("cuMemHostRegister_v2", 1, 2, false);
     // SAFETY: nothing is pinned.
     let text = unsafe { device.raw().pin(std::ptr::NonNull::dangling(), 4096) }.unwrap_err().to_string();

@@ -133,7 +133,7 @@ fn every_call_may_fail() {
     let checkpoint = Checkpoint::open(directory.path()).unwrap();
     let before = fake.live_at_rest();
     for symbol in [
-        "cuStreamCreate",
+        "cuStreamCreateWithPriority",
         "cuMemAlloc_v2",
         "cuMemHostRegister_v2",
         "cuEventCreate",

@@ -207,7 +207,9 @@ fn every_call_of_the_driver_may_fail() {
     made.push(Made::new(&mut rng, "shift", DType::U8, &[3]));
     made.push(Made::new(&mut rng, "odd", DType::F32, &[300]));
     let checkpoint = bed.write("m.safetensors", &made, 0);
-    for symbol in ["cuMemAlloc_v2", "cuStreamCreate", "cuMemHostRegister_v2", "cuEventRecord", "cuCtxPushCurrent_v2"] {
+    for symbol in
+        ["cuMemAlloc_v2", "cuStreamCreateWithPriority", "cuMemHostRegister_v2", "cuEventRecord", "cuCtxPushCurrent_v2"]
+    {
         for nth in 1..8 {
             bed.cuda.heal();
             let builder = options(checkpoint.load()).deadline(Duration::from_secs(5));

@@ -10,14 +10,15 @@ use crate::check::reader::{Reader, Release};
 use crate::stand_in::{take, wait_for_engines};
 
 /// What a loader calls, from the device's first to its last.
-const SYMBOLS: [&str; 25] = [
+const SYMBOLS: [&str; 26] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
     "cuDeviceGet",
     "cuDeviceGetName",
     "cuDevicePrimaryCtxRetain",
-    "cuStreamCreate",
+    "cuCtxGetStreamPriorityRange",
+    "cuStreamCreateWithPriority",
     "cuCtxPushCurrent_v2",
     "cuThreadExchangeStreamCaptureMode",
     "cuMemAlloc_v2",

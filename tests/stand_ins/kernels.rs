@@ -74,6 +74,13 @@ fn kernels() {
         program.wait();
     };
     runs(gather, [half, half + 4096, 16]);
+    let mut patient = NONE;
+    assert_eq!(call!(cuStreamCreate(*mut Handle = &mut patient, u32 = 1)), 0);
+    program.reports("a kernel on a stream of copies that comes after all others", || {
+        assert_eq!(launch(gather, device, 1, 1, 32, patient), 0);
+        assert_eq!(call!(cuStreamSynchronize(Handle = patient)), 0);
+    });
+    assert_eq!(call!(cuStreamDestroy_v2(Handle = patient)), 0);
     program.reports("more than 16 KiB for one warp", || runs(gather, [half, device + 8192, (16 << 10) + 1]));
     program.reports("memory was freed while a copy used it", || runs(gather, [half, device + BYTES as u64, 16]));
     runs(widen, [half, half + 4096, 16]);

@@ -55,7 +55,7 @@ impl Program {
             context
         });
         call!(cuCtxPushCurrent_v2(Handle = contexts[0]));
-        assert_eq!(call!(cuStreamCreate(*mut Handle = &mut stream, u32 = 1)), 0);
+        assert_eq!(call!(cuStreamCreateWithPriority(*mut Handle = &mut stream, u32 = 1, i32 = -9)), 0);
         assert_eq!(call!(cuMemAlloc_v2(*mut u64 = &mut device, usize = BYTES)), 0);
         assert_eq!(call!(cuMemHostRegister_v2(Handle = host, usize = BYTES, u32 = 1)), 0);
         Program { fake, _alone, contexts, stream, device, host }

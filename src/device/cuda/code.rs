@@ -87,7 +87,10 @@ pub(super) fn remedy(call: &str, code: i32) -> Option<&'static str> {
             "the driver cannot pin so much host memory: lower pinned_bytes_max, and check `free` and the limits of the \
              container; under WSL little can be pinned, in confidential computing nothing"
         }
-        OUT_OF_MEMORY => "device memory is used up: lower region_bytes or batch_size, or free memory of other users",
+        OUT_OF_MEMORY => {
+            "device memory is used up: lower region_bytes or batch_size, or free memory of other users; PyTorch keeps what it \
+             frees, so call `torch.cuda.empty_cache()` first, or make the loader before the model"
+        }
         NOT_INITIALIZED | DEINITIALIZED => "the driver is not, or no longer, running in this process",
         DEVICE_UNAVAILABLE => {
             "others have the device to themselves: end them, or allow several (`nvidia-smi -c DEFAULT`)"

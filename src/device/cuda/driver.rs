@@ -82,7 +82,8 @@ table! {
     copy_rows_to_device = "cuMemcpy2DAsync_v2" (*const CUDA_MEMCPY2D, CUstream);
     copy_on_device = "cuMemcpyDtoDAsync_v2" (CUdeviceptr, CUdeviceptr, usize, CUstream);
     copy_to_host = "cuMemcpyDtoHAsync_v2" (*mut c_void, CUdeviceptr, usize, CUstream);
-    stream_create = "cuStreamCreate" (*mut CUstream, c_uint);
+    stream_priorities = "cuCtxGetStreamPriorityRange" (*mut c_int, *mut c_int);
+    stream_create = "cuStreamCreateWithPriority" (*mut CUstream, c_uint, c_int);
     stream_destroy = "cuStreamDestroy_v2" (CUstream);
     stream_synchronize = "cuStreamSynchronize" (CUstream);
     stream_wait_event = "cuStreamWaitEvent" (CUstream, CUevent, c_uint);

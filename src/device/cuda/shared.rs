@@ -199,9 +199,13 @@ impl Shared {
 
     pub(super) fn create_stream(&self) -> Result<CUstream> {
         let _entered = self.enter()?;
+        let (mut least, mut greatest, (call, ask)) = (0, 0, self.driver.stream_priorities);
+        // SAFETY: both places are writable.
+        self.check(call, unsafe { ask(&mut least, &mut greatest) })?;
         let (mut stream, (call, create)) = (std::ptr::null_mut(), self.driver.stream_create);
+        // A gather takes tens of microseconds, and the copies behind it wait with it: it goes before a training step's kernels.
         // SAFETY: `stream` is writable. Non-blocking: no implicit order with the legacy stream that others use.
-        self.check(call, unsafe { create(&mut stream, STREAM_NON_BLOCKING) })?;
+        self.check(call, unsafe { create(&mut stream, STREAM_NON_BLOCKING, greatest) })?;
         Ok(stream)
     }
 

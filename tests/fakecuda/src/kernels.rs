@@ -6,6 +6,7 @@ use std::ffi::{CStr, c_char, c_uint, c_void};
 
 use crate::driver::{Handle, give, push, within};
 use crate::machine::*;
+use crate::streams::MOST_URGENT;
 
 const INVALID_PTX: i32 = 218;
 const NOT_FOUND: i32 = 500;
@@ -96,6 +97,10 @@ pub unsafe extern "C" fn cuLaunchKernel(
         if blocks < count.div_ceil(warps).min(BLOCKS_MAX) || (blocks - 1) * warps >= count {
             // Allowed, and slow.
             machine.misuse.push(format!("{blocks} blocks of {warps} warps for {count} rows"));
+        }
+        if machine.streams.get(&(stream as usize)).is_some_and(|stream| stream.priority != MOST_URGENT) {
+            // Allowed, and slow: the copies behind it wait with it until other kernels leave it room.
+            machine.misuse.push("a kernel on a stream of copies that comes after all others".into());
         }
         let within = machine.within(stream as usize, table, count, cast).ok_or(INVALID_VALUE)?;
         push(machine, stream, Op::Gather { table, count, cast, within })

@@ -63,6 +63,8 @@ pub(crate) struct Stream {
     pub(crate) destroyed: bool,
     /// A context's legacy stream is not an object of the program's.
     pub(crate) legacy: bool,
+    /// Lower numbers go first, as far as kernels go.
+    pub(crate) priority: i32,
     /// What is put on it goes into this capture.
     pub(crate) capture: Option<usize>,
 }

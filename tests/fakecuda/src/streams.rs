@@ -2,27 +2,48 @@
 // Found by name in the built library, not by path.
 #![allow(unreachable_pub, non_snake_case, clippy::missing_safety_doc)]
 
-use std::ffi::c_uint;
+use std::ffi::{c_int, c_uint};
 
 use crate::capture;
 use crate::driver::{Handle, current, give, push, wait_for_all, within};
 use crate::machine::*;
 use crate::worker;
 
+/// The number of the most urgent streams; that of the others is 0.
+pub(crate) const MOST_URGENT: c_int = -5;
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int) -> i32 {
+    // SAFETY: the program gives valid places.
+    within("cuCtxGetStreamPriorityRange", |_| unsafe { give(least, 0).and(give(greatest, MOST_URGENT)) })
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamCreate(stream: *mut Handle, flags: c_uint) -> i32 {
+    // SAFETY: the program gives a valid place.
+    within("cuStreamCreate", |machine| unsafe { create(machine, stream, flags, 0) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamCreateWithPriority(stream: *mut Handle, flags: c_uint, priority: c_int) -> i32 {
+    // SAFETY: the program gives a valid place.
+    within("cuStreamCreateWithPriority", |machine| unsafe { create(machine, stream, flags, priority) })
+}
+
+/// # Safety
+/// `stream` is null or valid for a write.
+unsafe fn create(machine: &mut Machine, stream: *mut Handle, flags: c_uint, priority: c_int) -> Outcome {
     const NON_BLOCKING: c_uint = 1;
-    within("cuStreamCreate", |machine| {
-        if flags != NON_BLOCKING {
-            // Allowed, and slow: it and the legacy stream, which others use, wait for each other.
-            machine.misuse.push("a stream that waits for the legacy one".into());
-        }
-        let handle = machine.handle();
-        machine.streams.insert(handle, Stream { context: current(), ..Stream::default() });
-        worker::spawn(handle);
-        // SAFETY: the program gives a valid place.
-        unsafe { give(stream, handle as Handle) }
-    })
+    if flags != NON_BLOCKING {
+        // Allowed, and slow: it and the legacy stream, which others use, wait for each other.
+        machine.misuse.push("a stream that waits for the legacy one".into());
+    }
+    let handle = machine.handle();
+    let priority = priority.clamp(MOST_URGENT, 0);
+    machine.streams.insert(handle, Stream { context: current(), priority, ..Stream::default() });
+    worker::spawn(handle);
+    // SAFETY: the caller's promise.
+    unsafe { give(stream, handle as Handle) }
 }
 
 #[unsafe(no_mangle)]
