@@ -58,9 +58,10 @@ pub(crate) struct Stage {
     _pinned: Pinned,
 }
 
-/// The arena of slabs, pinned with a device.
+/// The arena of slabs, pinned with devices.
 pub(crate) struct Pinned {
-    device: Device,
+    /// Those that have to take it back.
+    devices: Vec<Device>,
     arena: Arc<Arena>,
 }
 
@@ -76,7 +77,7 @@ impl Stage {
         // First, so that nothing is pinned when it fails.
         let stream = device.raw().stream()?;
         let pool = SlabPool::new(slabs, slab_bytes)?;
-        let pinned = Pinned::new(device, pool.arena())?;
+        let pinned = Pinned::new(std::slice::from_ref(device), pool.arena())?;
         Ok(Stage {
             copies: CopyQueue::new(stream, slabs + gathers).drop_wait(deadline),
             slabs: pool,
@@ -87,19 +88,30 @@ impl Stage {
 }
 
 impl Pinned {
-    pub(crate) fn new(device: &Device, arena: &Arc<Arena>) -> Result<Pinned> {
-        // SAFETY: this value keeps the mapping until it has unpinned it, or for ever.
-        unsafe { device.raw().pin(arena.base(), arena.bytes()) }?;
-        Ok(Pinned { device: device.clone(), arena: arena.clone() })
+    /// With each of them, but for those that one before it pins for too.
+    pub(crate) fn new(devices: &[Device], arena: &Arc<Arena>) -> Result<Pinned> {
+        let mut pinned = Pinned { devices: Vec::with_capacity(devices.len()), arena: arena.clone() };
+        for device in devices {
+            let same = |other: &Device| std::ptr::addr_eq(other.raw(), device.raw());
+            if !pinned.devices.iter().any(|other| same(other) || other.raw().pins_for(device.raw())) {
+                // SAFETY: `pinned` keeps the mapping until it has unpinned it, or for ever.
+                unsafe { device.raw().pin(arena.base(), arena.bytes()) }?;
+                pinned.devices.push(device.clone());
+            }
+        }
+        Ok(pinned)
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
         // Slabs that reads or copies never gave back hold the arena: it stays mapped then, and pinned.
-        if Arc::strong_count(&self.arena) == 1 {
+        if Arc::strong_count(&self.arena) > 1 {
+            return;
+        }
+        for device in &self.devices {
             // SAFETY: pinned in `new`; every slab is gone, so no copy reads the arena any more.
-            if let Err(error) = unsafe { self.device.raw().unpin(self.arena.base()) } {
+            if let Err(error) = unsafe { device.raw().unpin(self.arena.base()) } {
                 let bytes = self.arena.bytes();
                 tracing::warn!(%error, bytes, "pinned memory could not be taken back; it is leaked, not freed");
                 std::mem::forget(self.arena.clone());
@@ -192,4 +204,28 @@ pub(super) fn cast<L: From<Copying>>(
         *at = if started < left.len() { (at.0, at.1 + started) } else { (at.0 + 1, 0) };
     }
     Ok((seq, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::SimDevice;
+    use crate::sim::Clock;
+
+    /// Mutants that this catches: memory that only one of them takes back; that is taken back while a slab is out.
+    #[test]
+    fn every_device_takes_back_what_it_has_pinned_unless_a_slab_is_out() {
+        for out in [0, 1] {
+            let sims = [1, 2].map(|seed| Arc::new(SimDevice::new(seed, Clock::simulated())));
+            let devices = sims.each_ref().map(|sim| Device::new(sim.clone()));
+            let mut slabs = SlabPool::new(2, 4096).unwrap();
+            let pinned = Pinned::new(&devices, slabs.arena()).unwrap();
+            assert_eq!(sims.each_ref().map(|sim| sim.pinned_bytes()), [8192; 2]);
+            let never_back: Vec<Slab> = (0..out).filter_map(|_| slabs.lease()).collect();
+            drop(slabs);
+            drop(pinned);
+            assert_eq!(sims.map(|sim| sim.pinned_bytes()), [8192 * out; 2]);
+            std::mem::forget(never_back);
+        }
+    }
 }

@@ -47,7 +47,6 @@ pub(super) struct Engine {
     /// One for each device; none where nothing goes through slabs.
     pub(super) copies: Vec<Copies>,
     pub(super) slabs: Option<SlabPool>,
-    pub(super) _pinned: Vec<Pinned>,
     pub(super) plan: Plan,
     pub(super) limits: Limits,
     pub(super) shared: Arc<Shared>,
@@ -56,6 +55,8 @@ pub(super) struct Engine {
     pub(super) output: Sender<Output>,
     pub(super) clock: Clock,
     pub(super) state: State,
+    /// Behind all that has slabs: windows that wait for their turn have some.
+    pub(super) _pinned: Option<Pinned>,
 }
 
 /// The copies to one device.

@@ -53,6 +53,10 @@ impl Memory {
         Some(layout.size())
     }
 
+    pub(super) fn pinned_bytes(&self) -> usize {
+        self.pinned.values().sum()
+    }
+
     pub(super) fn allocated_bytes(&self) -> usize {
         self.live.values().map(|(_, layout)| layout.size()).sum()
     }

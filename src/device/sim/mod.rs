@@ -93,6 +93,11 @@ impl SimDevice {
         self.shared.lock().memory.allocated_bytes()
     }
 
+    /// Bytes of host memory that are pinned now.
+    pub fn pinned_bytes(&self) -> usize {
+        self.shared.lock().memory.pinned_bytes()
+    }
+
     /// How many copies have been started, over all streams.
     pub fn copies_started(&self) -> u64 {
         self.shared.lock().copies_started

@@ -3,7 +3,7 @@
 use super::Parts;
 use crate::assembly::{MakeRing, choose_ring};
 use crate::config::RingChoice;
-use crate::device::{CopyQueue, Device};
+use crate::device::CopyQueue;
 use crate::engine::{Pinned, Stall};
 use crate::error::Result;
 use crate::memory::SlabPool;
@@ -24,7 +24,7 @@ pub(super) struct Rings {
 pub(super) struct Staging {
     pub(super) copies: Vec<Copies>,
     pub(super) slabs: Option<SlabPool>,
-    pub(super) pinned: Vec<Pinned>,
+    pub(super) pinned: Option<Pinned>,
 }
 
 impl Parts {
@@ -34,18 +34,6 @@ impl Parts {
             return Ok(0);
         }
         self.reads.slabs()
-    }
-
-    /// Pins the slabs with every device, but for those that one pinned before is pinned for too.
-    fn pin(&self, slabs: &SlabPool) -> Result<Vec<Pinned>> {
-        let mut pinned = Vec::new();
-        for (index, device) in self.devices.iter().enumerate() {
-            let same = |other: &Device| std::ptr::addr_eq(other.raw(), device.raw());
-            if !self.devices[..index].iter().any(|other| same(other) || other.raw().pins_for(device.raw())) {
-                pinned.push(Pinned::new(device, slabs.arena())?);
-            }
-        }
-        Ok(pinned)
     }
 
     pub(super) fn rings(
@@ -69,7 +57,7 @@ impl Parts {
 
     /// Streams first, so that nothing is pinned when one cannot be had.
     pub(super) fn staging(&self, slab_count: usize) -> Result<Staging> {
-        let mut staging = Staging { copies: Vec::new(), slabs: None, pinned: Vec::new() };
+        let mut staging = Staging { copies: Vec::new(), slabs: None, pinned: None };
         if slab_count == 0 {
             return Ok(staging);
         }
@@ -78,7 +66,7 @@ impl Parts {
             staging.copies.push(Copies { queue, stall: Stall::default() });
         }
         let slabs = staging.slabs.insert(SlabPool::new(slab_count, self.reads.block_bytes as usize)?);
-        staging.pinned = self.pin(slabs)?;
+        staging.pinned = Some(Pinned::new(&self.devices, slabs.arena())?);
         Ok(staging)
     }
 

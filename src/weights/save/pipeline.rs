@@ -66,7 +66,7 @@ impl Pipeline {
         let stream = save.device.raw().stream()?;
         let pool = SlabPool::new(slabs, save.block_bytes)?;
         let arena = pool.arena().clone();
-        let pinned = Pinned::new(&save.device, &arena)?;
+        let pinned = Pinned::new(std::slice::from_ref(&save.device), &arena)?;
         let ring_name = ring.name();
         let mut writes = WriteQueue::new(ring, depth, save.deadline, save.clock.clone());
         // SAFETY: the arena is dropped after the queue (field order), or leaked with it.
