@@ -90,6 +90,7 @@ mod on {
     pub(crate) mod seen {
         use super::*;
         use std::cell::RefCell;
+        use std::collections::BTreeSet;
 
         thread_local! {
             static SEEN: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
@@ -100,6 +101,22 @@ mod on {
         /// The beginnings and ends on this thread since the last call.
         pub(crate) fn take() -> Vec<String> {
             SEEN.take()
+        }
+
+        /// The same as ranges, each behind those that it lies in.
+        pub(crate) fn nested() -> BTreeSet<String> {
+            let (mut open, mut found) = (Vec::new(), BTreeSet::new());
+            for name in take() {
+                match name.strip_prefix("strait: ") {
+                    Some(stage) => {
+                        open.push(stage.to_string());
+                        found.insert(open.join(" > "));
+                    }
+                    None => drop(open.pop().expect("an end of nothing")),
+                }
+            }
+            assert!(open.is_empty(), "{open:?} without an end");
+            found
         }
 
         unsafe extern "C" fn push(name: *const c_char) -> c_int {

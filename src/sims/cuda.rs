@@ -1,71 +1,208 @@
-//! The same seeds over the code for CUDA, on a stand-in for the driver: its copies are late, in order and in pieces, on
-//! threads of its own. Reads, order and workers are simulated as ever.
+//! Devices of the code for CUDA, on a stand-in for the driver: its copies are late, in order and in pieces, on threads of
+//! its own. Order and workers are simulated as ever, and so are reads, or they are cuFile's, on a stand-in for that.
+
+mod alone;
+mod blow;
 
 use std::cell::{Cell, RefCell};
-use std::process::Command;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::super::draw::Shards;
-use super::super::for_seeds;
-use super::Run;
+pub(crate) use self::alone::{over_cuda, over_cufile};
+use self::blow::Blow;
+use super::machine::{Machine, Over};
 use super::side::{Found, Side};
+use crate::config::{PathChoice, ReadOptions, RingChoice};
 use crate::device::{CudaConsumer, Device, DevicePtr, RawStream};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::Arena;
-use crate::sim::Rng;
+use crate::sim::{Clock, Rng};
+use crate::storage::Faults;
 
-#[path = "../../../tests/stand_in/mod.rs"]
+#[path = "../../tests/stand_in/cufile.rs"]
+mod cufile;
+#[path = "../../tests/stand_in/mod.rs"]
 mod stand_in;
 
-/// More than what two streams read between two looks at it.
+const DEVICES: usize = 2;
+/// More than what a device's consumers read between two looks at it.
 const LANDING_BYTES: usize = 32 << 20;
+/// Where nothing goes wrong nobody gives up.
+const EVER: Duration = Duration::from_secs(1 << 30);
+/// Where something does, so much real time passes until somebody does.
+const SOON: Duration = Duration::from_millis(300);
+
+/// The stand-ins, and pinned memory that consumers read into.
+pub(crate) struct Cuda {
+    /// Whether reads into a device's memory are cuFile's.
+    by_cufile: bool,
+    device: Device,
+    landing: Arc<Arena>,
+}
+
+impl Cuda {
+    fn new(by_cufile: bool) -> Cuda {
+        let (device, landing) = (Device::cuda(0).unwrap(), Arc::new(Arena::map(DEVICES * LANDING_BYTES).unwrap()));
+        // SAFETY: the arena stays until `drop` has taken it back.
+        unsafe { device.raw().pin(landing.base(), landing.bytes()) }.unwrap();
+        Cuda { by_cufile, device, landing }
+    }
+
+    /// Devices on a driver of some age and pace.
+    fn draw(&self, rng: &mut Rng, clock: &Clock, count: usize, in_place: bool) -> Vec<CudaSide> {
+        let fake = stand_in::Fake;
+        // The oldest starts copies one by one, others several with either signature.
+        fake.version([12_000, 12_080, 13_000][rng.below(3) as usize]);
+        fake.pace(rng.next_u64(), [0, 50, 300][rng.below(3) as usize], 0);
+        let mut sides: Vec<CudaSide> =
+            (0..count).map(|place| CudaSide::new(rng, clock, place, &self.landing)).collect();
+        sides.iter_mut().for_each(|side| side.in_place = in_place);
+        let before = sides[0].live();
+        sides.iter_mut().for_each(|side| side.before = before.clone());
+        sides
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // SAFETY: pinned in `new`; the streams of every side are done.
+        unsafe { self.device.raw().unpin(self.landing.base()) }.unwrap();
+    }
+}
+
+impl Over for Cuda {
+    fn sides(&self, rng: &mut Rng, clock: &Clock, most: u64) -> Vec<Box<dyn Side>> {
+        let count = 1 + rng.below(most.min(DEVICES as u64)) as usize;
+        self.draw(rng, clock, count, false).into_iter().map(|side| Box::new(side) as _).collect()
+    }
+
+    fn in_place(&self, rng: &mut Rng, clock: &Clock) -> Option<Box<dyn Side>> {
+        self.by_cufile.then(|| Box::new(self.draw(rng, clock, 1, true).remove(0)) as _)
+    }
+
+    fn adapt(&self, reads: &mut ReadOptions, machine: &Machine) {
+        // A ring that is named has no better way looked for.
+        (reads.ring, reads.path) = match machine.in_place {
+            true => (RingChoice::Cufile, PathChoice::Auto),
+            false => (RingChoice::Uring, reads.path),
+        };
+        reads.deadline = if machine.struck { SOON } else { EVER };
+    }
+
+    fn ring(&self, rng: &mut Rng, faults: &Faults) -> bool {
+        if !self.by_cufile {
+            return false;
+        }
+        for (knob, value) in [
+            ("chance", rng.next_u64() >> 1),
+            ("short_once_in", faults.short),
+            ("again_once_in", faults.again),
+            ("error_once_in", faults.io_error),
+            ("late_us_max", [0, 50, 1000][rng.below(3) as usize]),
+            ("slow_us_max", [0, 0, 500][rng.below(3) as usize]),
+        ] {
+            cufile::FakeCufile.set(knob, value as i64);
+        }
+        true
+    }
+}
 
 type Cells = Vec<(Rc<RefCell<Option<Vec<u8>>>>, usize, usize)>;
 
 /// A CUDA device, two consumers' streams on it, and memory that they read into.
-struct Cuda {
-    fake: stand_in::Fake,
-    before: [u64; 6],
+struct CudaSide {
     // The streams drop first, and wait for their copies.
     consumers: [CudaConsumer; 2],
     device: Device,
     landing: Arc<Arena>,
+    /// Its part of the landing, and how much of that is used.
+    from: usize,
     used: Cell<usize>,
     /// What landed where, and was not taken out yet.
     reads: RefCell<Cells>,
+    before: Vec<u64>,
+    /// cuFile writes into its memory.
+    in_place: bool,
+    /// What is to go wrong, and after how many turns.
+    blow: Cell<Option<(u64, Blow)>>,
+    struck: Cell<bool>,
+    clock: Clock,
+    /// When the last turn was.
+    turned: Cell<Instant>,
 }
 
-impl Cuda {
-    fn new(fake: stand_in::Fake, rng: &mut Rng, landing: &Arc<Arena>) -> Cuda {
-        let device = Device::cuda(0).unwrap();
-        // SAFETY: the caller's arena outlives this value, whose drop takes it back.
-        unsafe { device.raw().pin(landing.base(), landing.bytes()) }.unwrap();
-        let consumers = [(); 2].map(|()| CudaConsumer::new(0).unwrap());
-        fake.pace(rng.next_u64(), [0, 50, 300][rng.below(3) as usize], 0);
+impl CudaSide {
+    fn new(rng: &mut Rng, clock: &Clock, ordinal: usize, landing: &Arc<Arena>) -> CudaSide {
+        let consumers = [(); 2].map(|()| CudaConsumer::new(ordinal as u32).unwrap());
         for consumer in &consumers {
-            fake.late(consumer.raw(), [0, 50, 1000][rng.below(3) as usize]);
+            stand_in::Fake.late(consumer.raw(), [0, 50, 1000][rng.below(3) as usize]);
         }
-        let (used, reads, landing) = (Cell::new(0), RefCell::default(), landing.clone());
-        Cuda { before: fake.live(), fake, consumers, device, landing, used, reads }
+        CudaSide {
+            consumers,
+            device: Device::cuda(ordinal as u32).unwrap(),
+            landing: landing.clone(),
+            from: ordinal * LANDING_BYTES,
+            used: Cell::new(0),
+            reads: RefCell::default(),
+            before: Vec::new(),
+            in_place: false,
+            blow: Cell::new(None),
+            struck: Cell::new(false),
+            clock: clock.clone(),
+            turned: Cell::new(Instant::now()),
+        }
+    }
+
+    fn heal(&self) {
+        stand_in::Fake.heal();
+        if self.in_place {
+            cufile::FakeCufile.heal();
+        }
+    }
+
+    /// What there is, but for modules, which stay with the device.
+    fn live(&self) -> Vec<u64> {
+        let ([driver @ .., _], mut live) = (stand_in::Fake.live(), Vec::new());
+        live.extend(driver);
+        if self.in_place {
+            live.extend(&cufile::FakeCufile.live()[..3]);
+        }
+        live
+    }
+
+    /// Takes out what has landed, once the streams are done.
+    fn take_out(&self) -> Result<()> {
+        self.consumers.iter().try_for_each(CudaConsumer::wait)?;
+        for (cell, at, bytes) in self.reads.take() {
+            // SAFETY: inside the arena, and the streams have done with it.
+            let found = unsafe { std::slice::from_raw_parts(self.landing.base().add(at).as_ptr(), bytes) };
+            cell.replace(Some(found.to_vec()));
+        }
+        self.used.set(0);
+        Ok(())
     }
 }
 
-impl Side for Cuda {
+impl Side for CudaSide {
     fn device(&self) -> Device {
         self.device.clone()
     }
 
-    fn streams(&self) -> Vec<RawStream> {
-        self.consumers.iter().map(CudaConsumer::raw).collect()
+    fn streams(&self) -> [RawStream; 2] {
+        [self.consumers[0].raw(), self.consumers[1].raw()]
     }
 
     fn read(&self, stream: RawStream, source: DevicePtr, bytes: usize) -> Result<Found> {
         if self.used.get() + bytes > LANDING_BYTES {
-            self.settle();
+            if self.struck.get() {
+                // Perhaps for ever.
+                return Err(Error::Timeout { what: "room to read into".into(), waited: Duration::ZERO });
+            }
+            self.take_out()?;
         }
-        let at = self.used.replace(self.used.get() + bytes);
-        assert!(at + bytes <= LANDING_BYTES);
+        let at = self.from + self.used.replace(self.used.get() + bytes);
+        assert!(self.used.get() <= LANDING_BYTES);
         let consumer = self.consumers.iter().find(|consumer| consumer.raw() == stream).unwrap();
         // SAFETY: inside the arena, which is there until the streams are gone, and each read has a piece of its own. The source
         // is memory that is not freed before the fence behind this read.
@@ -75,59 +212,40 @@ impl Side for Cuda {
         Ok(Box::new(move || cell.borrow().clone()))
     }
 
+    fn strike(&self, rng: &mut Rng) {
+        self.blow.set(Some((rng.below(40), Blow::draw(rng, self.in_place))));
+    }
+
+    fn turn(&self) {
+        self.clock.advance(self.turned.replace(Instant::now()).elapsed());
+        match self.blow.take() {
+            Some((0, blow)) => {
+                self.struck.set(true);
+                blow.fall();
+            }
+            Some((turns, blow)) => self.blow.set(Some((turns - 1, blow))),
+            None => {}
+        }
+    }
+
     fn violations(&self) -> Vec<String> {
-        self.fake.misuse().lines().map(String::from).collect()
+        let storage = if self.in_place { cufile::FakeCufile.misuse() } else { String::new() };
+        let found = stand_in::Fake.misuse();
+        found.lines().chain(storage.lines()).map(String::from).collect()
     }
 
     fn settle(&self) {
-        self.consumers.iter().for_each(|consumer| consumer.wait().unwrap());
-        for (cell, at, bytes) in self.reads.take() {
-            // SAFETY: inside the arena, and the streams have done with it.
-            let found = unsafe { std::slice::from_raw_parts(self.landing.base().add(at).as_ptr(), bytes) };
-            cell.replace(Some(found.to_vec()));
-        }
-        self.used.set(0);
+        self.heal();
+        self.take_out().unwrap();
     }
 
-    fn left(&self) -> usize {
-        let [live @ .., _] = self.fake.live(); // modules stay with the device
-        live.iter().zip(&self.before).map(|(now, before)| now.abs_diff(*before) as usize).sum()
+    fn left(&self) -> Vec<u64> {
+        self.live().iter().zip(&self.before).map(|(now, before)| now.abs_diff(*before)).collect()
     }
 }
 
-impl Drop for Cuda {
+impl Drop for CudaSide {
     fn drop(&mut self) {
-        let _ = self.consumers.iter().try_for_each(CudaConsumer::wait);
-        // SAFETY: pinned in `new`; the streams have done with it.
-        unsafe { self.device.raw().unpin(self.landing.base()) }.unwrap();
+        self.heal(); // else nothing ends
     }
-}
-
-/// In a process of its own: where other tests ask for CUDA, they see the machine as it is.
-///
-/// Mutants that this catches: a batch that does not wait for the fence of its region; a mark that is reached before its copies
-/// have ended; a region that is filled anew without waiting for its own fence.
-#[test]
-fn every_seed_delivers_exact_bytes_or_says_why_not() {
-    const CHILD: &str = "STRAIT_SIM_OVER_CUDA";
-    if std::env::var_os(CHILD).is_none() {
-        let name = concat!(module_path!(), "::every_seed_delivers_exact_bytes_or_says_why_not");
-        let mut child = Command::new(std::env::current_exe().unwrap());
-        child.args(["--exact", name.split_once("::").unwrap().1]).env(CHILD, "1");
-        // Copies take their time here: a tenth of the seeds that others run.
-        if let Some(seeds) = std::env::var("STRAIT_SIM_SEEDS").ok().and_then(|text| text.parse::<u64>().ok()) {
-            child.env("STRAIT_SIM_SEEDS", seeds.div_ceil(10).to_string());
-        }
-        let child = child.output().unwrap();
-        let text = [child.stdout, child.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-        assert!(child.status.success() && text.contains("1 passed"), "{text}");
-        return;
-    }
-    let (shards, landing) = (Shards::new(), Arc::new(Arena::map(LANDING_BYTES).unwrap()));
-    for_seeds(50, |seed, rng| {
-        let (fake, _alone) = stand_in::take();
-        let mut run = Run::over(seed, &shards, Some(Box::new(Cuda::new(fake, rng, &landing))));
-        run.epochs();
-        run.finish();
-    });
 }

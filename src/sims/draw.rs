@@ -1,15 +1,14 @@
 //! What seeds draw in every simulation.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use tempfile::TempDir;
 
 use crate::config::{PathChoice, ReadOptions};
-use crate::device::{Device, SimDevice, SimFaults};
 use crate::dtype::DType;
 use crate::selection::Wanted;
-use crate::sim::{Clock, Rng};
+use crate::sim::Rng;
+use crate::storage::{Faults, STALL};
 
 /// Where shards are written, and the chance that they are slices of.
 pub(crate) struct Shards {
@@ -21,7 +20,10 @@ impl Shards {
     pub(crate) fn new() -> Shards {
         let mut rng = Rng::new(7);
         let base = (0..1 << 17).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
-        Shards { directory: tempfile::tempdir().unwrap(), base }
+        // Beside the program: what is built lies on a disk, and temporary files may lie in memory, from where no ring reads
+        // directly.
+        let program = std::env::current_exe().unwrap();
+        Shards { directory: tempfile::tempdir_in(program.parent().unwrap()).unwrap(), base }
     }
 
     /// Writes shards whose contents are slices of `base`; gives their paths and where in `base` each starts.
@@ -34,14 +36,6 @@ impl Shards {
             (path, (start, records))
         };
         (0..4).map(shard).unzip()
-    }
-}
-
-/// The host, or a device that copies late.
-pub(super) fn draw_device(rng: &mut Rng, clock: &Clock) -> Device {
-    match rng.one_in(2) {
-        true => Device::new(Arc::new(SimDevice::new(rng.next_u64(), clock.clone()))),
-        false => Device::host(),
     }
 }
 
@@ -71,14 +65,16 @@ pub(crate) fn draw_cast(rng: &mut Rng, field: &str, from: DType) -> Option<Wante
     Some(Wanted { field: field.into(), dtype, scale })
 }
 
-/// One misfortune of a device.
-pub(crate) fn device_fault(rng: &mut Rng) -> SimFaults {
-    let at = Some(1 + rng.below(20));
-    let faults = [
-        SimFaults { copy_fails: at, ..SimFaults::default() },
-        SimFaults { mark_fails: at, ..SimFaults::default() },
-        SimFaults { lost: at, ..SimFaults::default() },
-        SimFaults { stalls: at, ..SimFaults::default() },
-    ];
-    faults[rng.below(4) as usize]
+/// How often reads go wrong.
+pub(crate) fn draw_faults(rng: &mut Rng, reads: &ReadOptions) -> Faults {
+    let rare = |rng: &mut Rng, n: u64| if rng.one_in(2) { n } else { 0 };
+    // Where nobody gives up, such a read is only slow.
+    let given_up = reads.deadline < STALL;
+    Faults {
+        short: rare(rng, 5),
+        again: rare(rng, 10),
+        io_error: if rng.one_in(4) { 50 } else { 0 },
+        stall: if rng.one_in(10) && given_up { 100 } else { 0 },
+        ..Faults::default()
+    }
 }

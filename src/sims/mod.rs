@@ -2,16 +2,23 @@
 //!
 //! A failure prints its seed: `STRAIT_SIM_SEED=n` runs that seed alone, and `STRAIT_SIM_SEEDS=n` so many.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod damaged;
 mod draw;
+mod machine;
 mod pipeline;
 mod rank;
 mod resume;
+mod side;
 mod windows;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-pub(crate) use draw::device_fault;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::{over_cuda, over_cufile};
+pub(crate) use draw::draw_faults;
+pub(crate) use machine::{Drawn, Machine, Over};
 
 use crate::sim::Rng;
 

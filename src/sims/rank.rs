@@ -3,11 +3,15 @@
 use std::collections::BTreeSet;
 
 use super::damaged::DamagedRing;
+use super::draw::draw_reads;
+use super::machine::{Machine, Over};
 use crate::assembly;
 use crate::batch::Batch;
+use crate::config::ReadOptions;
 use crate::engine::{Message, Output};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::order::{BadSamplePolicy, Cursor, IfChanged, Order, Policy, Progress, Rank, Schedule, Standing, Stretch};
+use crate::sim::Rng;
 use crate::stats::Stats;
 
 /// More turns than any rank needs: beyond, the pipeline hangs.
@@ -28,14 +32,37 @@ pub(super) struct Delivered {
     pub(super) padded: u64,
 }
 
+/// Runs on a machine, and on another where that breaks: what it had come to by then is the beginning of the whole.
+pub(super) fn on_machines(
+    over: &dyn Over,
+    rng: &mut Rng,
+    mut run: impl FnMut(&mut Rng, &Machine, ReadOptions) -> Ranked,
+) -> Ranked {
+    let mut broken: Vec<Ranked> = Vec::new();
+    loop {
+        let machine = Machine::draw(rng, over, 1);
+        let mut reads = draw_reads(rng);
+        over.adapt(&mut reads, &machine);
+        let ranked = run(rng, &machine, reads);
+        let broke = ranked.failure.as_ref().is_some_and(|error| machine.broke(error));
+        machine.close(false);
+        if !broke {
+            assert!(broken.iter().all(|other| ranked.batches.starts_with(&other.batches)), "not the same as before");
+            return ranked;
+        }
+        broken.push(ranked);
+    }
+}
+
 /// Runs a pipeline from a cursor, or from the start, to the end of its epochs or for so many steps.
 pub(super) fn drive(
     frame: assembly::Frame,
     ring: DamagedRing,
+    machine: &Machine,
     from: Option<&str>,
     epochs: u64,
     steps_max: u64,
-    mut delivered: impl FnMut(&Batch) -> Delivered,
+    mut delivered: impl FnMut(&Batch) -> Result<Delivered>,
 ) -> Ranked {
     let assembly::Frame { engine, messages, output, shared, supply } = frame;
     let mut engine = engine.assemble(Some(Box::new(move |_| Ok(Box::new(ring) as _)))).unwrap();
@@ -52,11 +79,18 @@ pub(super) fn drive(
         messages.send(Message::Epoch { generation, source, standing: standing.clone() }).unwrap();
         for turn in 0.. {
             assert!(turn < TURNS_MAX && engine.turn(), "no end of epoch {epoch}");
+            machine.turn();
             match output.try_recv() {
                 Ok(Output::Batch(body)) => {
                     let batch = Batch::new(body, messages.clone(), shared.clone());
+                    match delivered(&batch) {
+                        Ok(delivered) => batches.push(delivered),
+                        Err(error) => {
+                            failure = Some(error);
+                            break;
+                        }
+                    }
                     standing = Standing::of(&batch.cursor());
-                    batches.push(delivered(&batch));
                     if batches.len() as u64 == steps_max {
                         break;
                     }

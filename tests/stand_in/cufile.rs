@@ -3,15 +3,15 @@
 
 use std::ffi::{CStr, CString, c_char};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use strait::stats::Fallback;
 use strait::storage::{Cufile, Enter, Surroundings};
 
 /// What stands in for sysfs: of each test binary its own.
-const SYSFS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/sysfs-", env!("CARGO_CRATE_NAME"));
+static SYSFS: LazyLock<PathBuf> = LazyLock::new(|| std::env::current_exe().unwrap().with_extension("sysfs"));
 
 /// The controls of the stand-in.
 pub(crate) struct FakeCufile;
@@ -21,10 +21,8 @@ pub(crate) fn take() -> (FakeCufile, MutexGuard<'static, ()>) {
     static ONE: Mutex<()> = Mutex::new(());
     let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     load();
-    let sysfs = Path::new(SYSFS);
-    Surroundings { modules: true, udev: true, nvidia_fs: true, peer_to_peer: false, sysfs }.pretend();
-    // SAFETY: the type is that of control.rs.
-    unsafe { function::<extern "C" fn()>(c"fakecufile_heal")() };
+    Surroundings { modules: true, udev: true, nvidia_fs: true, peer_to_peer: false, sysfs: &SYSFS }.pretend();
+    FakeCufile.heal();
     FakeCufile.misuse();
     (FakeCufile, alone)
 }
@@ -45,6 +43,11 @@ impl FakeCufile {
         unsafe { function::<extern "C" fn() -> bool>(c"fakecufile_is_open")() }
     }
 
+    pub(crate) fn heal(&self) {
+        // SAFETY: the type is that of control.rs.
+        unsafe { function::<extern "C" fn()>(c"fakecufile_heal")() }
+    }
+
     pub(crate) fn set(&self, knob: &str, value: i64) {
         let name = CString::new(knob).unwrap();
         // SAFETY: the type is that of control.rs; the name is a C string.
@@ -54,10 +57,10 @@ impl FakeCufile {
     /// Makes it as if the file system of `path` lay on a drive of this name.
     pub(crate) fn lies_on(&self, path: &Path, drive: &str) {
         let device = std::fs::metadata(path).unwrap().dev();
-        let place = Path::new(SYSFS).join("dev/block");
+        let place = SYSFS.join("dev/block");
         let link = place.join(format!("{}:{}", libc::major(device), libc::minor(device)));
         std::fs::create_dir_all(&place).unwrap();
-        std::fs::create_dir_all(Path::new(SYSFS).join("devices").join(drive)).unwrap();
+        std::fs::create_dir_all(SYSFS.join("devices").join(drive)).unwrap();
         let _ = std::fs::remove_file(&link);
         std::os::unix::fs::symlink(Path::new("../../devices").join(drive), link).unwrap();
     }

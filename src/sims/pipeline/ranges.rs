@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::draw::Shards;
+use super::super::machine::Drawn;
 use super::Run;
 use crate::engine::ranges::seen;
 
@@ -10,7 +11,7 @@ use crate::engine::ranges::seen;
 #[test]
 fn stages_of_a_turn_are_ranges() {
     let shards = Shards::new();
-    let mut run = Run::new(1, &shards);
+    let mut run = Run::new(1, &shards, &Drawn);
     seen::take();
     run.engine.turn();
     let stages = ["copies that ended", "reads that ended", "hand over", "plan, read", "hand over", "wait"];
@@ -27,20 +28,10 @@ fn what_is_done_with_a_batch_is_a_range_within_its_stage() {
     let (mut staged, mut direct) = (BTreeSet::new(), BTreeSet::new());
     for seed in 0..40 {
         seen::take();
-        let mut run = Run::new(seed, &shards);
+        let mut run = Run::new(seed, &shards, &Drawn);
         run.epochs();
-        let mut open: Vec<String> = Vec::new();
         let found = if run.engine.stage.is_some() { &mut staged } else { &mut direct };
-        for name in seen::take() {
-            match name.strip_prefix("strait: ") {
-                Some(stage) => {
-                    open.push(stage.into());
-                    found.insert(open.join(" > "));
-                }
-                None => drop(open.pop().expect("an end of nothing")),
-            }
-        }
-        assert!(open.is_empty(), "{open:?} without an end");
+        found.extend(seen::nested());
         run.finish();
     }
     let in_reads = |more: &[&str]| {

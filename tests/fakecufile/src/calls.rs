@@ -185,7 +185,7 @@ pub extern "C" fn cuFileBufDeregister(base: usize) -> CUfileError {
 }
 
 /// What pread gives, where it is wanted, in two pieces.
-fn read(fd: i32, target: usize, bytes: usize, offset: i64) -> i64 {
+fn read(fd: i32, target: usize, bytes: usize, offset: i64, pause: Duration) -> i64 {
     let mut staged = vec![0u8; bytes];
     let mut got = 0;
     while got < bytes {
@@ -200,7 +200,9 @@ fn read(fd: i32, target: usize, bytes: usize, offset: i64) -> i64 {
         }
     }
     let half = got / 2;
-    let whole = put(target, &staged[..half]) && put(target + half, &staged[half..got]);
+    let begun = put(target, &staged[..half]);
+    std::thread::sleep(pause);
+    let whole = begun && put(target + half, &staged[half..got]);
     if whole { got as i64 } else { -5012 }
 }
 
@@ -211,9 +213,9 @@ fn buffered(fd: i32) -> i32 {
     unsafe { libc::open(path.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC) }
 }
 
-fn read_file(fd: i32, target: usize, bytes: usize, offset: i64) -> i64 {
+fn read_file(fd: i32, target: usize, bytes: usize, offset: i64, pause: Duration) -> i64 {
     let own = buffered(fd);
-    let got = read(if own < 0 { fd } else { own }, target, bytes, offset);
+    let got = read(if own < 0 { fd } else { own }, target, bytes, offset, pause);
     if own >= 0 {
         // SAFETY: opened above.
         unsafe { libc::close(own) };
@@ -241,7 +243,7 @@ pub unsafe extern "C" fn cuFileRead(file: usize, base: usize, bytes: usize, offs
         (fd, wrong, state.knob("told_less"))
     };
     let target = base + base_offset as usize;
-    let got = read_file(fd, target, bytes, offset);
+    let got = read_file(fd, target, bytes, offset, Duration::ZERO);
     if wrong != 0 && got > wrong {
         put(target + wrong as usize, b"?");
     }
@@ -317,12 +319,29 @@ pub unsafe extern "C" fn cuFileBatchIOSubmit(
     answer(0)
 }
 
+/// How much of an entry is read, and with which error it ends, if any.
+fn fate(state: &mut State, size: usize) -> (usize, i64) {
+    let most = match state.knob("short_bytes") as usize {
+        0 => size,
+        short => size.min(short),
+    };
+    let bytes = if state.strikes("short_once_in") { 512 * (1 + state.below(most as u64 / 512) as usize) } else { most };
+    let error = match state.take_knob("read_error") {
+        0 if state.strikes("again_once_in") => -i64::from(libc::EAGAIN),
+        0 if state.strikes("error_once_in") => -i64::from(libc::EIO),
+        error => error,
+    };
+    (bytes, error)
+}
+
 fn launch(state: &mut State, batch: usize, entry: CUfileIOParams, fd: i32) {
     let target = entry.base + entry.base_offset as usize;
-    let (short, late_max) = (state.knob("short_bytes") as usize, state.knob("late_us_max") as u64);
-    let (error, status) = (state.take_knob("read_error"), state.take_knob("event_status") as c_int);
-    let late = Duration::from_micros(state.below(late_max + 1));
-    let bytes = if short > 0 { entry.size.min(short) } else { entry.size };
+    let ((bytes, error), status) = (fate(state, entry.size), state.take_knob("event_status") as c_int);
+    let late = match state.take_knob("late_once_us") as u64 {
+        0 => state.chance_us("late_us_max"),
+        late => Duration::from_micros(late),
+    };
+    let slow = state.chance_us("slow_us_max");
     state.reads += 1;
     let found = state.batches.get_mut(&batch).expect("looked up");
     if found.in_flight.insert(entry.cookie, (entry.file, target)).is_some() {
@@ -335,7 +354,9 @@ fn launch(state: &mut State, batch: usize, entry: CUfileIOParams, fd: i32) {
         while crate::state::state().knob("hold") != 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let result = if error != 0 { error } else { read_file(fd, target, bytes, entry.file_offset) };
+        // What fails may have read some all the same.
+        let read = read_file(fd, target, bytes, entry.file_offset, slow);
+        let result = if error != 0 { error } else { read };
         let status = match status {
             0 if result < 0 => 0x40,
             0 => 0x10,

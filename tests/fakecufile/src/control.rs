@@ -11,8 +11,11 @@ use crate::state::state;
 /// - `direct`: 0 compatibility mode, 1 nvidia-fs, 2 PCI peer-to-peer DMA; `batch_max`: entries of a batch
 /// - `open_hangs`; `open_error`, `register_error`, `batch_error`, `submit_error`, `status_error`: codes
 /// - `register_bytes_max`: longer memory is refused
-/// - `short_bytes`: a batch's read gives no more; `late_us_max`; `hold`: no read of a batch ends
-/// - `read_error`, `event_status`: the next entry of a batch ends with it
+/// - `chance`: decides what is left to chance from now on
+/// - `short_bytes`: a batch's read gives no more; `late_us_max`; `slow_us_max`: between the two pieces that it is written
+///   in; `hold`: no read of a batch ends
+/// - `short_once_in`, `again_once_in`, `error_once_in`: so often an entry of a batch reads less, ends with EAGAIN, with EIO
+/// - `read_error`, `event_status`: the next entry of a batch ends with it; `late_once_us`: or as late as that
 /// - `read_hangs`, of `cuFileRead`; `told_less`: it says that it has read so much less; `wrong_byte`: it changes that one, if
 ///   it reads no more than `wrong_bytes_max`, where that is set
 ///
@@ -22,7 +25,11 @@ use crate::state::state;
 pub unsafe extern "C" fn fakecufile_set(name: *const c_char, value: i64) {
     // SAFETY: the caller's promise.
     let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
-    state().knobs.insert(name, value);
+    let mut state = state();
+    match &*name {
+        "chance" => state.chance = value as u64 | 1,
+        _ => drop(state.knobs.insert(name, value)),
+    }
 }
 
 /// Takes every knob back.

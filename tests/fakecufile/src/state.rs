@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 pub(crate) struct State {
     pub(crate) opened: bool,
@@ -14,7 +15,7 @@ pub(crate) struct State {
     pub(crate) knobs: BTreeMap<String, i64>,
     pub(crate) misuse: Vec<String>,
     pub(crate) reads: u64,
-    chance: u64,
+    pub(crate) chance: u64,
     next_handle: usize,
 }
 
@@ -61,6 +62,18 @@ impl State {
     pub(crate) fn refuse(&mut self, code: i32, what: &str) -> i32 {
         self.misuse.push(what.into());
         code
+    }
+
+    /// Once in as many times as the knob says; never, if it says nothing.
+    pub(crate) fn strikes(&mut self, knob: &str) -> bool {
+        let once_in = self.knob(knob) as u64;
+        once_in > 0 && self.below(once_in) == 0
+    }
+
+    /// Any time up to what the knob says.
+    pub(crate) fn chance_us(&mut self, knob: &str) -> Duration {
+        let most = self.knob(knob) as u64;
+        Duration::from_micros(self.below(most + 1))
     }
 
     /// xorshift64.

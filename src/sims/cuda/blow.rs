@@ -1,0 +1,70 @@
+//! What goes wrong on the stand-ins.
+
+use super::{SOON, cufile, stand_in};
+use crate::sim::Rng;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Blow {
+    /// A call fails, whether or not it did its work.
+    Call { symbol: &'static str, nth: u64, works: bool },
+    /// The device is lost.
+    Lost,
+    /// No work on a stream ends any more.
+    Stalled,
+    /// A knob of cuFile's.
+    Storage { knob: &'static str, value: i64 },
+}
+
+/// Those that a run makes while it goes.
+const CALLS: [&str; 10] = [
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyBatchAsync",
+    "cuMemcpy2DAsync_v2",
+    "cuMemcpyDtoDAsync_v2",
+    "cuLaunchKernel",
+    "cuEventRecord",
+    "cuEventQuery",
+    "cuEventCreate",
+    "cuStreamWaitEvent",
+    "cuCtxPushCurrent_v2",
+];
+
+impl Blow {
+    pub(super) fn draw(rng: &mut Rng, in_place: bool) -> Blow {
+        const CU_FILE_INTERNAL_ERROR: i64 = 5030;
+        const CANCELED: i64 = 8;
+        const TIMEOUT: i64 = 32;
+        if in_place && rng.one_in(2) {
+            let late = 2 * SOON.as_micros() as i64;
+            let knobs = [
+                ("submit_error", CU_FILE_INTERNAL_ERROR),
+                ("status_error", CU_FILE_INTERNAL_ERROR),
+                ("event_status", CANCELED),
+                ("event_status", TIMEOUT),
+                ("late_once_us", late),
+            ];
+            let (knob, value) = knobs[rng.below(knobs.len() as u64) as usize];
+            return Blow::Storage { knob, value };
+        }
+        match rng.below(12) {
+            0 => Blow::Stalled,
+            1 => Blow::Lost,
+            _ => {
+                let symbol = CALLS[rng.below(CALLS.len() as u64) as usize];
+                // Only work on a stream may have begun in spite of it.
+                let works = !symbol.starts_with("cuCtx") && symbol != "cuEventCreate" && rng.one_in(2);
+                Blow::Call { symbol, nth: 1 + rng.below(12), works }
+            }
+        }
+    }
+
+    pub(super) fn fall(self) {
+        const LAUNCH_FAILED: i32 = 719;
+        match self {
+            Blow::Call { symbol, nth, works } => stand_in::Fake.fail(symbol, nth, 1, works),
+            Blow::Lost => stand_in::Fake.lose(LAUNCH_FAILED),
+            Blow::Stalled => stand_in::Fake.stall(),
+            Blow::Storage { knob, value } => cufile::FakeCufile.set(knob, value),
+        }
+    }
+}
