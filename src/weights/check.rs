@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::memory::Hold;
 use super::window::Window;
 use super::{Digest, Hasher};
+use crate::engine::ranges::range;
 use crate::workers;
 
 /// A window that has landed, and what in it is to be summed up.
@@ -46,6 +47,7 @@ impl workers::Job for Job {
     type Kept = Sums;
 
     fn work(&mut self, sums: &mut Sums) {
+        let _range = range(c"strait: digests");
         for piece in &self.pieces {
             #[cfg(test)]
             assert_ne!(sums.expected[piece.check], tests::panics(), "a test asked for this");
