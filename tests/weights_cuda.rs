@@ -123,6 +123,28 @@ fn a_tensor_given_up_on_a_stream_is_freed_behind_it() {
     assert_eq!((fake.live_at_rest(), fake.misuse()), (before, String::new()));
 }
 
+/// Mutant that this catches: memory that is freed though nobody knows when its reader has done.
+#[test]
+fn memory_whose_reader_cannot_be_waited_for_is_never_freed() {
+    let (fake, _alone) = take();
+    let directory = common::disk_directory();
+    let made = [Made::new(&mut Rng::new(9), "w", DType::U8, &[5000])];
+    write(directory.path(), "m.safetensors", &made, 0);
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    for symbol in ["cuEventCreate", "cuEventRecord"] {
+        let [memory, ..] = fake.live_at_rest();
+        let tensors = small(checkpoint.load().device(Device::cuda(0).unwrap())).load_all().unwrap();
+        fake.fail(symbol, 1, 1, false);
+        for tensor in tensors {
+            // SAFETY: null is the legacy stream of the device's context.
+            let error = unsafe { tensor.release_on(RawStream(std::ptr::null_mut())) }.unwrap_err();
+            assert!(error.to_string().contains(symbol), "{error}");
+        }
+        let [left, ..] = fake.live_at_rest();
+        assert_eq!((left, fake.misuse()), (memory + 1, String::new()), "{symbol}");
+    }
+}
+
 /// Each call that a load makes fails once: an error that names the device, and nothing is left.
 #[test]
 fn every_call_may_fail() {

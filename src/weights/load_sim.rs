@@ -127,10 +127,10 @@ impl Run {
         let refused = |reason: &str| self.machine.struck && reason.contains("cuMemcpyBatchAsync");
         assert!(stats.fallbacks.iter().all(|fallback| refused(&fallback.reason)), "{:?}", stats.fallbacks);
         let Run { mut rng, machine, engine, output, shared, held, faults, .. } = self;
-        // Tensors are given up behind their consumers' streams, or outlive the load.
-        let mut kept = Vec::new();
+        // Tensors are given up behind their consumers' streams, or outlive the load: all of them, some, or none.
+        let (mut kept, keep) = (Vec::new(), [0, 1, 2][rng.below(3) as usize]);
         for (tensor, stream) in held {
-            if rng.one_in(2) {
+            if rng.below(2) < keep {
                 kept.push(tensor);
             // SAFETY: a live stream of this device, with the read of the tensor on it.
             } else if let Err(error) = unsafe { tensor.release_on(stream) } {

@@ -116,16 +116,15 @@ impl Tensor {
     }
 
     /// Gives it up behind everything that is on `consumer` now: its memory is freed behind that. A tensor that is dropped
-    /// is one whose consumers are done with it.
+    /// is one whose consumers are done with it. If the stream cannot be asked, the memory is leaked rather than freed under
+    /// its reader, and the error says why.
     ///
     /// # Safety
     /// `consumer` is a live stream of this device.
     pub unsafe fn release_on(self, consumer: RawStream) -> Result<()> {
-        match &self.owner {
-            // SAFETY: the caller's promise is the same.
-            Owner::Load(memory) => unsafe { memory.free_behind_stream(consumer) },
-            Owner::Caller(_) => Ok(()),
-        }
+        let Owner::Load(memory) = &self.owner else { return Ok(()) };
+        // SAFETY: the caller's promise is the same.
+        unsafe { memory.free_behind_stream(consumer) }.inspect_err(|_| std::mem::forget(memory.clone()))
     }
 
     /// Its bytes, once they are there. Only where the host can address the device's memory; elsewhere an error
