@@ -3,16 +3,21 @@
 use std::ffi::c_char;
 use std::fs;
 use std::path::Path;
+use std::rc::Rc;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use strait::Device;
 
 use crate::check::Outcome;
-use crate::check::cuda::{Gpu, cuda};
+use crate::check::cuda::{ConsumerStream, Gpu, Pinned, Scratch, cuda, is_stand_in};
 use crate::options::Options;
 
-pub(crate) fn describe(device: &Device, gpu: &Gpu, options: &Options) -> Value {
+pub(crate) fn describe(device: &Device, gpu: &Rc<Gpu>, options: &Options) -> Value {
     let bus_id = bus_id(gpu).unwrap_or_default();
+    let kernels = kernels(device);
+    // An idle link may have been slowed down.
+    let _ = busy(gpu);
     let pci = |name: &str| line(format!("/sys/bus/pci/devices/{}/{name}", bus_id.to_lowercase()));
     json!({
         "gpu": device.name(),
@@ -23,6 +28,8 @@ pub(crate) fn describe(device: &Device, gpu: &Gpu, options: &Options) -> Value {
         "pcie_link_speed": pci("current_link_speed"),
         "pcie_link_width": pci("current_link_width"),
         "gpu_numa_node": pci("numa_node"),
+        "pcie_link_max": [pci("max_link_speed"), pci("max_link_width")],
+        "ms_to_compile_kernels": kernels,
         "cpu": entry("/proc/cpuinfo", "model name"),
         "cpus": std::thread::available_parallelism().map(usize::from).ok(),
         "memory": entry("/proc/meminfo", "MemTotal"),
@@ -31,6 +38,25 @@ pub(crate) fn describe(device: &Device, gpu: &Gpu, options: &Options) -> Value {
         "dir": mount(&options.dir),
         "tmpfs": options.tmpfs.as_deref().and_then(mount),
     })
+}
+
+/// How long the driver takes to compile strait's kernels: this is the first process, and its cache is empty.
+fn kernels(device: &Device) -> Option<f64> {
+    let mut stream = device.raw().stream().ok()?;
+    let start = Instant::now();
+    let slower = stream.ready_to_gather();
+    slower.is_none().then(|| start.elapsed().as_secs_f64() * 1e3)
+}
+
+/// Copies to the device until a link that sleeps has woken up.
+fn busy(gpu: &Rc<Gpu>) -> Outcome {
+    let bytes = if is_stand_in() { 1 << 20 } else { 64 << 20 };
+    let (source, target) = (Pinned::new(gpu, bytes)?, Scratch::new(gpu, bytes)?);
+    let stream = ConsumerStream::new(gpu)?;
+    for _ in 0..16 {
+        stream.to_device(&source, 0, &target, bytes)?;
+    }
+    stream.synchronize()
 }
 
 fn driver_version() -> Outcome<String> {

@@ -15,6 +15,7 @@ mod check;
 mod lines;
 mod machine;
 mod measure;
+mod memory;
 mod options;
 mod parts;
 mod process;
@@ -23,6 +24,7 @@ mod runner;
 mod surroundings;
 mod targets;
 mod text;
+mod time;
 mod within;
 
 use std::process::ExitCode;

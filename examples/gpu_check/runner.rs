@@ -12,6 +12,7 @@ use crate::parts::{PARTS, Part, Run};
 use crate::process::{self, End};
 use crate::report::{Kind, Report, with_ending};
 use crate::surroundings::Surroundings;
+use crate::time;
 
 /// What a part exits with where there is no GPU, or nothing else that it needs.
 pub(crate) const NOTHING_HERE: u8 = 3;
@@ -25,8 +26,6 @@ const LOG_BYTES: usize = 14 << 20;
 const RESERVE: Duration = Duration::from_secs(8);
 /// What reading Python's packages may take at most.
 const WARM: Duration = Duration::from_secs(90);
-/// What a measurement may take beyond the time that it was told.
-const SLACK: f64 = 15.0;
 
 /// Everything; the exit code.
 pub(crate) fn run(options: &Options) -> Outcome<u8> {
@@ -130,11 +129,8 @@ impl Runner {
         let left = self.left();
         // Checks that come later are usually quick: a share of the time is theirs.
         let (told, deadline) = match part.measures {
-            true => {
-                let told = left * part.seconds - SLACK;
-                (told, told + SLACK)
-            }
-            false => (part.seconds.min(left) * 0.8, part.seconds.min(left)),
+            true => time::of_measurement(part.seconds, left),
+            false => time::of_check(part.seconds, left, 60.0 * self.options.minutes, self.measurements_wait(later)),
         };
         if told < 2.0 {
             let more = if later.is_empty() { "" } else { ", or leave others out by --only" };
@@ -164,6 +160,13 @@ impl Runner {
         let seconds = start.elapsed().as_secs_f64();
         self.report.part_ended(name, seconds, &format!("{end:?}"));
         self.judge(part, &end, &heard, said, deadline)
+    }
+
+    /// Whether there are some among the parts to come. What is measured over the stand-in is not worth waiting for.
+    fn measurements_wait(&self, later: &[Part]) -> bool {
+        let Options { check_only, driver, only, .. } = &self.options;
+        let wanted = |part: &Part| part.measures && (only.is_empty() || only.iter().any(|name| name == part.name));
+        !check_only && driver.is_none() && later.iter().any(wanted)
     }
 
     fn skip(&mut self, name: &str, why: &str) -> Option<u8> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::memory;
 use crate::options::Options;
 use crate::parts;
 use crate::process::{self, End};
@@ -28,9 +29,11 @@ pub(crate) struct Surroundings {
     /// The parts' own directory in --dir.
     pub(crate) dir: PathBuf,
     pub(crate) device: u32,
+    // In this order they go: a mount after what is in it, and before where it is mounted.
+    _directories: Vec<TempDir>,
+    _own_memory: Option<memory::Own>,
     /// For caches and temporary files.
     scratch: TempDir,
-    _directories: Vec<TempDir>,
 }
 
 /// What Python is asked: packages, and whether PyTorch is among them. Nothing is imported.
@@ -49,7 +52,9 @@ impl Surroundings {
         let dir = made(&options.dir).map_err(|error| format!("--dir {}: {error}", options.dir.display()))?;
         options.dir = absolute(dir.path());
         let mut directories = vec![dir];
-        options.tmpfs = options.tmpfs.take().or_else(tmpfs);
+        options.tmpfs = options.tmpfs.take().or_else(memory::found);
+        let own_memory = options.tmpfs.is_none().then(|| memory::Own::mount(scratch.path()).ok()).flatten();
+        options.tmpfs = options.tmpfs.take().or_else(|| own_memory.as_ref().map(|own| own.path().to_owned()));
         if let Some(tmpfs) = &options.tmpfs {
             let tmpfs = made(tmpfs).map_err(|error| format!("--tmpfs {}: {error}", tmpfs.display()))?;
             options.tmpfs = Some(absolute(tmpfs.path()));
@@ -68,6 +73,7 @@ impl Surroundings {
             device: options.device,
             scratch,
             _directories: directories,
+            _own_memory: own_memory,
         })
     }
 
@@ -122,21 +128,6 @@ fn joined(ours: &[PathBuf], variable: &str) -> std::ffi::OsString {
     let theirs = std::env::var_os(variable).unwrap_or_default();
     let all = ours.iter().cloned().chain(std::env::split_paths(&theirs)).filter(|path| !path.as_os_str().is_empty());
     std::env::join_paths(all).unwrap_or(theirs)
-}
-
-/// A directory in memory with at least 512 MiB to write to.
-fn tmpfs() -> Option<PathBuf> {
-    let fits = |path: &&&str| {
-        let path = std::ffi::CString::new(**path).expect("a literal without 0");
-        // SAFETY: statfs is plain data for which all-zero is valid; path and place outlive the call.
-        let (code, status) = unsafe {
-            let mut status: libc::statfs = std::mem::zeroed();
-            (libc::statfs(path.as_ptr(), &mut status), status)
-        };
-        let room = status.f_bavail * status.f_bsize as u64;
-        code == 0 && status.f_type as u64 == libc::TMPFS_MAGIC as u64 && room >= 512 << 20
-    };
-    ["/dev/shm", "/tmp", "/run"].iter().find(fits).map(PathBuf::from)
 }
 
 /// The Python that was named; else one that has PyTorch; else any.

@@ -5,6 +5,8 @@
 #[allow(dead_code, unused_imports, reason = "the program uses the rest")]
 #[path = "../../examples/gpu_check/check/mod.rs"]
 mod check;
+#[path = "../../examples/gpu_check/memory.rs"]
+mod memory;
 #[allow(dead_code, reason = "the program uses the rest")]
 #[path = "../../examples/gpu_check/process.rs"]
 mod process;
@@ -15,6 +17,8 @@ mod report;
 mod targets;
 #[path = "../../examples/gpu_check/text.rs"]
 mod text;
+#[path = "../../examples/gpu_check/time.rs"]
+mod time;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -213,4 +217,59 @@ fn a_report_is_whole_at_any_time() {
     report.write(&out).unwrap();
     assert_eq!(serde_json::from_str::<serde_json::Value>(&read("json")).unwrap()["finished"], true);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2, "temporary files are gone");
+}
+
+/// Mutants that this catches: the first mount that comes; one that cannot be written to; the system's own.
+#[test]
+fn memory_is_looked_for_where_it_may_be_written_to() {
+    let mounts = "tmpfs /sys/fs/cgroup tmpfs rw,mode=755 0 0\n\
+                  /dev/vda / ext4 rw 0 0\n\
+                  tmpfs /mnt/ram tmpfs rw,nosuid 0 0\n\
+                  udev /dev tmpfs rw 0 0\n\
+                  tmpfs /run tmpfs ro,nosuid 0 0\n\
+                  shm /dev/shm tmpfs rw,nosuid,size=65536k 0 0\n\
+                  tmpfs /tmp tmpfs nosuid,rw 0 0\n";
+    let found: Vec<_> = memory::mounted(mounts).iter().map(|place| place.display().to_string()).collect();
+    assert_eq!(found, ["/dev/shm", "/tmp", "/mnt/ram"]);
+    assert!(memory::found().is_none_or(|place| memory::has_room(&place)));
+    assert!(!memory::has_room(std::path::Path::new("/no/such/place")));
+}
+
+/// Mutants that this catches: a mount that others see; one that stays.
+#[test]
+fn where_no_memory_is_mounted_it_is_for_us_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().to_owned();
+    // The thread leaves the namespace of the others for good.
+    let mount = move || match memory::Own::mount(&place) {
+        Err(error) => eprintln!("SKIPPED: nothing may be mounted here: {error}"),
+        Ok(own) => {
+            assert!(memory::has_room(own.path()));
+            std::fs::write(own.path().join("file"), "bytes").unwrap();
+            let (end, lines) = shell(&format!("cat {}/file", own.path().display()), LONG);
+            assert_eq!((end, &*lines), (End::Exited(0), &["bytes".to_string()][..]), "what we start sees it");
+            let (seen, of_us) = (own.path().join("file"), own.path().to_owned());
+            let parents = format!("/proc/{}/root{}", std::process::id(), seen.display());
+            assert!(!std::path::Path::new(&parents).exists(), "the rest of the process sees it");
+            drop(own);
+            assert!(!of_us.exists());
+        }
+    };
+    std::thread::spawn(mount).join().unwrap();
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+/// Mutants that this catches: checks that use up all the time; measurements that get more than there is.
+#[test]
+fn slow_checks_leave_measurements_their_time() {
+    let (all, mut left) = (480.0, 472.0);
+    for own in [40.0, 60.0, 90.0, 60.0, 100.0, 60.0, 60.0, 60.0, 60.0, 40.0, 50.0, 60.0] {
+        let (told, deadline) = time::of_check(own, left, all, true);
+        assert!(told <= deadline && deadline <= own);
+        left -= deadline.max(0.0);
+    }
+    assert!(left >= 0.4 * all, "{left} s for measurements");
+    assert_eq!(time::of_check(60.0, 100.0, all, false), (48.0, 60.0));
+    let (told, deadline) = time::of_measurement(1.0, left);
+    assert!(told < deadline && deadline <= left);
 }

@@ -58,7 +58,11 @@ pub(crate) fn write_all(options: &Options) -> Outcome {
         }
     }
     if options.tmpfs.is_none() {
-        lines::skipped("measurements from tmpfs", "no tmpfs with 512 MiB to spare is mounted: --tmpfs names one");
+        lines::skipped(
+            "measurements from tmpfs",
+            "no tmpfs with 512 MiB to spare is mounted, and none may be: --tmpfs names one; \
+            containers have one with `--shm-size 16g`",
+        );
     }
     Ok(())
 }

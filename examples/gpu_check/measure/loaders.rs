@@ -39,6 +39,8 @@ struct Run {
     build_ms: f64,
     first_batch_ms: f64,
     pinned_bytes: u64,
+    /// How often the engine had neither a slab nor a region to read into.
+    waits: [u64; 2],
     way: String,
 }
 
@@ -49,9 +51,9 @@ impl<'a> Case<'a> {
     /// From the disk: in order and shuffled, and in order to the host; the same files from the page cache.
     pub(super) fn of_disk(device: &Device, files: &'a Files) -> Outcome<Vec<Case<'a>>> {
         files::evict(&files.paths);
-        let (way, rate) = disk::best(&files.paths, true)?;
+        let (way, rate) = disk::best("disk", &files.paths, true)?;
         let small = Way { threads: way.threads.max(16), block: 128 << 10, shuffled: true, ..way };
-        let (cached, _) = disk::best(&files.paths[..1], false)?;
+        let (cached, _) = disk::best("page cache", &files.paths[..1], false)?;
         let case =
             |name, device: &Device, order, ceiling, cold| Case::new(name, files, device, order, ceiling, rate, cold);
         Ok(vec![
@@ -63,7 +65,7 @@ impl<'a> Case<'a> {
     }
 
     pub(super) fn of_tmpfs(device: &Device, files: &'a Files) -> Outcome<Vec<Case<'a>>> {
-        let (way, rate) = disk::best(&files.paths, false)?;
+        let (way, rate) = disk::best("tmpfs", &files.paths, false)?;
         let small = Way { block: 128 << 10, shuffled: true, ..way };
         let case = |name, order, ceiling| Case::new(name, files, device, order, ceiling, rate, false);
         Ok(vec![case("tmpfs, in order", LARGE, way), case("tmpfs, shuffled", SMALL, small)])
@@ -154,6 +156,7 @@ impl<'a> Case<'a> {
             build_ms: (built - start).as_secs_f64() * 1e3,
             first_batch_ms: first.unwrap_or_default().as_secs_f64() * 1e3,
             pinned_bytes: stats.pinned_bytes_max,
+            waits: [stats.waits_for_slab, stats.waits_for_region],
             way: format!("{}, {}{}", stats.path, stats.ring, fallbacks.concat()),
         });
         Ok(())
@@ -173,6 +176,8 @@ impl<'a> Case<'a> {
             "cores": of(&|run| run.cores),
             "build_ms": of(&|run| run.build_ms),
             "first_batch_ms": of(&|run| run.first_batch_ms),
+            "waits_for_slab": of(&|run| run.waits[0] as f64),
+            "waits_for_region": of(&|run| run.waits[1] as f64),
             "pinned_MiB": self.runs.iter().map(|run| run.pinned_bytes >> 20).max(),
             "rounds": self.runs.len(),
             "way": self.runs.last().map(|run| run.way.clone()),

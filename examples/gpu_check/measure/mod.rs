@@ -2,6 +2,7 @@
 //! are said after each round. Over a stand-in for the driver the figures mean nothing: the report keeps none.
 
 mod bus;
+mod device;
 mod disk;
 pub(crate) mod files;
 mod loaders;
@@ -27,6 +28,10 @@ pub(crate) fn all(options: &Options, device: &Device, gpu: &Rc<Gpu>) -> Outcome 
     bus.gb_per_s(1 << 20)?;
     for row in bus::register(gpu)? {
         lines::row("registering host memory", row);
+    }
+    match device::rows(device, gpu) {
+        Ok(rows) => rows.into_iter().for_each(|row| lines::row("small pieces on the device", row)),
+        Err(error) => lines::check("small pieces on the device", Err(error)),
     }
     let disk = Files::open(&options.dir);
     let memory = options.tmpfs.as_ref().map(|directory| Files::open(directory));
