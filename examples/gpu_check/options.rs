@@ -34,7 +34,7 @@ const HELP: &str = "\
 gpu_check: checks strait on this machine's GPU, and measures it there
 
   --dir DIR      on the disk to read from (default: .)
-  --tmpfs DIR    in memory (default: the first of /dev/shm, /tmp, /run that is and has room)
+  --tmpfs DIR    in memory (default: a tmpfs that has room; else one that is mounted for this run alone, if that is allowed)
   --gib N        size of the shards that are measured, on the disk; four times that in memory, if it is free (default: 2)
   --seeds N      shapes of loaders to check, on each of the two (default: 200)
   --rounds N     rounds of measurements at most; medians are reported (default: 5)
