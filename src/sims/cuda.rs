@@ -54,7 +54,7 @@ impl Cuda {
         let fake = stand_in::Fake;
         // The oldest starts copies one by one, others several with either signature.
         fake.version([12_000, 12_080, 13_000][rng.below(3) as usize]);
-        fake.pace(rng.next_u64(), [0, 50, 300][rng.below(3) as usize], 0);
+        fake.pace(rng.next_u64(), [0, 50, 300, 300, 3000][rng.below(5) as usize], 0);
         let mut sides: Vec<CudaSide> =
             (0..count).map(|place| CudaSide::new(rng, clock, place, &self.landing)).collect();
         sides.iter_mut().for_each(|side| side.in_place = in_place);

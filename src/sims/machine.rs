@@ -70,7 +70,7 @@ impl Machine {
     }
 
     fn of(rng: &mut Rng, clock: Clock, sides: Vec<Box<dyn Side>>, in_place: bool) -> Machine {
-        let struck = !sides.is_empty() && rng.one_in(4);
+        let struck = !sides.is_empty() && rng.one_in(3);
         Machine { clock, sides, in_place, struck, told: Cell::new(false), reads: RefCell::default() }
     }
 

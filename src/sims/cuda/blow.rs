@@ -46,14 +46,14 @@ impl Blow {
             let (knob, value) = knobs[rng.below(knobs.len() as u64) as usize];
             return Blow::Storage { knob, value };
         }
-        match rng.below(12) {
+        match rng.below(10) {
             0 => Blow::Stalled,
             1 => Blow::Lost,
             _ => {
                 let symbol = CALLS[rng.below(CALLS.len() as u64) as usize];
                 // Only work on a stream may have begun in spite of it.
                 let works = !symbol.starts_with("cuCtx") && symbol != "cuEventCreate" && rng.one_in(2);
-                Blow::Call { symbol, nth: 1 + rng.below(12), works }
+                Blow::Call { symbol, nth: 1 + rng.below(4), works }
             }
         }
     }

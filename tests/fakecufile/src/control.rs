@@ -15,7 +15,8 @@ use crate::state::state;
 /// - `short_bytes`: a batch's read gives no more; `late_us_max`; `slow_us_max`: between the two pieces that it is written
 ///   in; `hold`: no read of a batch ends
 /// - `short_once_in`, `again_once_in`, `error_once_in`: so often an entry of a batch reads less, ends with EAGAIN, with EIO
-/// - `read_error`, `event_status`: the next entry of a batch ends with it; `late_once_us`: or as late as that
+/// - `read_error`, `event_status`: the next entry of a batch ends with it; one that is given up goes on, and writes later
+/// - `late_once_us`: the next entry of a batch ends as late as that
 /// - `read_hangs`, of `cuFileRead`; `told_less`: it says that it has read so much less; `wrong_byte`: it changes that one, if
 ///   it reads no more than `wrong_bytes_max`, where that is set
 ///

@@ -6,10 +6,11 @@
 //! than 16 MiB at once, addresses off 4 KiB.
 //!
 //! ```text
-//!  calls.rs   the functions of cufile.h       control.rs   what tests see and set (fakecufile_*)
-//!      +----------------- state.rs: everything there is --------+
+//!  calls.rs, batches.rs   the functions of cufile.h       control.rs   what tests see and set (fakecufile_*)
+//!             +-------------------- state.rs: everything there is --------+
 //! ```
 
+mod batches;
 mod calls;
 mod control;
 mod state;
