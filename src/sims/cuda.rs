@@ -28,9 +28,10 @@ mod stand_in;
 const DEVICES: usize = 2;
 /// More than what a device's consumers read between two looks at it.
 const LANDING_BYTES: usize = 32 << 20;
-/// Where nothing goes wrong nobody gives up.
-const EVER: Duration = Duration::from_secs(1 << 30);
-/// Where something does, so much real time passes until somebody does.
+/// Nothing takes as long. Where the ring is simulated, its time runs ahead of the copies'.
+const NEVER: Duration = Duration::from_secs(600);
+const NEVER_REALLY: Duration = Duration::from_secs(30);
+/// Where something goes wrong, so much real time passes until somebody gives up.
 const SOON: Duration = Duration::from_millis(300);
 
 /// The stand-ins, and pinned memory that consumers read into.
@@ -54,7 +55,7 @@ impl Cuda {
         let fake = stand_in::Fake;
         // The oldest starts copies one by one, others several with either signature.
         fake.version([12_000, 12_080, 13_000][rng.below(3) as usize]);
-        fake.pace(rng.next_u64(), [0, 50, 300, 300, 3000][rng.below(5) as usize], 0);
+        fake.pace(rng.next_u64(), [0, 50, 300, 300, 1500][rng.below(5) as usize], 0);
         let mut sides: Vec<CudaSide> =
             (0..count).map(|place| CudaSide::new(rng, clock, place, &self.landing)).collect();
         sides.iter_mut().for_each(|side| side.in_place = in_place);
@@ -87,7 +88,11 @@ impl Over for Cuda {
             true => (RingChoice::Cufile, PathChoice::Auto),
             false => (RingChoice::Uring, reads.path),
         };
-        reads.deadline = if machine.struck { SOON } else { EVER };
+        reads.deadline = match (machine.struck, machine.in_place) {
+            (true, _) => SOON,
+            (false, true) => NEVER_REALLY,
+            (false, false) => NEVER,
+        };
     }
 
     fn ring(&self, rng: &mut Rng, faults: &Faults) -> bool {
@@ -213,7 +218,9 @@ impl Side for CudaSide {
     }
 
     fn strike(&self, rng: &mut Rng) {
-        self.blow.set(Some((rng.below(40), Blow::draw(rng, self.in_place))));
+        let most = 1 << rng.below(7);
+        let turns = rng.below(most);
+        self.blow.set(Some((turns, Blow::draw(rng, self.in_place))));
     }
 
     fn turn(&self) {

@@ -8,7 +8,7 @@ use crate::config::{PathChoice, ReadOptions};
 use crate::dtype::DType;
 use crate::selection::Wanted;
 use crate::sim::Rng;
-use crate::storage::{Faults, STALL};
+use crate::storage::Faults;
 
 /// Where shards are written, and the chance that they are slices of.
 pub(crate) struct Shards {
@@ -66,15 +66,13 @@ pub(crate) fn draw_cast(rng: &mut Rng, field: &str, from: DType) -> Option<Wante
 }
 
 /// How often reads go wrong.
-pub(crate) fn draw_faults(rng: &mut Rng, reads: &ReadOptions) -> Faults {
+pub(crate) fn draw_faults(rng: &mut Rng) -> Faults {
     let rare = |rng: &mut Rng, n: u64| if rng.one_in(2) { n } else { 0 };
-    // Where nobody gives up, such a read is only slow.
-    let given_up = reads.deadline < STALL;
     Faults {
         short: rare(rng, 5),
         again: rare(rng, 10),
         io_error: if rng.one_in(4) { 50 } else { 0 },
-        stall: if rng.one_in(10) && given_up { 100 } else { 0 },
+        stall: if rng.one_in(10) { 100 } else { 0 },
         ..Faults::default()
     }
 }

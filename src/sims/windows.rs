@@ -164,5 +164,5 @@ fn exactly_the_windows_that_need_a_damaged_block_are_left_out_or_replaced() {
 #[test]
 fn the_same_windows_over_cuda() {
     let shards = Shards::new();
-    over_cuda(12, |seed, rng, over| left_out_or_replaced(seed, rng, over, &shards));
+    over_cuda(8, |seed, rng, over| left_out_or_replaced(seed, rng, over, &shards));
 }

@@ -32,8 +32,6 @@ pub use pread::Pread;
 use probe::dio_align;
 pub use probe::{Mode, Probed, Prober, Way};
 pub(crate) use reads::{Accepted, Damage, Landed, LandingId, Options, ReadQueue, Want};
-#[cfg(test)]
-pub(crate) use sim::STALL;
 pub use sim::{Faults, SimRing};
 pub use uring::Uring;
 pub(crate) use writes::{Put, WriteFile, WriteQueue};

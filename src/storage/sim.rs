@@ -39,7 +39,7 @@ enum Work {
     Write(RawWrite),
 }
 
-pub(crate) const STALL: Duration = Duration::from_secs(3600);
+const STALL: Duration = Duration::from_secs(3600);
 
 impl SimRing {
     /// A ring of `depth` whose behaviour `seed` decides.

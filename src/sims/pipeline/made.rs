@@ -35,7 +35,7 @@ impl Run<'_> {
         if staged && rng.one_in(3) {
             reads.pinned_bytes_max = reads.block_bytes * (2 + rng.below(6));
         }
-        let mut faults = draw_faults(&mut rng, &draw.config.reads);
+        let mut faults = draw_faults(&mut rng);
         if draw.config.verify == Verify::Checksums && rng.one_in(2) {
             faults.flip = 30 + rng.below(300); // what nobody checks must not be wrong
         }

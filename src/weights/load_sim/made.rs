@@ -57,7 +57,7 @@ impl Run {
         if rng.one_in(2) {
             builder = wanted.check(&mut rng, &checkpoint, builder, &paths);
         }
-        let faults = draw_faults(&mut rng, &builder.reads);
+        let faults = draw_faults(&mut rng);
         let (parts, output, shared) = assembly::frame(&builder, machine.clock.clone()).unwrap();
         let (ring_seed, clock) = (rng.next_u64(), machine.clock.clone());
         let make = move |depth| Ok(Box::new(SimRing::new(ring_seed, clock, depth, faults)) as _);

@@ -75,10 +75,6 @@ pub unsafe extern "C" fn cuFileBatchIOSubmit(
 ) -> CUfileError {
     let context = has_context();
     let mut state = state();
-    let error = state.take_knob("submit_error") as c_int;
-    if error != 0 {
-        return answer(error);
-    }
     if !context {
         return answer(state.refuse(NO_CONTEXT, "a batch submitted without a current context"));
     }
@@ -90,13 +86,16 @@ pub unsafe extern "C" fn cuFileBatchIOSubmit(
     if !found.in_flight.is_empty() || !found.ended.is_empty() || entries.len() > found.room {
         return answer(state.refuse(5037, "a batch used again while entries of it are in flight"));
     }
-    for entry in entries {
+    // A call that fails may have begun some.
+    let error = state.take_knob("submit_error") as c_int;
+    let begun = if error == 0 { entries.len() } else { state.below(entries.len() as u64 + 1) as usize };
+    for entry in &entries[..begun] {
         match check(&state, entry) {
             Ok(fd) => launch(&mut state, batch, *entry, fd),
             Err(what) => return answer(state.refuse(INVALID_VALUE, what)),
         }
     }
-    answer(0)
+    answer(error)
 }
 
 const COMPLETE: c_int = 0x10;
