@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) use self::alone::{over_cuda, over_cufile};
-use self::blow::Blow;
+use self::blow::{Blow, calls};
 use super::machine::{Machine, Over};
 use super::side::{Found, Side};
 use crate::config::{PathChoice, ReadOptions, RingChoice};
@@ -53,6 +53,9 @@ impl Cuda {
     /// Devices on a driver of some age and pace.
     fn draw(&self, rng: &mut Rng, clock: &Clock, count: usize, in_place: bool) -> Vec<CudaSide> {
         let fake = stand_in::Fake;
+        if rng.one_in(8) {
+            self.device.raw().make_current().unwrap(); // as on an engine's thread: from then on it stays
+        }
         // The oldest starts copies one by one, others several with either signature.
         fake.version([12_000, 12_080, 13_000][rng.below(3) as usize]);
         fake.pace(rng.next_u64(), [0, 50, 300, 300, 1500][rng.below(5) as usize], 0);
@@ -132,6 +135,8 @@ struct CudaSide {
     /// What is to go wrong, and after how many turns.
     blow: Cell<Option<(u64, Blow)>>,
     struck: Cell<bool>,
+    /// How often calls had been made before.
+    calls: Vec<u64>,
     clock: Clock,
     /// When the last turn was.
     turned: Cell<Instant>,
@@ -154,6 +159,7 @@ impl CudaSide {
             in_place: false,
             blow: Cell::new(None),
             struck: Cell::new(false),
+            calls: calls(),
             clock: clock.clone(),
             turned: Cell::new(Instant::now()),
         }
@@ -228,7 +234,7 @@ impl Side for CudaSide {
         match self.blow.take() {
             Some((0, blow)) => {
                 self.struck.set(true);
-                blow.fall();
+                blow.fall(&self.calls);
             }
             Some((turns, blow)) => self.blow.set(Some((turns - 1, blow))),
             None => {}

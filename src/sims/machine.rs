@@ -108,10 +108,10 @@ impl Machine {
         broke
     }
 
-    /// Whether nothing need move any more: batches that no stream can be asked about are not used again, and of those that a
-    /// stream never passes nobody hears. A loader says so itself.
-    pub(crate) fn may_stand(&self) -> bool {
-        self.struck && (self.in_place || self.told.get())
+    /// Whether nothing need move for a while: batches that no stream can be asked about are not used again, and those that a
+    /// stream never passes hold others up. A loader says so itself, in the end.
+    pub(crate) fn may_stand(&self, held_up: bool) -> bool {
+        self.struck && (self.in_place || self.told.get() || held_up)
     }
 
     pub(crate) fn settle(&self) {

@@ -5,8 +5,8 @@ use crate::sim::Rng;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Blow {
-    /// A call fails, whether or not it did its work.
-    Call { symbol: &'static str, nth: u64, works: bool },
+    /// One of the calls that the run makes fails, whether or not it did its work.
+    Call { pick: u64, nth: u64, works: bool },
     /// The device is lost.
     Lost,
     /// No work on a stream ends any more.
@@ -29,6 +29,11 @@ const CALLS: [&str; 10] = [
     "cuCtxPushCurrent_v2",
 ];
 
+/// How often each of them has been made.
+pub(super) fn calls() -> Vec<u64> {
+    CALLS.iter().map(|symbol| stand_in::Fake.calls(symbol)).collect()
+}
+
 impl Blow {
     pub(super) fn draw(rng: &mut Rng, in_place: bool) -> Blow {
         const CU_FILE_INTERNAL_ERROR: i64 = 5030;
@@ -49,19 +54,22 @@ impl Blow {
         match rng.below(10) {
             0 => Blow::Stalled,
             1 => Blow::Lost,
-            _ => {
-                let symbol = CALLS[rng.below(CALLS.len() as u64) as usize];
-                // Only work on a stream may have begun in spite of it.
-                let works = !symbol.starts_with("cuCtx") && symbol != "cuEventCreate" && rng.one_in(2);
-                Blow::Call { symbol, nth: 1 + rng.below(4), works }
-            }
+            _ => Blow::Call { pick: rng.next_u64(), nth: 1 + rng.below(4), works: rng.one_in(2) },
         }
     }
 
-    pub(super) fn fall(self) {
+    /// `before` is how often each of the calls had been made when the run began.
+    pub(super) fn fall(self, before: &[u64]) {
         const LAUNCH_FAILED: i32 = 719;
         match self {
-            Blow::Call { symbol, nth, works } => stand_in::Fake.fail(symbol, nth, 1, works),
+            Blow::Call { pick, nth, works } => {
+                let made = |pair: &(&&str, &u64)| stand_in::Fake.calls(pair.0) > *pair.1;
+                let own: Vec<&str> = CALLS.iter().zip(before).filter(made).map(|(symbol, _)| *symbol).collect();
+                let Some(symbol) = own.get(pick as usize % own.len().max(1)) else { return };
+                // Only work on a stream may have begun in spite of it.
+                let works = works && !["cuEventCreate", "cuCtxPushCurrent_v2"].contains(symbol);
+                stand_in::Fake.fail(symbol, nth, 1, works);
+            }
             Blow::Lost => stand_in::Fake.lose(LAUNCH_FAILED),
             Blow::Stalled => stand_in::Fake.stall(),
             Blow::Storage { knob, value } => cufile::FakeCufile.set(knob, value),
