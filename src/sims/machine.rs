@@ -39,6 +39,7 @@ impl Over for Drawn {
     }
 }
 
+/// A run's time and devices.
 pub(crate) struct Machine {
     pub(crate) clock: Clock,
     pub(crate) sides: Vec<Box<dyn Side>>,

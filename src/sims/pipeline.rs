@@ -229,8 +229,9 @@ fn every_seed_delivers_exact_bytes_or_says_why_not() {
     for_seeds(300, |seed, _| Run::new(seed, &shards, &Drawn).run());
 }
 
-/// Mutants that this catches: a batch that does not wait for the fence of its region; a mark that is reached before its copies
-/// have ended; a region that is filled anew without waiting for its own fence.
+/// Mutants that this catches: a batch that does not wait for the fence of its region, or of its own; a fence dropped as its
+/// batch comes back, or as its body or its engine goes; an event that is not done taken for done; a table of moves that is
+/// filled again too early; a mark that counts though its record failed.
 #[cfg(feature = "cuda")]
 #[test]
 fn every_seed_over_cuda() {
@@ -238,6 +239,9 @@ fn every_seed_over_cuda() {
     over_cuda(50, |seed, _, over| Run::new(seed, &shards, over).run());
 }
 
+/// Mutants that this catches: an event's status that is not read; an entry that is given up taken for failed; no offset into
+/// registered memory; a short read taken for whole; a batch used again while entries are in flight; only the first of several
+/// events looked at; a handle of another file; a region that comes back past the gate, or past its fence.
 #[cfg(feature = "cuda")]
 #[test]
 fn every_seed_over_cufile() {

@@ -152,6 +152,8 @@ fn loads_from_many_seeds() {
     });
 }
 
+/// Mutants that this catches: rows at a wrong distance; a wait for the mark before; a consumer that does not wait; a fence on
+/// another stream; copies on another device's stream; memory pinned for one context, or freed by its aligned address.
 #[cfg(feature = "cuda")]
 #[test]
 fn loads_over_cuda() {
