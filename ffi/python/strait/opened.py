@@ -6,9 +6,9 @@ import threading
 from typing import Any
 
 from .device import Device
-from .tensor import Tensor
+from .tensor import Tensor, convert, framework_of
 from .theirs import as_theirs
-from .weights import Checkpoint, convert, framework_of
+from .weights import Checkpoint
 
 # Bytes that are read ahead of those who take tensors one by one.
 _AHEAD_MAX = 8 << 20

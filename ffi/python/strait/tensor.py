@@ -30,6 +30,11 @@ _TORCH = _ML_DTYPES | {
     "bool": "bool", "f16": "float16", "f32": "float32", "f64": "float64", "c64": "complex64", "c128": "complex128",
 } | {f"i{bits}": f"int{bits}" for bits in (8, 16, 32, 64)} | {f"u{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
 
+_FRAMEWORKS = {
+    None: None, "strait": None, "pt": "torch", "torch": "torch", "pytorch": "torch", "np": "numpy", "numpy": "numpy",
+    "jax": "jax", "flax": "jax",
+}
+
 
 class Tensor:
     """An array in device memory: of a batch's field, a sample's, or a checkpoint's.
@@ -199,3 +204,14 @@ class _Raw:
 
     def __init__(self, tensor: Tensor, interface: dict[str, Any]):
         self.tensor, self.__array_interface__ = tensor, interface
+
+
+def convert(tensor: Tensor, framework: str | None) -> Any:
+    return tensor if framework is None else getattr(tensor, framework)()
+
+
+def framework_of(name: str | None) -> str | None:
+    if name not in _FRAMEWORKS:
+        raise ValueError(f'{name!r} is no framework of strait: "pt", "np", "jax", or None for strait.Tensor, '
+                         "which others take by DLPack or as an array of NumPy")
+    return _FRAMEWORKS[name]

@@ -11,17 +11,13 @@ from . import _abi
 from .arrays import Array, array_of
 from .dataset import path_for_c, text_for_c
 from .device import Device
-from .tensor import CUDA, Tensor
+from .tensor import CUDA, Tensor, convert, framework_of
 from .theirs import as_theirs
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _SLICE_MS = 100
-_FRAMEWORKS = {
-    None: None, "strait": None, "pt": "torch", "torch": "torch", "pytorch": "torch", "np": "numpy", "numpy": "numpy",
-    "jax": "jax", "flax": "jax",
-}
 
 
 class LoadOptions(TypedDict, total=False):
@@ -49,17 +45,6 @@ class _Loaded(_abi.Owned):
     """The handle of a tensor in device memory."""
 
     __slots__ = ()
-
-
-def convert(tensor: Tensor, framework: str | None) -> Any:
-    return tensor if framework is None else getattr(tensor, framework)()
-
-
-def framework_of(name: str | None) -> str | None:
-    if name not in _FRAMEWORKS:
-        raise ValueError(f'{name!r} is no framework of strait: "pt", "np", "jax", or None for strait.Tensor, '
-                         "which others take by DLPack or as an array of NumPy")
-    return _FRAMEWORKS[name]
 
 
 class Checkpoint(_abi.Owned):

@@ -29,6 +29,17 @@ def test_arrays_outlive_tensor_batch_and_loader(rows):
     assert len(arrays[2]) >= wanted[2].nbytes
 
 
+def test_all_samples_arrays_keep_their_memory(pictures):
+    path, samples = pictures
+    loader, kept = strait.Loader(path, batch_size=5, device="host", hold=2, prefetch=2), []
+    for batch in loader:
+        kept = kept or list(zip(batch["jpg"].arrays("np"), batch.samples))[1:2]
+        batch.release()
+    loader.close()
+    [(array, sample)] = kept
+    assert array.tobytes() == samples[sample]["jpg"]
+
+
 @pytest.mark.parametrize("make", [strait.Tensor.numpy, np.asarray, np.from_dlpack])
 def test_memory_is_not_filled_again_under_an_array(rows, make):
     loader = strait.Loader(rows[0], batch_size=10, device="host", hold=2, prefetch=2)

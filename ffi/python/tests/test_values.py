@@ -1,9 +1,11 @@
 """What comes out of batches is what lies in the shards."""
 
 import gzip
+import io
 import json
 import os
 import struct
+import tarfile
 
 import numpy as np
 import pytest
@@ -49,12 +51,27 @@ def test_ragged_pictures(pictures):
             found = batch["json"][place]
             assert (None if found is None else found.numpy().tobytes()) == text
             assert batch["json"].bytes(place) == text
+        for field in batch:
+            found = [None if array is None else array.tobytes() for array in batch[field].arrays("np")]
+            assert found == [samples[sample].get(field) for sample in batch.samples]
+        assert [tensor and tensor.shape for tensor in jpg.arrays(None)] == [(length,) for length in jpg.lengths]
         assert batch["cls"].integers() == [sample % 7 for sample in batch.samples]
         assert jpg[-1].numpy().tobytes() == jpg[len(jpg) - 1].numpy().tobytes() and len(jpg[1:3]) == 2
         with pytest.raises(IndexError):
             jpg[len(jpg)]
         with pytest.raises(KeyError, match="there are .*jpg"):
             batch["png"]
+
+
+def test_labels_that_are_absent(tmp_path):
+    with tarfile.open(tmp_path / "train.tar", "w") as tar:
+        for name, data in (("0.jpg", b"a"), ("0.cls", b"-5"), ("1.jpg", b"b"), ("2.jpg", b""), ("2.cls", b"7")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    [batch] = strait.Loader(tmp_path / "train.tar", batch_size=3, device="host")
+    assert batch["cls"].integers() == [-5, None, 7]
+    assert [array.tobytes() for array in batch["jpg"].arrays("np")] == [b"a", b"b", b""]
 
 
 def test_windows_of_tokens(tokens):
@@ -113,6 +130,8 @@ def test_described_arrays_and_unaligned_samples(tmp_path):
     for batch in loader:
         assert np.array_equal(batch["record"].numpy(), values[list(batch.samples)])
         assert batch.ragged("record").raw(1).numpy().tobytes() == values[batch.samples[1]].tobytes()
+        for array, sample in zip(batch.ragged("record").arrays("np"), batch.samples):
+            assert array.dtype == np.uint16 and np.array_equal(array, values[sample])
 
 
 def test_unaligned_samples(tmp_path):
@@ -309,6 +328,7 @@ def test_torch(rows, pictures):
         assert torch.equal(batch["array"].torch(), torch.from_numpy(rows[1][list(batch.samples)]))
     for batch in strait.Loader(pictures[0], batch_size=20, device="host"):
         assert bytes(batch["jpg"][3].torch().numpy()) == pictures[1][batch.samples[3]]["jpg"]
+        assert bytes(batch["jpg"].arrays("pt")[3].numpy()) == pictures[1][batch.samples[3]]["jpg"]
 
 
 def test_jax(rows):

@@ -11,6 +11,7 @@ for batch in loader:
     tokens = batch["tokens"].torch()
     saved = loader.state_dict()
     jpg = batch["jpg"][3].numpy()
+    kept = [picture.sum() for picture in batch["jpg"].arrays("np")]
     labels: list[int | None] = batch["cls"].integers()
     if isinstance(batch["text"], strait.Ragged):
         raw = batch.ragged("text").bytes(0)
