@@ -4,10 +4,13 @@
 mod command;
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use command::{findings, json, strait, text};
+use strait::storage::Uring;
 
 /// One instruction of a classic BPF program.
 fn instruction(code: u32, jump: u8, value: u32) -> libc::sock_filter {
@@ -84,8 +87,13 @@ fn the_limit_is_measured_by_pread_threads_where_io_uring_is_refused() {
     );
 }
 
-/// A user without privileges, whose locked memory is limited to `bytes`. Each test takes a user of its own: the kernel
-/// adds up what all processes of a user have locked, and lets go of a ring's share late.
+/// A user of whom nobody else has processes: the kernel adds up what all processes of a user are and have locked, and lets
+/// go of a ring's share late. Each test takes numbers of its own, below 16.
+fn user(number: u32) -> u32 {
+    20_000 + (16 * std::process::id() + number) % 40_000
+}
+
+/// A user without privileges, whose locked memory is limited to `bytes`.
 fn as_nobody_with_memlock(command: &mut Command, user: u32, bytes: u64) -> &mut Command {
     let restrict = move || {
         let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
@@ -102,7 +110,7 @@ fn as_nobody_with_memlock(command: &mut Command, user: u32, bytes: u64) -> &mut 
     unsafe { command.pre_exec(restrict) }
 }
 
-/// A user without privileges, who may have so many threads and no more. Each test takes a user of its own.
+/// A user without privileges, who may have so many threads and no more.
 fn as_nobody_with_threads(command: &mut Command, user: u32, threads: u64) -> &mut Command {
     let restrict = move || {
         let limit = libc::rlimit { rlim_cur: threads, rlim_max: threads };
@@ -120,19 +128,25 @@ fn as_nobody_with_threads(command: &mut Command, user: u32, threads: u64) -> &mu
 }
 
 /// Files that another user may read: each a checkpoint of one tensor.
-fn checkpoints(count: usize, tensor_bytes: u64) -> (tempfile::TempDir, Vec<std::path::PathBuf>) {
+fn checkpoints(count: usize, tensor_bytes: u64) -> (tempfile::TempDir, Vec<PathBuf>) {
     let directory = tempfile::tempdir().unwrap();
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(directory.path(), readable).unwrap();
-    let paths: Vec<_> = (0..count).map(|i| directory.path().join(format!("{i}.safetensors"))).collect();
+    let paths = checkpoints_in(directory.path(), count, tensor_bytes);
+    (directory, paths)
+}
+
+fn checkpoints_in(directory: &Path, count: usize, tensor_bytes: u64) -> Vec<PathBuf> {
+    let open = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    open(directory, 0o755);
+    let paths: Vec<_> = (0..count).map(|i| directory.join(format!("{i}.safetensors"))).collect();
     for (i, path) in paths.iter().enumerate() {
         let header =
             format!(r#"{{"t{i}":{{"dtype":"U8","shape":[{tensor_bytes}],"data_offsets":[0,{tensor_bytes}]}}}}"#);
         let head = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
         std::fs::write(path, &head).unwrap();
         std::fs::File::options().write(true).open(path).unwrap().set_len(head.len() as u64 + tensor_bytes).unwrap();
+        open(path, 0o644);
     }
-    (directory, paths)
+    paths
 }
 
 /// Mutants that this catches: a thread that hashes, or one that watches it, of which nobody asks whether it can be had.
@@ -145,8 +159,8 @@ fn hashing_goes_on_with_the_threads_that_there_are() {
         command
     };
     let all = command().output().unwrap();
-    for (threads, user) in [(1, 65_532), (2, 65_530), (3, 65_529)] {
-        let Ok(output) = as_nobody_with_threads(&mut command(), user, threads).output() else {
+    for threads in [1, 2, 3] {
+        let Ok(output) = as_nobody_with_threads(&mut command(), user(threads), threads.into()).output() else {
             eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
             return;
         };
@@ -164,11 +178,12 @@ fn hashing_goes_on_with_the_threads_that_there_are() {
 #[test]
 fn the_limit_is_measured_by_the_threads_that_there_are_and_says_so() {
     // Long enough that no thread is over, and leaves its place to another, before all were asked for.
-    let (_directory, paths) = checkpoints(1, 256 << 20);
-    for (threads, user) in [(1, 65_527), (3, 65_526)] {
+    let (_directory, paths) = checkpoints(1, 1 << 30);
+    for threads in [1, 3] {
         let mut command = strait();
         command.args(["bench", "--references-only", "--no-fio", "--json", "--rounds", "1"]).args(&paths);
-        let command = deny_io_uring(as_nobody_with_threads(&mut command, user, threads), libc::EPERM);
+        let command =
+            deny_io_uring(as_nobody_with_threads(&mut command, user(3 + threads), threads.into()), libc::EPERM);
         let Ok(output) = command.output() else {
             eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
             return;
@@ -190,16 +205,21 @@ fn fio_is_left_out_where_no_thread_is_to_be_had_for_it() {
     if !Command::new("fio").arg("--version").output().is_ok_and(|output| output.status.success()) {
         return eprintln!("skipped: no fio");
     }
-    let (_directory, paths) = checkpoints(1, 1 << 20);
-    let mut command = strait();
-    command.args(["bench", "--references-only", "--json", "--rounds", "1"]).args(&paths);
-    let Ok(output) = as_nobody_with_threads(&mut command, 65_525, 2).output() else {
-        eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
-        return;
-    };
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let reason = json(&output)["fio_reason"].as_str().unwrap().to_owned();
-    assert!(reason.contains("no thread") && reason.contains("ulimit -u"), "{reason}");
+    // In memory the kernel reads by a thread that counts as the user's, and not even fio itself is to be had.
+    let places = [tempfile::tempdir().ok(), tempfile::tempdir_in("/dev/shm").ok()];
+    for (number, place) in (7..).zip(places.into_iter().flatten()) {
+        let paths = checkpoints_in(place.path(), 1, 1 << 20);
+        let mut command = strait();
+        command.args(["bench", "--references-only", "--json", "--rounds", "1"]).args(&paths);
+        let Ok(output) = as_nobody_with_threads(&mut command, user(number), 2).output() else {
+            eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
+            return;
+        };
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let reason = json(&output)["fio_reason"].as_str().unwrap().to_owned();
+        let what = reason.contains("no thread") || reason.contains("no process");
+        assert!(what && reason.contains("ulimit -u"), "{reason}");
+    }
 }
 
 /// Mutant that this catches: 0 bytes, which is what a thread was said to lack.
@@ -208,7 +228,7 @@ fn a_load_without_a_thread_says_what_to_do() {
     let (_directory, paths) = checkpoints(1, 1 << 20);
     let mut command = strait();
     command.args(["load", "--no-references", "--device", "host"]).args(&paths);
-    let Ok(output) = as_nobody_with_threads(&mut command, 65_528, 1).output() else {
+    let Ok(output) = as_nobody_with_threads(&mut command, user(9), 1).output() else {
         eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
         return;
     };
@@ -240,7 +260,10 @@ fn a_load_without_memory_for_its_tensors_says_what_to_do() {
 
 #[test]
 fn a_small_memlock_limit_is_found_by_trying() {
-    let Ok(output) = as_nobody_with_memlock(strait().args(["doctor", "--json", "/usr"]), 65_531, 64 << 10).output()
+    if let Err(error) = Uring::new(8, 4) {
+        return eprintln!("SKIPPED: {error}");
+    }
+    let Ok(output) = as_nobody_with_memlock(strait().args(["doctor", "--json", "/usr"]), user(10), 64 << 10).output()
     else {
         eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
         return;
@@ -259,7 +282,7 @@ fn a_small_memlock_limit_is_found_by_trying() {
 fn nobody_is_told_of_a_directory_without_readable_files() {
     let dir = tempfile::tempdir().unwrap();
     let Ok(output) =
-        as_nobody_with_memlock(strait().args(["doctor", "--json"]).arg(dir.path()), 65_532, 1 << 20).output()
+        as_nobody_with_memlock(strait().args(["doctor", "--json"]).arg(dir.path()), user(11), 1 << 20).output()
     else {
         eprintln!("skipped: this user cannot become another one, or the other one cannot run the program");
         return;

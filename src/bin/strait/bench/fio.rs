@@ -58,6 +58,9 @@ pub(crate) fn run(request: &Request, watch: &mut Watch) -> Result<std::result::R
         .spawn();
     let mut child = match spawned {
         Ok(child) => child,
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
+            return Ok(Err(denied("no process for fio", &error)));
+        }
         Err(error) => return Ok(Err(error.to_string())),
     };
     let readers = match (child.stdout.take().map(read_all).transpose(), child.stderr.take().map(read_all).transpose()) {
@@ -65,9 +68,7 @@ pub(crate) fn run(request: &Request, watch: &mut Watch) -> Result<std::result::R
         (Err(error), _) | (_, Err(error)) => {
             let _ = child.kill();
             let _ = child.wait();
-            return Ok(Err(format!(
-                "no thread to read what fio prints: {error}; raise `ulimit -u`, or pids.max of the cgroup"
-            )));
+            return Ok(Err(denied("no thread to read what fio prints", &error)));
         }
     };
     let status = loop {
@@ -91,6 +92,10 @@ pub(crate) fn run(request: &Request, watch: &mut Watch) -> Result<std::result::R
         return Ok(Err(format!("fio ended with {status}: {}", line.trim())));
     }
     Ok(parse(&stdout))
+}
+
+fn denied(what: &str, error: &std::io::Error) -> String {
+    format!("{what}: {error}; raise `ulimit -u`, or pids.max of the cgroup")
 }
 
 fn read_all(mut from: impl Read + Send + 'static) -> std::io::Result<std::thread::JoinHandle<String>> {
