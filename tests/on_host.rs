@@ -146,8 +146,10 @@ fn what_finds_no_room_is_an_error_that_says_so() {
         }
     }
     assert_eq!(lacking, [77]);
-    let said = &loader.stats().fallbacks;
-    assert!(said.len() == 1 && said[0].to_string().contains("300000 bytes of a batch"), "{said:?}");
+    // A machine may have a ring to do without besides.
+    let said = loader.stats().fallbacks;
+    let of_fields: Vec<_> = said.iter().filter(|fallback| fallback.instead.contains("small fields")).collect();
+    assert!(of_fields.len() == 1 && of_fields[0].to_string().contains("300000 bytes of a batch"), "{said:?}");
 }
 
 #[test]

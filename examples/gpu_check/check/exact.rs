@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use strait::order::Shuffle;
 use strait::sim::Rng;
+use strait::storage::Uring;
 use strait::{Batch, Builder, DType, Device, Loader, RingChoice};
 
 use super::Outcome;
@@ -104,6 +105,8 @@ fn shards<'a>(bed: &Bed<'a>, rng: &mut Rng, directory: &Path) -> Outcome<Shards<
 fn shape(rng: &mut Rng, builder: Builder) -> Builder {
     let block = Shuffle::Block { block_samples: 1 + rng.below(9), window: 1 + rng.below(5) };
     let block_bytes = 4096 << rng.below(9);
+    // Containers forbid it often.
+    let uring = if Uring::new(1, 1).is_ok() { RingChoice::Uring } else { RingChoice::Auto };
     builder
         .batch_size(1 + rng.below(80) as usize)
         .block_bytes(block_bytes)
@@ -114,7 +117,7 @@ fn shape(rng: &mut Rng, builder: Builder) -> Builder {
         .hold(1 + rng.below(2) as usize)
         .reads_in_flight(1 + rng.below(32) as usize)
         .bytes_in_flight(block_bytes * (1 + rng.below(16)))
-        .ring([RingChoice::Auto, RingChoice::Uring, RingChoice::Pread][rng.below(3) as usize])
+        .ring([RingChoice::Auto, uring, RingChoice::Pread][rng.below(3) as usize])
 }
 
 /// Compares a batch while it is held.
