@@ -127,7 +127,7 @@ fn changed(error: &Error, now: u64) -> bool {
 
 #[test]
 fn a_shard_changed_after_indexing_ends_the_epoch_before_its_first_sample() {
-    let _within = Within::seconds(60);
+    let _within = Within::seconds(300);
     let directory = disk_directory();
     let bed = Bed::new(directory.path());
     for (what, damage, expected) in DAMAGES {
@@ -151,7 +151,7 @@ fn a_shard_changed_after_indexing_ends_the_epoch_before_its_first_sample() {
 /// The file stays open meanwhile: its size was right when it was looked at.
 #[test]
 fn a_shard_that_shrinks_while_it_is_read_is_truncated() {
-    let _within = Within::seconds(60);
+    let _within = Within::seconds(300);
     let disk = disk_directory();
     let memory = memory_directory().map_err(|why| eprintln!("SKIPPED: {why}")).ok();
     for directory in [Some(&disk), memory.as_ref()].into_iter().flatten() {
@@ -194,7 +194,7 @@ fn a_shard_that_shrinks_while_it_is_read_is_truncated() {
 
 #[test]
 fn a_shard_deleted_while_it_is_read_is_read_to_its_end() {
-    let _within = Within::seconds(60);
+    let _within = Within::seconds(300);
     let directory = disk_directory();
     let bed = Bed::new(directory.path());
     for ring in RINGS {
@@ -212,7 +212,7 @@ fn a_shard_deleted_while_it_is_read_is_read_to_its_end() {
 
 #[test]
 fn a_shard_that_may_not_be_read_any_more() {
-    let _within = Within::seconds(60);
+    let _within = Within::seconds(300);
     alone("a_shard_that_may_not_be_read_any_more", |directory| {
         std::env::set_current_dir(directory).unwrap(); // the directories above may be closed to others
         let bed = Bed::new(Path::new("."));
@@ -243,7 +243,7 @@ fn a_shard_that_may_not_be_read_any_more() {
 
 #[test]
 fn a_tar_damaged_after_indexing() {
-    let _within = Within::seconds(60);
+    let _within = Within::seconds(300);
     let directory = disk_directory();
     let mut tar = Tar::default();
     let image = |sample: u64| bytes_of(sample, 0, 5000 + sample);
@@ -314,7 +314,7 @@ fn first_bad_page(path: &Path) -> Option<u64> {
 /// The device loses its end, as a disk loses sectors: the image under a mounted file system is cut.
 #[test]
 fn an_io_error_names_the_read_and_what_came_before_is_exact() {
-    let _within = Within::seconds(60);
+    let _within = Within::seconds(300);
     let make = ["mkfs.ext4", "-q", "-O", "^has_journal"];
     let mut mounts = match Mounts::new() {
         Ok(mounts) => mounts,
@@ -328,9 +328,10 @@ fn an_io_error_names_the_read_and_what_came_before_is_exact() {
     mounts.remount(&directory, "ro").unwrap();
     let whole = fs::read(&image).unwrap();
     // The file system lays shards in an order of its own: the cut goes through the one that lies last.
+    // Of a shard that lies in pieces none is shorter than a block.
     let place = |seed: u64| {
-        let needle = bytes_of(seed, 12 * RECORD, 4096);
-        (0..whole.len() - 4096).step_by(8).find(|&at| whole[at..at + 4096] == needle)
+        let needle = bytes_of(seed, (12 * RECORD).next_multiple_of(4096), 1024);
+        whole.chunks_exact(1024).position(|block| block == needle).map(|block| 1024 * block)
     };
     let last = (1..=3).map(|seed| place(seed).expect("the shard is in the image")).max().unwrap();
     let cut = last as u64 / 4096 * 4096;
@@ -360,7 +361,7 @@ fn an_io_error_names_the_read_and_what_came_before_is_exact() {
 
 #[test]
 fn what_is_no_dataset_is_refused_by_name() {
-    let _within = Within::seconds(30);
+    let _within = Within::seconds(300);
     let directory = disk_directory();
     let error = Dataset::records(&[directory.path()], 512).unwrap_err();
     assert!(matches!(error, Error::Open { errno: libc::EISDIR, .. }), "{error:?}");
@@ -414,7 +415,7 @@ const SETTINGS: [Setting; 18] = [
 
 #[test]
 fn an_option_that_cannot_be_met_is_named_with_a_value_that_can() {
-    let _within = Within::seconds(30);
+    let _within = Within::seconds(300);
     let directory = disk_directory();
     let bed = Bed::new(directory.path());
     for (option, set, remedy) in SETTINGS {
@@ -433,7 +434,7 @@ fn an_option_that_cannot_be_met_is_named_with_a_value_that_can() {
 /// Values at the end of their type give a loader or an error, neither a panic nor all of the machine's memory.
 #[test]
 fn the_largest_value_of_every_option_is_met_or_refused() {
-    let _within = Within::seconds(60);
+    let _within = Within::seconds(300);
     let directory = disk_directory();
     let bed = Bed::new(directory.path());
     let settings: [(&str, Set); 14] = [

@@ -224,7 +224,7 @@ fn a_loader_dropped_in_mid_epoch_gives_everything_back() {
         loader.epoch(1);
         let start = Instant::now();
         drop(loader);
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(20));
         bed.nothing_is_left();
     }
 }
@@ -235,7 +235,7 @@ fn a_read_that_never_ends_is_named_and_its_memory_kept() {
     let bed = Bed::new();
     let [memory, ..] = bed.cuda.live();
     {
-        let mut loader = bed.builder(RingChoice::Cufile).deadline(Duration::from_millis(300)).build().unwrap();
+        let mut loader = bed.builder(RingChoice::Cufile).deadline(Duration::from_secs(3)).build().unwrap();
         bed.storage.set("late_us_max", i64::MAX / 2);
         let error = loader.epoch(0).find_map(Result::err).unwrap();
         assert!(matches!(error, Error::Timeout { .. }) && error.to_string().contains("a read of"), "{error}");

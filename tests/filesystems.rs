@@ -169,14 +169,14 @@ fn every_shape(directory: &Path, way: Way) {
 
 #[test]
 fn every_shape_on_the_disk() {
-    let _within = Within::seconds(60);
+    let _within = Within::seconds(300);
     let directory = disk_directory();
     every_shape(directory.path(), Way::of(directory.path()));
 }
 
 #[test]
 fn every_shape_in_memory() {
-    let _within = Within::seconds(60);
+    let _within = Within::seconds(300);
     match memory_directory() {
         Ok(directory) => every_shape(directory.path(), Way::Threads),
         Err(why) => eprintln!("SKIPPED: {why}"),
@@ -184,7 +184,7 @@ fn every_shape_in_memory() {
 }
 
 fn every_shape_in_an_image(make: &[&str], options: &str, sector: u32, mib: u64, way: Way) {
-    let _within = Within::seconds(90);
+    let _within = Within::seconds(300);
     let made = Mounts::new().and_then(|mut mounts| Ok((mounts.image(make, options, sector, mib)?, mounts)));
     match made {
         Ok(((directory, _), _mounts)) => every_shape(&directory, way),
@@ -228,7 +228,7 @@ fn every_shape_where_there_are_no_direct_reads() {
 
 #[test]
 fn every_shape_on_an_overlay() {
-    let _within = Within::seconds(60);
+    let _within = Within::seconds(300);
     let below = disk_directory();
     match Mounts::new().and_then(|mut mounts| Ok((mounts.overlay(below.path())?, mounts))) {
         Ok((directory, _mounts)) => every_shape(&directory, Way::Threads),
@@ -239,7 +239,7 @@ fn every_shape_on_an_overlay() {
 /// Offsets beyond 32 bits, and holes: zeros that are on no disk.
 #[test]
 fn the_ends_of_a_sparse_file_of_five_gib() {
-    let _within = Within::seconds(60);
+    let _within = Within::seconds(300);
     let disk = disk_directory();
     let memory = memory_directory().map_err(|why| eprintln!("SKIPPED: {why}")).ok();
     for directory in [Some(&disk), memory.as_ref()].into_iter().flatten() {
@@ -284,7 +284,7 @@ fn the_ends_of_a_sparse_file_of_five_gib() {
 /// Shards on two file systems in one loader: the ring and the threads work, and are waited for, side by side.
 #[test]
 fn two_file_systems_in_one_dataset_and_no_read_waits_for_a_timeout() {
-    let _within = Within::seconds(60);
+    let _within = Within::seconds(300);
     let memory = match memory_directory() {
         Ok(memory) => memory,
         Err(why) => return eprintln!("SKIPPED: {why}"),
@@ -295,8 +295,7 @@ fn two_file_systems_in_one_dataset_and_no_read_waits_for_a_timeout() {
         _ => Way::Any,
     };
     let shards = Shards::write(&[disk.path(), memory.path()], 512, &[512 * 250; 8]);
-    let mut elapsed = Vec::new();
-    for ring in rings() {
+    let one_by_one = |ring| {
         let start = Instant::now();
         for path in PATHS {
             // One read at a time: each is waited for.
@@ -305,7 +304,9 @@ fn two_file_systems_in_one_dataset_and_no_read_waits_for_a_timeout() {
             shards.check(&mut loader);
             way.check(&loader, ring);
         }
-        elapsed.push((ring, start.elapsed()));
+        (ring, start.elapsed())
+    };
+    for ring in rings() {
         for path in PATHS {
             let builder = shards.builder().batch_size(64).shuffle(Shuffle::Full).gap_bytes(0);
             let mut loader = builder.ring(ring).path(path).build().unwrap();
@@ -313,8 +314,15 @@ fn two_file_systems_in_one_dataset_and_no_read_waits_for_a_timeout() {
             way.check(&loader, ring);
         }
     }
-    // Threads alone say what the machine can do now. Waits for a timeout of 20 ms would be up to 40 s in the others.
-    let (_, alone) = *elapsed.last().unwrap();
-    let bound = 3 * alone + Duration::from_secs(2);
-    assert!(elapsed.iter().all(|&(_, time)| time < bound), "{elapsed:?}");
+    // Threads alone say what the machine can do now, if nothing else comes between. Waits for a timeout of 20 ms would be up
+    // to 40 s in the others, each time.
+    let mut tries = Vec::new();
+    let passes = |elapsed: &[(RingChoice, Duration)]| {
+        let (_, alone) = *elapsed.last().unwrap();
+        elapsed.iter().all(|&(_, time)| time < 3 * alone + Duration::from_secs(2))
+    };
+    while !tries.last().is_some_and(|elapsed: &Vec<_>| passes(elapsed)) {
+        assert!(tries.len() < 3, "{tries:?}");
+        tries.push(rings().into_iter().map(one_by_one).collect());
+    }
 }

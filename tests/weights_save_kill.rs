@@ -220,7 +220,7 @@ fn kill_at(number: u64, directory: &Path, how: How, calls: &mut Vec<Call>) -> Re
 }
 
 fn every_call(how: How) {
-    let _within = Within::seconds(120);
+    let _within = Within::seconds(300);
     let (mut old, mut new, mut temporary, mut ended) = (0, 0, 0, 0);
     for number in 1.. {
         // In memory, where fsync takes no time: a killed process loses nothing that it has written.
@@ -271,7 +271,7 @@ fn every_call(how: How) {
 /// Files before their names, names before the index, the index before anything goes.
 #[test]
 fn everything_is_on_stable_storage_before_the_next_step_relies_on_it() {
-    let _within = Within::seconds(120);
+    let _within = Within::seconds(300);
     for how in ALL {
         let directory = disk_directory();
         let directory = directory.path();

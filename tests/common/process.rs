@@ -42,7 +42,7 @@ pub fn alone(test: &str, body: impl FnOnce(&Path)) {
         .stderr(Stdio::from(err))
         .spawn()
         .unwrap();
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_secs(240);
     let status = loop {
         match child.try_wait().unwrap() {
             Some(status) => break Some(status),
