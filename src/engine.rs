@@ -19,7 +19,6 @@ pub(crate) mod ranges;
 mod refill;
 mod shared;
 mod stage;
-mod stall;
 mod verify;
 mod work;
 
@@ -48,7 +47,6 @@ pub(crate) use gate::Gate;
 use ranges::range;
 pub(crate) use shared::{Message, Output, Shared};
 pub(crate) use stage::{Hold, Pinned, Stage};
-pub(crate) use stall::{HELD_UP, Stall};
 pub(crate) use verify::Verifier;
 pub(crate) use work::Job;
 

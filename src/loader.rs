@@ -4,18 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam::channel::Sender;
 
 use crate::assembly::{Frame, MakeRing};
 use crate::batch::Batch;
 use crate::builder::Builder;
 use crate::dataset::Dataset;
 use crate::device::Device;
-use crate::engine::{Engine, HELD_UP, Message, Output, Shared};
+use crate::engine::{Engine, Message, Output, Shared};
 use crate::error::{Error, Result};
 use crate::launch::{LAUNCH_WAIT_MIN, launch};
 use crate::order::{BadSamplePolicy, BadSamples, Cursor, IfChanged, Progress, Standing};
+use crate::outlet::Outlet;
 use crate::source::Supply;
+use crate::stall::HELD_UP;
 use crate::stats::{Stats, StatsReader};
 
 /// Reads a dataset's samples in batches that lie in device memory.
@@ -24,7 +26,7 @@ use crate::stats::{Stats, StatsReader};
 /// stops the engine in bounded time; batches that are still held stay valid.
 pub struct Loader {
     messages: Sender<Message>,
-    output: Receiver<Output>,
+    outlet: Outlet<Output>,
     shared: Arc<Shared>,
     generation: u64,
     supply: Supply,
@@ -36,10 +38,6 @@ pub struct Loader {
     under_way: Option<u64>,
     /// Why it could not be started; said at the first wait for a batch.
     failure: Option<Error>,
-    /// How long the consumer has waited for a batch without any progress.
-    waiting: Option<Waiting>,
-    /// Disconnected once the engine's thread is over.
-    over: Receiver<()>,
 }
 
 impl Loader {
@@ -56,10 +54,11 @@ impl Loader {
         let device = shared.device.clone();
         let make = move || device.raw().make_current().and_then(|()| parts.assemble(make_ring));
         let over = launch(bound, &shared.stopped, make, Engine::run)?;
+        let outlet = Outlet::new(output, over, shared.stopped.clone(), shared.deadline);
         let standing = Standing::at(Progress::default());
         Ok(Loader {
             messages,
-            output,
+            outlet,
             shared,
             generation: 0,
             supply,
@@ -68,8 +67,6 @@ impl Loader {
             batches_max,
             under_way: None,
             failure: None,
-            waiting: None,
-            over,
         })
     }
 
@@ -121,10 +118,10 @@ impl Loader {
     /// The same for [`rest_of_epoch`](Self::rest_of_epoch).
     pub fn begin_rest(&mut self) {
         self.generation += 1;
-        while let Ok(stale) = self.output.try_recv() {
+        while let Some(stale) = self.outlet.stale() {
             self.give_back(stale);
         }
-        (self.under_way, self.waiting) = (Some(self.standing.progress.epoch), None);
+        self.under_way = Some(self.standing.progress.epoch);
         self.failure = self.start().err();
     }
 
@@ -142,9 +139,6 @@ impl Loader {
         };
         if !matches!(next, Ok(Next::Batch(_) | Next::Pending)) {
             self.under_way = None;
-        }
-        if !matches!(next, Ok(Next::Pending)) {
-            self.waiting = None;
         }
         next
     }
@@ -195,7 +189,7 @@ impl Loader {
     fn start(&self) -> Result<()> {
         let source = self.supply.source(self.standing.progress, self.standing.packer)?;
         let message = Message::Epoch { generation: self.generation, source, standing: self.standing.clone() };
-        let sent = self.messages.send_timeout(message, self.shared.deadline).map_err(|_| self.stopped());
+        let sent = self.messages.send_timeout(message, self.shared.deadline).map_err(|_| self.outlet.stopped());
         self.shared.wake();
         sent
     }
@@ -205,39 +199,12 @@ impl Loader {
             let _ = self.messages.send_timeout(Message::Release(body), self.shared.deadline);
         }
     }
-
-    fn stopped(&self) -> Error {
-        let reason = self.shared.stopped.get().cloned();
-        Error::Stopped { reason: reason.unwrap_or_else(|| "its thread does not answer".into()) }
-    }
-
-    /// What keeps the next batch from coming.
-    fn stalled(&self, waited: Duration) -> Error {
-        let held = self.shared.held.load(Ordering::Relaxed);
-        let what = match held {
-            _ if self.shared.held_up.load(Ordering::Relaxed) => format!("the next batch: {HELD_UP}"),
-            held if held < self.batches_max && !self.shared.starved.load(Ordering::Relaxed) => {
-                "the next batch: the engine makes no progress (it may be opening a file that does not answer)"
-                    .to_string()
-            }
-            _ => format!(
-                "a free region: the consumer holds {held} of {} batches, and its streams may still use some that it released; drop some, or raise hold or region_bytes",
-                self.batches_max
-            ),
-        };
-        Error::Timeout { what, waited }
-    }
 }
 
 impl Drop for Loader {
     fn drop(&mut self) {
         let _ = self.messages.send_timeout(Message::Stop, self.shared.deadline);
         self.shared.wake();
-        // The engine drains reads, then copies, each within a deadline of its own, and is over.
-        let bound = 3 * self.shared.deadline + Duration::from_secs(1);
-        if self.over.recv_timeout(bound) == Err(RecvTimeoutError::Timeout) {
-            tracing::warn!("the engine's thread did not end within {bound:?}; it is left to itself");
-        }
     }
 }
 
@@ -275,66 +242,42 @@ impl Iterator for Epoch<'_> {
     }
 }
 
-/// The consumer looks this often whether the engine still makes progress.
-pub(crate) const LOOK: Duration = Duration::from_millis(100);
-
 impl Loader {
     fn receive(&mut self, epoch: u64, patience: Duration) -> Result<Next> {
         let from = Instant::now();
         loop {
             let left = patience.saturating_sub(from.elapsed());
-            match self.output.recv_timeout(left.min(LOOK)) {
-                Ok(Output::Batch(body)) if body.generation == self.generation => {
+            let (shared, batches_max) = (&self.shared, self.batches_max);
+            let what = || awaited(shared, batches_max);
+            match self.outlet.within(left, || shared.progress(), || shared.patience(), what)? {
+                None => return Ok(Next::Pending),
+                Some(Output::Batch(body)) if body.generation == self.generation => {
                     self.standing = body.standing.clone();
                     return Ok(Next::Batch(Batch::new(body, self.messages.clone(), self.shared.clone())));
                 }
-                Ok(Output::Failed(generation, error)) if generation == self.generation => return Err(error),
-                Ok(Output::End(generation)) if generation == self.generation => {
+                Some(Output::Failed(generation, error)) if generation == self.generation => return Err(error),
+                Some(Output::End(generation)) if generation == self.generation => {
                     // Known from the last batch, except where what was left of the epoch had none.
                     self.standing.start_epoch(epoch + 1);
                     return Ok(Next::End);
                 }
-                Ok(stale) => self.give_back(stale),
-                Err(RecvTimeoutError::Disconnected) => return Err(self.stopped()),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.look()?;
-                    if from.elapsed() >= patience {
-                        return Ok(Next::Pending);
-                    }
-                }
+                Some(stale) => self.give_back(stale),
             }
         }
     }
-
-    /// An error if there has been no progress for too long.
-    fn look(&mut self) -> Result<()> {
-        // That a stream begins or ceases to hold copies up is news too.
-        let held_up = self.shared.held_up.load(Ordering::Relaxed);
-        let news = self.shared.progress().wrapping_mul(2) + u64::from(held_up);
-        let waited = Waiting::on(&mut self.waiting, news);
-        // The engine reports a stalled read itself, and first: it knows which one.
-        if waited > self.shared.patience().saturating_add(10 * LOOK) { Err(self.stalled(waited)) } else { Ok(()) }
-    }
 }
 
-/// How long somebody has waited without any progress.
-pub(crate) struct Waiting {
-    waited: Duration,
-    looked: Instant,
-    /// The number that would have changed.
-    progress: u64,
-}
-
-impl Waiting {
-    /// Looks once more, and says how long it has been. Between two looks no more passes than there should be between them:
-    /// who comes later was away, or stopped with the whole process.
-    pub(crate) fn on(waiting: &mut Option<Waiting>, progress: u64) -> Duration {
-        let now = Instant::now();
-        let waited = match waiting {
-            Some(same) if same.progress == progress => same.waited + (now - same.looked).min(10 * LOOK),
-            _ => Duration::ZERO,
-        };
-        *waiting = Some(Waiting { waited, looked: now, progress });
-        waited
+/// What keeps the next batch from coming.
+fn awaited(shared: &Shared, batches_max: usize) -> String {
+    if shared.held_up.load(Ordering::Relaxed) {
+        return format!("the next batch: {HELD_UP}");
     }
+    let held = shared.held.load(Ordering::Relaxed);
+    if held < batches_max && !shared.starved.load(Ordering::Relaxed) {
+        return "the next batch: the engine makes no progress (it may be opening a file that does not answer)".into();
+    }
+    format!(
+        "a free region: the consumer holds {held} of {batches_max} batches, and its streams may still use some that it \
+         released; drop some, or raise hold or region_bytes"
+    )
 }

@@ -28,7 +28,7 @@ impl Engine {
         })?;
         let (left, deadline) = ((copies.in_flight(), copies.is_held_up()), self.shared.deadline);
         self.shared.held_up.store(left.1, Ordering::Relaxed);
-        stall.look(ended, left, self.clock.now(), deadline, || self.shared.device.name())
+        stall.look_at_copies(ended, left, self.clock.now(), deadline, || self.shared.device.name())
     }
 
     pub(super) fn reap_reads(&mut self) -> Result<()> {

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::stall::DEADLINES_HELD_UP;
 use crate::batch::Body;
 use crate::dataset::{Dataset, Field};
 use crate::device::{Device, Timeline};
@@ -12,6 +11,7 @@ use crate::error::Error;
 use crate::order::{Cursor, Order, Standing};
 use crate::selection::{Dense, Selection};
 use crate::source::{Source, Supply};
+use crate::stall::DEADLINES_HELD_UP;
 use crate::stats::Counters;
 use crate::storage::Waker;
 
@@ -96,9 +96,10 @@ impl Shared {
         }
     }
 
-    /// A number that changes as long as bytes arrive or batches go out.
+    /// A number that changes as long as bytes arrive or batches go out; and where a stream begins, or ceases, to hold copies up.
     pub(crate) fn progress(&self) -> u64 {
-        self.counters.reads_ended.get().wrapping_add(self.counters.batches.get())
+        let moved = self.counters.reads_ended.get().wrapping_add(self.counters.batches.get());
+        moved.wrapping_mul(2) | u64::from(self.held_up.load(Ordering::Relaxed))
     }
 
     /// How long a consumer waits while nothing changes.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ranges::range;
-use super::stall::Stall;
 use crate::batch::Body;
 use crate::device::{CopyQueue, Device, RawCopy, Seq};
 use crate::error::Result;
 use crate::memory::{Arena, Slab, SlabPool};
 use crate::plan::{Limits, Move};
 use crate::region::{DeviceMemory, Region};
+use crate::stall::Stall;
 use crate::storage::Memory;
 
 /// Memory that reads land in: the batch's own, or a slab on the way to it.

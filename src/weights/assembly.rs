@@ -28,6 +28,7 @@ use crate::device::{Device, Seq};
 use crate::error::{Error, Result};
 use crate::launch::{LAUNCH_WAIT_MIN, launch};
 use crate::memory::SlabPool;
+use crate::outlet::Outlet;
 use crate::sim::Clock;
 use crate::stats::Setup;
 use crate::storage::{ReadQueue, Registered, ShardFile};
@@ -246,8 +247,9 @@ fn start_within(bound: Duration, mut builder: Builder, clock: Clock) -> Result<L
         parts.assemble(make_ring)
     };
     let over = launch(bound, &shared.stopped, make, Engine::run)?;
+    let outlet = Outlet::new(output, over, shared.stopped.clone(), shared.deadline);
     let left = shared.targets.len();
-    Ok(Load { output, shared, left, waiting: None, over })
+    Ok(Load { outlet, shared, left })
 }
 
 #[cfg(test)]

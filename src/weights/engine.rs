@@ -28,10 +28,11 @@ use super::plan::Plan;
 use super::window::{Landing, Window};
 use crate::device::{CopyQueue, RawRows, Seq};
 use crate::engine::ranges::range;
-use crate::engine::{Pinned, SLICE, Stall, reads_together};
+use crate::engine::{Pinned, SLICE, reads_together};
 use crate::error::{Error, Result};
 use crate::memory::{Slab, SlabPool};
 use crate::sim::Clock;
+use crate::stall::Stall;
 use crate::storage::{Damage, Landed, LandingId, ReadQueue};
 use crate::workers::Workers;
 
@@ -155,7 +156,7 @@ impl Engine {
             let slabs = self.slabs.as_mut().expect("copies are made from slabs");
             let ended = queue.reap(|copying| give_back(slabs, copying.slab))?;
             let deadline = self.shared.deadline;
-            stall.look(ended, (queue.in_flight(), queue.is_held_up()), now, deadline, || {
+            stall.look_at_copies(ended, (queue.in_flight(), queue.is_held_up()), now, deadline, || {
                 self.shared.device_name(device)
             })?;
         }

@@ -4,15 +4,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
-
-use crossbeam::channel::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use super::tensor::Home;
 use super::{Tensor, TensorInfo};
 use crate::device::Seq;
 use crate::error::{Error, Result};
-use crate::loader::{LOOK, Waiting};
+use crate::outlet::Outlet;
 use crate::stats::{Counters, Stats};
 use crate::storage::Waker;
 
@@ -21,12 +19,9 @@ use crate::storage::Waker;
 /// After an error it ends; tensors that were handed over before are whole and stay so. Dropping it in the middle is fine:
 /// that returns once what is in flight has ended.
 pub struct Load {
-    pub(super) output: Receiver<Output>,
+    pub(super) outlet: Outlet<Output>,
     pub(super) shared: Arc<Shared>,
     pub(super) left: usize,
-    /// How long the consumer has waited without any progress.
-    pub(super) waiting: Option<Waiting>,
-    pub(super) over: Receiver<()>,
 }
 
 /// What the engine tells the consumer.
@@ -95,53 +90,19 @@ impl Load {
         if self.left == 0 {
             return Ok(None);
         }
-        let next = self.receive(patience);
+        let what =
+            || "the next tensor: the engine makes no progress (it may be opening a file that does not answer)".into();
+        let next = match self.outlet.within(patience, || self.shared.progress(), || self.shared.deadline, what) {
+            Ok(Some(Output::Ready(target, seq))) => Ok(Some(self.shared.tensor(target, seq))),
+            Ok(Some(Output::Failed(error))) | Err(error) => Err(error),
+            Ok(None) => Ok(None),
+        };
         match &next {
-            Ok(None) => return next,
             Ok(Some(_)) => self.left -= 1,
+            Ok(None) => {}
             Err(_) => self.left = 0,
         }
-        self.waiting = None;
         next
-    }
-
-    fn receive(&mut self, patience: Duration) -> Result<Option<Tensor>> {
-        let from = Instant::now();
-        loop {
-            let left = patience.saturating_sub(from.elapsed());
-            match self.output.recv_timeout(left.min(LOOK)) {
-                Ok(Output::Ready(target, seq)) => return Ok(Some(self.shared.tensor(target, seq))),
-                Ok(Output::Failed(error)) => return Err(error),
-                Err(RecvTimeoutError::Disconnected) => {
-                    let reason = self.shared.stopped.get().cloned();
-                    return Err(Error::Stopped { reason: reason.unwrap_or_else(|| "its thread is gone".into()) });
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    self.look()?;
-                    if from.elapsed() >= patience {
-                        return Ok(None);
-                    }
-                }
-            }
-        }
-    }
-
-    /// An error if there has been no progress for too long.
-    fn look(&mut self) -> Result<()> {
-        let progress = self.progress();
-        let waited = Waiting::on(&mut self.waiting, progress);
-        // The engine reports a stalled read itself, and first: it knows which one.
-        if waited <= self.shared.deadline.saturating_add(10 * LOOK) {
-            return Ok(());
-        }
-        let what = "the next tensor: the engine makes no progress (it may be opening a file that does not answer)";
-        Err(Error::Timeout { what: what.into(), waited })
-    }
-
-    /// A number that changes as long as bytes arrive or are checked.
-    fn progress(&self) -> u64 {
-        let counters = &self.shared.counters;
-        counters.reads_ended.get().wrapping_add(counters.bytes_wanted.get())
     }
 }
 
@@ -170,15 +131,15 @@ impl Drop for Load {
         if let Some(waker) = self.shared.waker.get() {
             waker.wake();
         }
-        // The engine drains reads, then copies, each within a deadline of its own, and is over.
-        let bound = self.shared.deadline.saturating_mul(3).saturating_add(Duration::from_secs(1));
-        if self.over.recv_timeout(bound) == Err(RecvTimeoutError::Timeout) {
-            tracing::warn!("the engine's thread did not end within {bound:?}; it is left to itself");
-        }
     }
 }
 
 impl Shared {
+    /// A number that changes as long as bytes arrive or are checked.
+    fn progress(&self) -> u64 {
+        self.counters.reads_ended.get().wrapping_add(self.counters.bytes_wanted.get())
+    }
+
     pub(super) fn tensor(&self, target: u32, seq: Seq) -> Tensor {
         let handed = &self.targets[target as usize];
         Tensor {
