@@ -26,6 +26,8 @@ pub mod error;
 mod launch;
 mod length;
 mod loader;
+#[doc(hidden)]
+pub mod machine;
 pub mod memory;
 pub mod order;
 mod outlet;

@@ -7,13 +7,14 @@ mod cufile;
 use std::path::Path;
 use std::time::Duration;
 
-use strait::storage::{Cufile, Surroundings};
+use strait::storage::Cufile;
 
 /// Mutant that this catches: an open that does not look at what is in its way.
 #[test]
 fn cufile_is_not_called_where_it_would_take_no_file() {
-    let sysfs = Path::new("/sys");
-    Surroundings { modules: true, udev: false, nvidia_fs: true, peer_to_peer: false, sysfs }.pretend();
+    let root = Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/machine-without-udev"));
+    cufile::make_machine(root, &["proc/modules", "proc/driver/nvidia-fs/version"]);
+    strait::machine::pretend(root);
     let (storage, _alone) = cufile::take();
     for compat in [false, true] {
         let open = Cufile::new(4, compat, &cufile::no_device(), Duration::from_secs(20));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{bytes_of, disk_directory, write_shard};
 use strait::memory::Arena;
-use strait::storage::{Cufile, RawRead, Registered, Ring, Surroundings};
+use strait::storage::{Cufile, RawRead, Registered, Ring};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const FILE_BYTES: u64 = (18 << 20) + 1000;
@@ -32,8 +32,12 @@ fn the_real_library_keeps_what_the_stand_in_promises() {
     if std::env::var_os("STRAIT_NVIDIA_CUFILE").is_none() {
         return eprintln!("SKIPPED: tests/nvidia_cufile/run runs this, with NVIDIA's library at hand");
     }
-    let sysfs = std::path::Path::new("/sys");
-    Surroundings { modules: true, udev: true, nvidia_fs: true, peer_to_peer: false, sysfs }.pretend();
+    let root = std::path::Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/machine-with-nvidia-fs"));
+    for file in ["proc/modules", "proc/driver/nvidia-fs/version", "run/udev/data/b8:1"].map(|file| root.join(file)) {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "").unwrap();
+    }
+    strait::machine::pretend(root);
     let no_device: strait::storage::Enter = Arc::new(|| Ok(()));
     let refusal = Cufile::new(4, false, &no_device, DEADLINE).map(drop).unwrap_err();
     assert!(refusal.to_string().contains("compatibility mode"), "{refusal}");

@@ -10,7 +10,5 @@ pub use arena::{Arena, Pages};
 pub use map::Mapping;
 #[cfg(feature = "cuda")]
 pub(crate) use near::node_of;
-#[doc(hidden)]
-pub use near::pretend_sysfs;
 pub(crate) use near::stay_near;
 pub use slab::{Slab, SlabPool};

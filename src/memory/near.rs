@@ -3,51 +3,41 @@
 //! A copy that crosses the bus between sockets takes longer, and so does an interrupt that is served there. A thread that
 //! keeps to a node's CPUs and has its memory from there does neither; threads that it starts inherit both.
 
+#[cfg(any(feature = "cuda", test))]
 use std::path::Path;
-use std::sync::OnceLock;
+
+use crate::machine;
 
 /// `MPOL_PREFERRED` (linux/mempolicy.h): from that node if it has any left.
 const PREFERRED: libc::c_int = 1;
 /// More nodes than this do not exist in one machine.
 const NODES_MAX: usize = 1024;
-/// Where sysfs has a directory for each node.
-const NODES: &str = "devices/system/node";
-
-static PRETENDED: OnceLock<&Path> = OnceLock::new();
-
-/// For tests: which nodes there are, and which device is on which, is asked in this place of sysfs from now on.
-#[doc(hidden)]
-pub fn pretend_sysfs(sysfs: &'static Path) {
-    let _ = PRETENDED.set(sysfs);
-}
-
-fn sysfs() -> &'static Path {
-    PRETENDED.get().copied().unwrap_or(Path::new("/sys"))
-}
+/// Where each node has a directory.
+const NODES: &str = "sys/devices/system/node";
 
 /// The node of a device on the PCI bus; sysfs says -1 where a machine has no nodes.
 #[cfg(feature = "cuda")]
 pub(crate) fn node_of(pci: &str) -> Option<u32> {
-    node_in(sysfs(), pci)
+    node_in(machine::root(), pci)
 }
 
 #[cfg(any(feature = "cuda", test))]
-fn node_in(sysfs: &Path, pci: &str) -> Option<u32> {
-    let node = sysfs.join("bus/pci/devices").join(pci.to_lowercase()).join("numa_node");
+fn node_in(root: &Path, pci: &str) -> Option<u32> {
+    let node = root.join("sys/bus/pci/devices").join(pci.to_lowercase()).join("numa_node");
     std::fs::read_to_string(node).ok()?.trim().parse().ok()
 }
 
 /// Keeps the calling thread, and what it allocates from now on, to `node`. False, and nothing is changed, where the machine
 /// has one node only. An error says why it cannot be.
 pub(crate) fn stay_near(node: u32) -> Result<bool, String> {
-    if (node as usize) >= NODES_MAX || !sysfs().join(NODES).join("node1").exists() {
+    if (node as usize) >= NODES_MAX || !machine::root().join(NODES).join("node1").exists() {
         return Ok(false);
     }
     keep_to(node).map(|()| true)
 }
 
 fn keep_to(node: u32) -> Result<(), String> {
-    let list = std::fs::read_to_string(sysfs().join(format!("{NODES}/node{node}/cpulist")))
+    let list = std::fs::read_to_string(machine::root().join(format!("{NODES}/node{node}/cpulist")))
         .map_err(|error| format!("the CPUs of NUMA node {node} are not known: {error}"))?;
     // SAFETY: an all-zero set is an empty one.
     let (mut allowed, mut both): (libc::cpu_set_t, libc::cpu_set_t) = unsafe { std::mem::zeroed() };
@@ -103,8 +93,8 @@ mod tests {
 
     #[test]
     fn the_node_of_a_device_is_what_sysfs_says() {
-        let sysfs = tempfile::tempdir().unwrap();
-        let place = |pci: &str| sysfs.path().join("bus/pci/devices").join(pci);
+        let root = tempfile::tempdir().unwrap();
+        let place = |pci: &str| root.path().join("sys/bus/pci/devices").join(pci);
         for (pci, text, node) in [
             ("0000:1a:00.0", "0\n", Some(0)),
             ("0000:1A:00.0", "13\n", Some(13)),
@@ -113,15 +103,15 @@ mod tests {
         ] {
             std::fs::create_dir_all(place(&pci.to_lowercase())).unwrap();
             std::fs::write(place(&pci.to_lowercase()).join("numa_node"), text).unwrap();
-            assert_eq!(node_in(sysfs.path(), pci), node, "{pci}");
+            assert_eq!(node_in(root.path(), pci), node, "{pci}");
         }
-        assert_eq!(node_in(sysfs.path(), "0000:02:00.0"), None);
+        assert_eq!(node_in(root.path(), "0000:02:00.0"), None);
     }
 
     /// Node 0 has CPUs everywhere; on a machine of one node keeping to it changes nothing that can be seen, but works.
     #[test]
     fn a_thread_can_be_kept_to_a_node_and_to_no_other() {
-        if !sysfs().join(NODES).join("node0/cpulist").exists() {
+        if !machine::root().join(NODES).join("node0/cpulist").exists() {
             return eprintln!("SKIPPED: no NUMA nodes in sysfs");
         }
         let kept = std::thread::spawn(|| keep_to(0)).join().unwrap();

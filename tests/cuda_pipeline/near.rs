@@ -8,8 +8,8 @@ use strait::{Device, RingChoice};
 use super::Bed;
 use crate::stand_in::{take, wait_for_engines};
 
-/// What stands in for sysfs: a node for each device, with a CPU; the first device is on the second node.
-const SYSFS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/sysfs-of-two-nodes");
+/// What stands in for `/`: in its sysfs a node for each device, with a CPU; the first device is on the second node.
+const ROOT: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/machine-of-two-nodes");
 
 /// CPUs, as the kernel lists them.
 fn allowed(thread: &Path) -> String {
@@ -19,7 +19,7 @@ fn allowed(thread: &Path) -> String {
 
 fn pretend(cpus: [&str; 2]) {
     let write = |name: String, text: &str| {
-        let path = Path::new(SYSFS).join(name);
+        let path = Path::new(ROOT).join("sys").join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     };
@@ -27,7 +27,7 @@ fn pretend(cpus: [&str; 2]) {
         write(format!("bus/pci/devices/0000:{slot}:00.0/numa_node"), &format!("{node}\n"));
         write(format!("devices/system/node/node{node}/cpulist"), &format!("{}\n", cpus[node]));
     }
-    strait::memory::pretend_sysfs(Path::new(SYSFS));
+    strait::machine::pretend(Path::new(ROOT));
 }
 
 /// Whether it can be said, and seen, where memory is to come from: containers may forbid it.

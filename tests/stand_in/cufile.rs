@@ -8,10 +8,14 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use strait::stats::Fallback;
-use strait::storage::{Cufile, Enter, Surroundings};
+use strait::storage::{Cufile, Enter};
 
-/// What stands in for sysfs: of each test binary its own.
-static SYSFS: LazyLock<PathBuf> = LazyLock::new(|| std::env::current_exe().unwrap().with_extension("sysfs"));
+/// What stands in for `/`, where a machine says what it has: of each test binary its own.
+static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+    let root = std::env::current_exe().unwrap().with_extension("machine");
+    make_machine(&root, &["proc/modules", "proc/driver/nvidia-fs/version", "run/udev/data/b8:1"]);
+    root
+});
 
 /// The controls of the stand-in.
 pub(crate) struct FakeCufile;
@@ -21,10 +25,18 @@ pub(crate) fn take() -> (FakeCufile, MutexGuard<'static, ()>) {
     static ONE: Mutex<()> = Mutex::new(());
     let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     load();
-    Surroundings { modules: true, udev: true, nvidia_fs: true, peer_to_peer: false, sysfs: &SYSFS }.pretend();
+    strait::machine::pretend(&ROOT);
     FakeCufile.heal();
     FakeCufile.misuse();
     (FakeCufile, alone)
+}
+
+/// A machine that has these files.
+pub(crate) fn make_machine(root: &Path, files: &[&str]) {
+    for file in files.iter().map(|file| root.join(file)) {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "").unwrap();
+    }
 }
 
 /// A ring for host memory, in compatibility mode, or why there is none.
@@ -57,10 +69,10 @@ impl FakeCufile {
     /// Makes it as if the file system of `path` lay on a drive of this name.
     pub(crate) fn lies_on(&self, path: &Path, drive: &str) {
         let device = std::fs::metadata(path).unwrap().dev();
-        let place = SYSFS.join("dev/block");
+        let place = ROOT.join("sys/dev/block");
         let link = place.join(format!("{}:{}", libc::major(device), libc::minor(device)));
         std::fs::create_dir_all(&place).unwrap();
-        std::fs::create_dir_all(SYSFS.join("devices").join(drive)).unwrap();
+        std::fs::create_dir_all(ROOT.join("sys/devices").join(drive)).unwrap();
         let _ = std::fs::remove_file(&link);
         std::os::unix::fs::symlink(Path::new("../../devices").join(drive), link).unwrap();
     }

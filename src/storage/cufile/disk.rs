@@ -13,8 +13,8 @@ use std::path::Path;
 const DEPTH_MAX: usize = 16;
 
 /// Which drive below the device of this number is none that is read directly; `None` if each of them is.
-pub(super) fn other_than_nvme(sysfs: &Path, device: u64) -> Option<String> {
-    let place = sysfs.join(format!("dev/block/{}:{}", libc::major(device), libc::minor(device)));
+pub(super) fn other_than_nvme(root: &Path, device: u64) -> Option<String> {
+    let place = root.join(format!("sys/dev/block/{}:{}", libc::major(device), libc::minor(device)));
     look(&place, DEPTH_MAX).err()
 }
 
@@ -44,10 +44,10 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    /// A sysfs in which 8:1 is `top`; each of the others lies below the one before the colon.
+    /// A machine on which 8:1 is `top`; each of the others lies below the one before the colon.
     fn found(top: &str, others: &[&str], files: &[(&str, &str)]) -> Option<String> {
-        let sysfs = tempfile::tempdir().unwrap();
-        let devices = sysfs.path().join("devices");
+        let root = tempfile::tempdir().unwrap();
+        let devices = root.path().join("sys/devices");
         fs::create_dir_all(devices.join(top)).unwrap();
         for (name, below) in others.iter().filter_map(|other| other.split_once(": ")) {
             fs::create_dir_all(devices.join(below)).unwrap();
@@ -58,9 +58,9 @@ mod tests {
             fs::create_dir_all(devices.join(file).parent().unwrap()).unwrap();
             fs::write(devices.join(file), text).unwrap();
         }
-        fs::create_dir_all(sysfs.path().join("dev/block")).unwrap();
-        symlink(Path::new("../../devices").join(top), sysfs.path().join("dev/block/8:1")).unwrap();
-        other_than_nvme(sysfs.path(), libc::makedev(8, 1))
+        fs::create_dir_all(root.path().join("sys/dev/block")).unwrap();
+        symlink(Path::new("../../devices").join(top), root.path().join("sys/dev/block/8:1")).unwrap();
+        other_than_nvme(root.path(), libc::makedev(8, 1))
     }
 
     #[test]
@@ -83,7 +83,7 @@ mod tests {
             let answer = found(top, others, files);
             assert!(answer.as_ref().is_some_and(|answer| answer.contains(told)), "{top} {others:?}: {answer:?}");
         }
-        let nowhere = other_than_nvme(Path::new("/no/such/sysfs"), libc::makedev(8, 1));
-        assert!(nowhere.is_some_and(|answer| answer.contains("/no/such/sysfs/dev/block/8:1")));
+        let nowhere = other_than_nvme(Path::new("/no/such"), libc::makedev(8, 1));
+        assert!(nowhere.is_some_and(|answer| answer.contains("/no/such/sys/dev/block/8:1")));
     }
 }

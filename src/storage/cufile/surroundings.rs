@@ -1,9 +1,9 @@
 //! What cuFile needs of the machine besides itself, looked at before it is called.
 
 use std::path::Path;
-use std::sync::OnceLock;
 
 use super::driver::refusal;
+use crate::machine;
 use crate::stats::Fallback;
 
 /// What cuFile needs of the machine besides itself.
@@ -17,16 +17,12 @@ pub struct Surroundings {
     pub nvidia_fs: bool,
     /// Kernel and driver can do PCI peer-to-peer DMA.
     pub peer_to_peer: bool,
-    /// Where sysfs is: it tells which drives files lie on.
-    pub sysfs: &'static Path,
 }
-
-static PRETENDED: OnceLock<Surroundings> = OnceLock::new();
 
 impl Surroundings {
     /// What this machine has.
     pub fn look() -> Surroundings {
-        PRETENDED.get().copied().unwrap_or_else(|| Surroundings::below(Path::new("/")))
+        Surroundings::below(machine::root())
     }
 
     fn below(root: &Path) -> Surroundings {
@@ -37,14 +33,7 @@ impl Surroundings {
             udev: has_entries(&root.join("run/udev/data")),
             nvidia_fs: root.join("proc/driver/nvidia-fs/version").exists(),
             peer_to_peer: kernel_is_new_enough(&release) && driver_is_new_enough(&driver),
-            sysfs: Path::new("/sys"),
         }
-    }
-
-    /// For tests with a stand-in for cuFile, which needs nothing: what [`look`](Surroundings::look) says from now on.
-    #[doc(hidden)]
-    pub fn pretend(self) {
-        let _ = PRETENDED.set(self);
     }
 
     /// What stands in the way, as the caller of cuFile is told.

@@ -11,9 +11,9 @@ use std::time::Duration;
 use super::disk::other_than_nvme;
 use super::driver::{Driver, Enter, check, refusal};
 use super::file::OpenFile;
-use super::surroundings::Surroundings;
 use super::{Cufile, library::Library};
 use crate::error::{Result, errno_text};
+use crate::machine;
 use crate::stats::Fallback;
 
 /// `statfs` numbers of the file systems that nvidia-fs and PCI peer-to-peer DMA read directly when they lie on NVMe
@@ -84,7 +84,7 @@ fn reads_directly(shard: &Path, file: &File) -> Result<(), Fallback> {
     let answer = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut stat) };
     let what = if answer == 0 && DIRECT_FILE_SYSTEMS.iter().any(|&(number, _)| number == stat.f_type as i64) {
         let device = file.metadata().map_err(|error| cannot_open(shard, &error))?.dev();
-        let Some(other) = other_than_nvme(Surroundings::look().sysfs, device) else { return Ok(()) };
+        let Some(other) = other_than_nvme(machine::root(), device) else { return Ok(()) };
         format!("on {other}")
     } else {
         format!("neither {}", DIRECT_FILE_SYSTEMS.map(|(_, name)| name).join(" nor "))

@@ -143,8 +143,7 @@ mod tests {
     /// Mutant that this catches: another opinion than the loader's.
     #[test]
     fn it_says_what_a_loader_goes_by() {
-        let sysfs = std::path::Path::new("/sys");
-        let none = Surroundings { modules: true, udev: true, nvidia_fs: false, peer_to_peer: false, sysfs };
+        let none = Surroundings { modules: true, udev: true, nvidia_fs: false, peer_to_peer: false };
         let of = |surroundings: Surroundings| {
             let (finding, facts) = gds(&surroundings, true);
             (finding.found, facts["p2pdma"].as_bool().unwrap(), surroundings.obstacle(false).is_some())
