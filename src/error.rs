@@ -10,7 +10,7 @@ use std::time::Duration;
 
 pub(crate) use quoted::{bare, position, short, short_shape};
 pub(crate) use remedy::{NO_THREAD, TENSORS, errno_text};
-use remedy::{amount, hint, memory_hint, open_hint, ring_hint, write_hint};
+use remedy::{amount, at, hint, memory_hint, open_hint, ring_hint, write_hint};
 
 /// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -38,12 +38,12 @@ pub enum Error {
         errno: i32,
     },
     /// A shard or an index is not what its format demands.
-    #[error("{}: at byte {offset}: {problem}", .path.display())]
+    #[error("{}: {}{problem}", .path.display(), at(*.offset))]
     Format {
         /// The shard or index.
         path: Arc<Path>,
-        /// Where in the file, in bytes from its start.
-        offset: u64,
+        /// Where in the file, in bytes from its start; `None` where it is the file as a whole, or a directory.
+        offset: Option<u64>,
         /// What was found, what was expected, and what to do.
         problem: String,
     },
@@ -231,8 +231,8 @@ impl Error {
     /// The byte of that file, if one is known.
     pub fn offset(&self) -> Option<u64> {
         match self {
-            Error::Format { offset, .. }
-            | Error::Truncated { offset, .. }
+            Error::Format { offset, .. } => *offset,
+            Error::Truncated { offset, .. }
             | Error::Corrupt { offset, .. }
             | Error::Write { offset, .. }
             | Error::Io { offset, .. } => Some(*offset),
@@ -258,19 +258,13 @@ impl Error {
         Error::Config { option, problem: problem.into() }
     }
 
-    pub(crate) fn format(path: impl Into<PathBuf>, offset: u64, problem: impl Into<String>) -> Error {
-        Error::Format { path: path.into().into(), offset, problem: problem.into() }
-    }
-
-    /// Something that is no file, where one is wanted: a pipe could keep one waiting for ever. `what` would be one.
-    pub(crate) fn no_file(path: &Path, meta: &std::fs::Metadata, what: &str) -> Error {
-        match meta.is_dir() {
-            true => Error::Open { path: path.into(), errno: libc::EISDIR },
-            false => {
-                let problem = format!("a pipe, socket or device, and {what} is a file: store it in one first");
-                Error::format(path, 0, problem)
-            }
-        }
+    /// `offset`: a byte, or none where it is the file as a whole.
+    pub(crate) fn format(
+        path: impl Into<PathBuf>,
+        offset: impl Into<Option<u64>>,
+        problem: impl Into<String>,
+    ) -> Error {
+        Error::Format { path: path.into().into(), offset: offset.into(), problem: problem.into() }
     }
 
     /// A thread that could not be started: there is no memory, or no number, for one more.
@@ -295,6 +289,8 @@ mod tests {
         let e = Error::Io { path: Path::new("/d/b").into(), offset: 4096, bytes: 512, errno: libc::EIO };
         assert!(e.to_string().contains("512 bytes at byte 4096"), "{e}");
         assert_eq!((e.code(), e.offset(), e.errno()), (6, Some(4096), Some(libc::EIO)));
+        let at = |offset: Option<u64>| Error::format("/d/b", offset, "no magic").to_string();
+        assert_eq!([at(None), at(Some(512))], ["/d/b: no magic", "/d/b: at byte 512: no magic"]);
     }
 
     #[test]
@@ -338,7 +334,7 @@ mod tests {
         let all = [
             (1, Error::Config { option: "o", problem: what() }),
             (2, Error::Open { path: p(), errno: 2 }),
-            (3, Error::Format { path: p(), offset: 0, problem: what() }),
+            (3, Error::Format { path: p(), offset: Some(0), problem: what() }),
             (4, Error::Changed { path: p(), what: what() }),
             (5, Error::Truncated { path: p(), offset: 0, want: 2, got: 1 }),
             (6, Error::Io { path: p(), offset: 0, bytes: 1, errno: 5 }),

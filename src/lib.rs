@@ -23,6 +23,7 @@ mod documents;
 mod dtype;
 mod engine;
 pub mod error;
+mod file;
 mod launch;
 mod length;
 mod loader;

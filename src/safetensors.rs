@@ -13,7 +13,6 @@
 mod entries;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -21,6 +20,7 @@ use serde::Deserializer as _;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result, bare, position, short};
+use crate::file::open_file;
 use entries::HeaderVisitor;
 
 /// The longest header that the format allows.
@@ -72,12 +72,7 @@ pub fn dtype_name(dtype: DType) -> Option<String> {
 pub fn read(path: impl AsRef<Path>) -> Result<Header> {
     let path = path.as_ref();
     let failed = |e: std::io::Error| Error::open(path, &e);
-    let meta = std::fs::metadata(path).map_err(failed)?; // before opening: a pipe would wait for its writer
-    if !meta.is_file() {
-        return Err(Error::no_file(path, &meta, "a checkpoint"));
-    }
-    let mut file = File::open(path).map_err(failed)?;
-    let file_bytes = file.metadata().map_err(failed)?.len();
+    let (mut file, file_bytes) = open_file(path)?;
     let truncated = |offset, want| Error::Truncated { path: path.into(), offset, want, got: file_bytes - offset };
     if file_bytes < LENGTH_BYTES {
         return Err(truncated(0, LENGTH_BYTES));
@@ -88,7 +83,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Header> {
     if length > HEADER_BYTES_MAX {
         let problem =
             format!("a header of {length} bytes, and safetensors allows {HEADER_BYTES_MAX}; this is another format");
-        return Err(Error::format(path, 0, problem));
+        return Err(Error::format(path, None, problem));
     }
     if length > file_bytes - LENGTH_BYTES {
         return Err(truncated(LENGTH_BYTES, length));

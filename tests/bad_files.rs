@@ -369,7 +369,7 @@ fn what_is_no_dataset_is_refused_by_name() {
 
     let path = write_shard(directory.path(), 1, 1000);
     let error = Dataset::records(&[&path], 300).unwrap_err();
-    assert!(matches!(error, Error::Format { offset: 900, .. }), "{error:?}");
+    assert!(matches!(error, Error::Format { offset: Some(900), .. }), "{error:?}");
     names(&error, &path);
 
     let pipe = directory.path().join("pipe");

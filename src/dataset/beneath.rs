@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 /// [`Error::Format`] for a name that leads out, or none at all; [`Error::Open`] for one that leads nowhere.
 pub(crate) fn beneath(root: &Path, name: &str, index: &Path) -> Result<PathBuf> {
     let refused = |why: &str| {
-        Error::format(index, 0, format!("it names the file {name:?}, {why}; name files in {}", root.display()))
+        Error::format(index, None, format!("it names the file {name:?}, {why}; name files in {}", root.display()))
     };
     let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
     if name.is_empty() || name.contains('\0') {

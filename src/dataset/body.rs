@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::files::open_file;
 use crate::error::{Error, Result};
+use crate::file::open_file;
 use crate::memory::Mapping;
 
 /// What a checksum of a sidecar covers: large enough that checksums are few, small enough to be checked on first use.

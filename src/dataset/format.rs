@@ -6,11 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{open_file, read_at};
 use super::options::Options;
 use super::table::Table;
 use super::{Field, litdata, mds, megatron, npy, records, rows, tfrecord, tokens, webdataset};
 use crate::error::{Error, Result};
+use crate::file::{open_file, read_at};
 use crate::stats::Fallback;
 
 /// How the bytes of a shard are laid out. The names never change: sidecars and cursors hold them.

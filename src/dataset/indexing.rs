@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::files::side_by_side_with;
 use super::format::{Format, Indexed, Source};
 use super::options::Options;
+use super::side_by_side::side_by_side_with;
 use super::sidecar::{self, Found, Stamp};
 use super::{checksums, open, whole};
 use crate::error::{Error, Result};
@@ -197,7 +197,7 @@ impl Run<'_> {
             Found::Nothing => None,
         };
         let Some((path, found)) = places.into_iter().find_map(find) else {
-            return Err(Error::format(&*source.path, 0, problem));
+            return Err(Error::format(&*source.path, None, problem));
         };
         (answer.samples, answer.sidecar) = (found.indexed.table.rows(), Some(path.clone()));
         found.indexed.table.check_body()?;
@@ -220,7 +220,7 @@ fn stopped() -> Error {
 
 /// That an index says of every sample what the shard says.
 fn same(sidecar: &Path, index: &Indexed, shard: &Indexed) -> Result<()> {
-    let differs = |what: String| Error::format(sidecar, 0, format!("{what}; make it anew with `strait index`"));
+    let differs = |what: String| Error::format(sidecar, None, format!("{what}; make it anew with `strait index`"));
     if index.fields != shard.fields || index.table.rows() != shard.table.rows() {
         return Err(differs("the shard has other fields, or another number of samples".into()));
     }

@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 
 use super::Field;
 use super::body::Body;
-use super::files::{open_file, read_at};
 use super::format::{Format, Indexed, Look, Reader, Source, Verdict};
 use super::options::Options;
 use super::parse::{Problem, u64_at};
 use super::table::{Cells, Numbers, Table};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::file::{open_file, read_at};
 
 /// What an index starts with.
 const MAGIC: &[u8; 9] = b"MMIDIDX\0\0";

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::files::side_by_side;
 use super::format::{Format, Indexed, Look, Reader, Source, Verdict, reader};
 use super::options::Options;
+use super::side_by_side::side_by_side;
 use super::sidecar::{self, Found, Stamp};
 use super::{Dataset, megatron, merge, refused};
 use crate::error::{Error, Result};
@@ -144,7 +144,7 @@ fn expand(path: &Path, options: &Options) -> Result<Vec<(PathBuf, &'static Reade
         return Ok(vec![(path.to_owned(), reader_of(path, options)?)]);
     }
     if let Some((what, remedy)) = refused::directory(path) {
-        return Err(Error::format(&**path, 0, format!("this is {what}; {remedy}")));
+        return Err(Error::format(&**path, None, format!("this is {what}; {remedy}")));
     }
     // A manifest stands for its directory.
     let manifest = path.join("index.json");
@@ -229,7 +229,7 @@ fn choose(inside: Vec<PathBuf>, options: &Options) -> Result<Vec<(PathBuf, &'sta
                 } else {
                     ""
                 };
-                Err(Error::format(&*look.path, 0, format!("this is {what}; {remedy}{or}")))
+                Err(Error::format(&*look.path, None, format!("this is {what}; {remedy}{or}")))
             }
             (None, None) if first.is_none() => Err(only_notes(&looks[0])),
             (None, None) => raw.into_iter().map(|path| Ok((path.clone(), reader_of(&path, options)?))).collect(),
@@ -254,7 +254,7 @@ fn without_index(look: &Look, format: Format) -> Error {
         _ => ("an index.json", format.name()),
     };
     let problem = format!("this belongs to {index} ({of}) that is not beside it: copy it there, too, and whole");
-    Error::format(&*look.path, 0, problem)
+    Error::format(&*look.path, None, problem)
 }
 
 fn only_notes(look: &Look) -> Error {
@@ -277,7 +277,7 @@ fn reader_of(path: &Path, options: &Options) -> Result<&'static Reader> {
             let problem = format!(
                 "by its name this belongs to an index.json ({format}): name that, or the directory; or force a format"
             );
-            Err(Error::format(path, 0, problem))
+            Err(Error::format(path, None, problem))
         }
         (Some((reader, _)), ..) => Ok(reader),
         (None, Some(_), _) => reader(Format::Records),
@@ -288,7 +288,7 @@ fn reader_of(path: &Path, options: &Options) -> Result<&'static Reader> {
 
 fn unknown(look: &Look) -> Error {
     if let Some((what, remedy)) = refused::recognise(look) {
-        return Error::format(&*look.path, 0, format!("this is {what}; {remedy}"));
+        return Error::format(&*look.path, None, format!("this is {what}; {remedy}"));
     }
     let problem = format!(
         "{} does not tell its format. strait knows WebDataset tar files and others by their content or their name; for raw \

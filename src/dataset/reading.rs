@@ -6,8 +6,8 @@ use std::path::Path;
 
 use rustix::fs::{Advice, AtFlags, StatxFlags, fadvise, statx};
 
-use super::files::{open_file, read_at};
 use crate::error::{Error, Result};
+use crate::file::{open_file, read_at};
 
 /// The unit of the page cache, which fetches no less, and the strictest alignment of memory for direct reads.
 const PAGE: usize = 4096;

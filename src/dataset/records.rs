@@ -22,7 +22,7 @@ fn index(path: &Path, options: &Options) -> Result<Indexed> {
     if record_bytes == 0 {
         return Err(Error::config("record_bytes", "must be at least 1"));
     }
-    let (_, bytes) = super::files::open_file(path)?;
+    let (_, bytes) = crate::file::open_file(path)?;
     let rest = bytes % record_bytes;
     if rest != 0 {
         return Err(Error::format(

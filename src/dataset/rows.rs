@@ -8,12 +8,13 @@
 
 use std::path::Path;
 
+use super::Field;
 use super::format::{Format, Indexed, Look, Reader, Source, Verdict};
 use super::merge::FIELDS_MAX;
 use super::options::Options;
 use super::table::Table;
-use super::{Field, files::open_file};
 use crate::error::{Error, Result};
+use crate::file::open_file;
 use crate::safetensors::{self, Tensor};
 
 pub(super) const READER: Reader =

@@ -10,11 +10,11 @@ use std::path::Path;
 
 use super::body::Body;
 use super::builder::Builder;
-use super::files::{open_file, read_at};
 use super::parse::{Problem, u32_at, u32s};
 use super::table::{Bound, Cells, Entry, Numbers, Table};
 use super::window::Window;
 use crate::error::{Error, Result};
+use crate::file::{open_file, read_at};
 
 /// How large a part of a sample is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +131,7 @@ pub(super) fn place(path: &Path, samples: u64, parts: &Parts) -> Result<Placed> 
     let (file, bytes) = open_file(path)?;
     let Some(head_bytes) = head_bytes(samples).filter(|&head| head <= bytes) else {
         let problem = format!("{bytes} bytes, and the index tells of {samples} samples: the shard was truncated");
-        return Err(Error::format(path, 0, problem));
+        return Err(Error::format(path, None, problem));
     };
     let mut head = vec![0; head_bytes as usize];
     let got = read_at(&file, path, 0, &mut head)?;

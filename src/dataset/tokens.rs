@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 
 use super::Field;
 use super::body::Body;
-use super::files::{open_file, read_at, read_whole};
 use super::format::{Format, Indexed, Look, Reader, Source, Verdict};
 use super::options::Options;
 use super::parse::{Problem, u32_at, u64s};
 use super::table::{Bound, Cells, Numbers, Table};
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::file::{open_file, read_at, read_whole};
 
 pub(super) const READER: Reader = Reader { format: Format::Tokens, recognise, sources };
 

@@ -138,7 +138,7 @@ pub(super) fn add_sums(list: &Path, sources: &mut [Source]) -> Result<()> {
         });
         let Some(parts) = parts else {
             let problem = format!("line {number} is not a hash and a name as sha256sum writes them");
-            return Err(Error::format(list, 0, problem));
+            return Err(Error::format(list, None, problem));
         };
         known.entry(parts.0.file_name().unwrap_or_default()).or_default().push(parts);
     }
@@ -149,7 +149,7 @@ pub(super) fn add_sums(list: &Path, sources: &mut [Source]) -> Result<()> {
             several => several.iter().find(|(name, ..)| source.path.ends_with(name)),
         };
         let Some((_, algorithm, digits)) = line else {
-            return Err(Error::format(list, 0, format!("{} is not in this list", source.path.display())));
+            return Err(Error::format(list, None, format!("{} is not in this list", source.path.display())));
         };
         source.hashes.push(((*algorithm).into(), (*digits).into()));
     }

@@ -63,6 +63,10 @@ pub(crate) const TENSORS: &str = "tensors";
 /// What to do where no thread is to be had.
 pub(crate) const NO_THREAD: &str = "raise `ulimit -u` (or `ulimit -v`, if it is low), or pids.max of the cgroup";
 
+pub(super) fn at(offset: Option<u64>) -> String {
+    offset.map_or(String::new(), |offset| format!("at byte {offset}: "))
+}
+
 pub(super) fn amount(bytes: u64) -> String {
     if bytes == 0 { String::new() } else { format!("{bytes} bytes: ") }
 }

@@ -163,14 +163,14 @@ fn open_directory(directory: &Path) -> Result<Checkpoint> {
     }
     if let [first, second, ..] = indexes[..] {
         let problem = format!("has {} and {}; name the one to open", first.display(), second.display());
-        return Err(Error::format(directory, 0, problem));
+        return Err(Error::format(directory, None, problem));
     }
     let files = ends(".safetensors");
     if files.is_empty() {
-        return Err(Error::format(directory, 0, "a directory without *.safetensors; check the path"));
+        return Err(Error::format(directory, None, "a directory without *.safetensors; check the path"));
     }
     let lossy: Vec<String> = files.iter().map(|name| name.to_string_lossy().into_owned()).collect();
-    let chosen = sets::chosen(&lossy).map_err(|problem| Error::format(directory, 0, problem))?;
+    let chosen = sets::chosen(&lossy).map_err(|problem| Error::format(directory, None, problem))?;
     let chosen = files.iter().zip(&lossy).filter(|(_, name)| chosen.contains(&name.as_str()));
     let paths = chosen.map(|(name, _)| inside(directory, name));
     Checkpoint::open_files(&paths.collect::<Result<Vec<_>>>()?)
@@ -189,5 +189,5 @@ fn inside(directory: &Path, name: &Path) -> Result<PathBuf> {
         return Ok(path);
     }
     let problem = format!("a link that leads out of its directory, to {}; open that file itself", target.display());
-    Err(Error::format(path, 0, problem))
+    Err(Error::format(path, None, problem))
 }

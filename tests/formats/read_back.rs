@@ -206,7 +206,7 @@ proptest! {
             let whole = shards[0].len() as u64;
             std::fs::write(&paths[0], [&shards[0][..], &[0]].concat()).unwrap();
             let error = Dataset::records(&paths, record_bytes).unwrap_err();
-            prop_assert!(matches!(error, strait::Error::Format { offset, .. } if offset == whole), "{error}");
+            prop_assert!(matches!(error, strait::Error::Format { offset, .. } if offset == Some(whole)), "{error}");
         }
     }
 }

@@ -16,11 +16,11 @@ use std::sync::Arc;
 
 use super::Field;
 use super::beneath::beneath;
-use super::files::{open_file, read_at, read_whole};
 use super::format::{Format, Indexed, Look, Reader, Source, Verdict};
 use super::options::Options;
 use super::sized::{Parts, Size, place};
 use crate::error::{Error, Result};
+use crate::file::{open_file, read_at, read_whole};
 use index::{INDEX_BYTES_MAX, Index, Items, Kind, Leaf};
 
 pub(super) const READER: Reader = Reader { format: Format::LitData, recognise, sources };

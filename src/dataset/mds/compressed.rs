@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use super::index::Stored;
 use super::made::{New, Place, is_denied, made_of, places};
-use crate::dataset::files::open_file;
 use crate::dataset::options::Options;
 use crate::dataset::whole::Hashes;
 use crate::error::{Error, Result};
+use crate::file::open_file;
 use crate::stats::Fallback;
 
 /// Offsets in a shard have 32 bits.
@@ -36,7 +36,7 @@ impl Zip<'_> {
         let (file, bytes) = open_file(self.path)?;
         if self.raw.bytes > RAW_BYTES_MAX || bytes > RAW_BYTES_MAX {
             let problem = format!("{} bytes when decompressed; a shard has at most {RAW_BYTES_MAX}", self.raw.bytes);
-            return Err(Error::format(self.path, 0, problem));
+            return Err(Error::format(self.path, None, problem));
         }
         let made_of = made_of(&file, self)?;
         let places = places(self, options)?;
@@ -56,7 +56,7 @@ impl Zip<'_> {
             begun => Some(begun.map(|new| (place, new))),
         });
         let (place, mut new) =
-            begun.ok_or_else(|| Error::format(self.path, 0, "there is no place for its raw shard"))??;
+            begun.ok_or_else(|| Error::format(self.path, None, "there is no place for its raw shard"))??;
         self.copy(file, &mut new)?;
         // What was written to meanwhile is something else than it is called.
         if self::made_of(&open_file(self.path)?.0, self)? != made_of {
@@ -79,7 +79,7 @@ impl Zip<'_> {
 
     fn copy(&self, file: File, new: &mut New) -> Result<()> {
         let (zip, raw) = (self.path, self.raw);
-        let refuse = |what: String| Error::format(zip, 0, what);
+        let refuse = |what: String| Error::format(zip, None, what);
         let mut reader = decoder(file, self.compression, raw.bytes).map_err(refuse)?;
         let mut hashes = Hashes::new(&raw.hashes);
         let mut piece = vec![0; PIECE_BYTES];

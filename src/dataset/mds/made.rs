@@ -80,7 +80,7 @@ impl Place {
             Ok(meta) if meta.is_file() && meta.len() == bytes => Ok(Some(path)),
             Ok(_) => {
                 let problem = format!("this is not the raw shard of {bytes} bytes that strait makes: remove it");
-                Err(Error::format(path, 0, problem))
+                Err(Error::format(path, None, problem))
             }
             Err(_) => Ok(None),
         }

@@ -20,11 +20,12 @@ use std::path::{Path, PathBuf};
 
 use super::Field;
 use super::beneath::beneath;
-use super::files::{read_whole, side_by_side};
 use super::format::{Format, Indexed, Look, Reader, Source, Verdict};
 use super::options::Options;
+use super::side_by_side::side_by_side;
 use super::sized::{Parts, Size, place};
 use crate::error::{Error, Result};
+use crate::file::read_whole;
 use crate::stats::Fallback;
 use compressed::Zip;
 use index::{Column, INDEX_BYTES_MAX, Index, Shard};
@@ -83,7 +84,7 @@ fn raw_of(
 ) -> Result<(PathBuf, Option<Fallback>)> {
     let name = &shard.raw_data.basename;
     if !name.ends_with(".mds") {
-        return Err(Error::format(index, 0, format!("it calls a decompressed shard {name:?}, which is no .mds")));
+        return Err(Error::format(index, None, format!("it calls a decompressed shard {name:?}, which is no .mds")));
     }
     let raw = match raw {
         Ok(raw) => Some(raw),
@@ -93,7 +94,7 @@ fn raw_of(
     let zip = match (&shard.zip_data, &raw) {
         (Some(zip), _) => beneath(root, &zip.basename, index),
         (None, Some(raw)) => return Ok((raw.clone(), None)),
-        (None, None) => return Err(Error::format(index, 0, format!("{name} is neither there nor compressed"))),
+        (None, None) => return Err(Error::format(index, None, format!("{name} is neither there nor compressed"))),
     };
     let zip = match (zip, &raw) {
         (Err(Error::Open { errno: libc::ENOENT, .. }), Some(raw)) => return Ok((raw.clone(), None)),
@@ -119,7 +120,7 @@ fn raw_shard(path: &Path, columns: &[Column], samples: u64, bytes: u64) -> Resul
     let placed = place(path, samples, &Parts::new(sizes))?;
     if placed.bytes != bytes {
         let problem = format!("the index tells of {bytes} bytes, and the shard has {}: it is another's", placed.bytes);
-        return Err(Error::format(path, 0, problem));
+        return Err(Error::format(path, None, problem));
     }
     let field = |(column, &fixed_bytes): (&Column, &Option<u64>)| Field {
         name: column.name.as_str().into(),

@@ -14,13 +14,13 @@ mod literal;
 use std::path::Path;
 
 use super::Field;
-use super::files::{open_file, read_at};
 use super::format::{Format, Indexed, Look, Reader, Source, Verdict};
 use super::options::Options;
 use super::parse::{Problem, u16_at, u32_at};
 use super::table::Table;
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::file::{open_file, read_at};
 use literal::Descr;
 
 /// The name alone is not enough: token files without a header have it too.

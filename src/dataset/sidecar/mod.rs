@@ -19,12 +19,12 @@ use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::body::{Body, Bytes, SUM_BYTES};
-use super::files::{open_file, read_at};
 use super::format::{Format, Indexed, Source};
 use super::merge::FIELDS_MAX;
 use super::options::Options;
 use super::table::Table;
 use crate::error::{Error, Result};
+use crate::file::{open_file, read_at};
 use crate::memory::Mapping;
 use head::{Column, Head, START_BYTES};
 pub(super) use place::{ENDING, cache, place_for_reading, write};
@@ -221,7 +221,7 @@ pub(super) fn encode(
              {DIMENSIONS_MAX} dimensions",
             indexed.fields.len()
         );
-        return Err(Error::format(&*indexed.path, 0, problem));
+        return Err(Error::format(&*indexed.path, None, problem));
     }
     let (table, mut numbers) = indexed.table.portable(indexed.bytes, indexed.fields.len())?;
     let largest = table.largest(indexed.bytes)?;

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
@@ -11,21 +9,11 @@ use serde::de::{Deserialize, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::{Checkpoint, inside};
 use crate::error::{Error, Result, bare, position};
+use crate::file;
 use crate::safetensors::HEADER_BYTES_MAX;
 
 pub(super) fn open_index(path: &Path) -> Result<Checkpoint> {
-    let failed = |e: std::io::Error| Error::open(path, &e);
-    let meta = std::fs::metadata(path).map_err(failed)?; // before opening: a pipe would wait for its writer
-    if !meta.is_file() {
-        return Err(Error::no_file(path, &meta, "an index"));
-    }
-    let bytes = meta.len();
-    if bytes > HEADER_BYTES_MAX {
-        let problem = format!("an index of {bytes} bytes; there is none longer than {HEADER_BYTES_MAX}");
-        return Err(Error::format(path, 0, problem));
-    }
-    let mut text = Vec::new();
-    File::open(path).map_err(failed)?.take(HEADER_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
+    let text = file::read_whole(path, HEADER_BYTES_MAX)?;
     let Index(map) = serde_json::from_slice(&text).map_err(|error| {
         let offset = position(&text, &error) as u64;
         let problem = format!("{}; the index is damaged or badly written: fetch it again", bare(&error));
@@ -35,7 +23,8 @@ pub(super) fn open_index(path: &Path) -> Result<Checkpoint> {
     let names: BTreeSet<&str> = map.values().map(|name| &**name).collect();
     let names: Vec<&str> = names.into_iter().collect();
     let paths = names.iter().map(|name| {
-        plain(name).map_err(|what| Error::format(path, 0, format!("it names the file `{name}`, {what}; refused")))?;
+        plain(name)
+            .map_err(|what| Error::format(path, None, format!("it names the file `{name}`, {what}; refused")))?;
         inside(directory, Path::new(name))
     });
     let paths = paths.collect::<Result<Vec<_>>>()?;
@@ -51,7 +40,7 @@ fn agree(index: &Path, map: &HashMap<String, Arc<str>>, names: &[&str], checkpoi
         if found != Some(&**file) {
             let place = found.map_or("in none of its files".into(), |found| format!("in `{found}`"));
             let problem = format!("tensor `{name}` should be in `{file}` and is {place}; fetch index and files again");
-            return Err(Error::format(index, 0, problem));
+            return Err(Error::format(index, None, problem));
         }
     }
     let missing = checkpoint.tensors().iter().find(|tensor| !map.contains_key(&*tensor.name));
@@ -59,7 +48,7 @@ fn agree(index: &Path, map: &HashMap<String, Arc<str>>, names: &[&str], checkpoi
         let file = names[tensor.shard as usize];
         let problem =
             format!("tensor `{}` of `{file}` is not in it; open the files themselves to have it too", tensor.name);
-        Err(Error::format(index, 0, problem))
+        Err(Error::format(index, None, problem))
     })
 }
 

@@ -21,6 +21,7 @@ use self::stretch::{Sum, stretches};
 use super::{Algorithm, Digest, FileDigests, Manifest, Per, TensorDigest};
 use crate::config::RingChoice;
 use crate::error::{Error, Result};
+use crate::file::open_file;
 use crate::safetensors;
 use crate::storage::ShardFile;
 
@@ -118,7 +119,7 @@ impl Hash {
         let mut sums = Vec::new();
         let mut entries = Vec::new();
         for (file, path) in paths.iter().map(AsRef::as_ref).enumerate() {
-            let bytes = length(path)?;
+            let (_, bytes) = open_file(path)?;
             files.push(ShardFile { path: path.into(), bytes });
             let header = if per == Per::File { Default::default() } else { safetensors::read(path)? };
             if per != Per::Tensor {
@@ -155,7 +156,7 @@ impl Hash {
         let (mut sums, mut expected) = (Vec::new(), Vec::new());
         let mut differing = Vec::new();
         for &(path, known) in known {
-            let bytes = length(path)?;
+            let (_, bytes) = open_file(path)?;
             let corrupt = |offset, len, problem| Error::Corrupt { path: path.into(), offset, bytes: len, problem };
             let (file, last) = (files.len(), known.tensors.iter().map(|t| t.offset + t.bytes).max().unwrap_or(0));
             let wanted = known.bytes.unwrap_or(bytes.max(last));
@@ -231,7 +232,7 @@ impl Hash {
 fn differing_headers(path: &Path, known: &FileDigests) -> Result<Vec<(u64, u64, String)>> {
     let header = match safetensors::read(path) {
         Ok(header) => header,
-        Err(Error::Format { offset, problem, .. }) => return Ok(vec![(offset, 0, problem)]),
+        Err(Error::Format { offset, problem, .. }) => return Ok(vec![(offset.unwrap_or(0), 0, problem)]),
         Err(error) => return Err(error),
     };
     let tensors: HashMap<&str, _> = header.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
@@ -252,12 +253,4 @@ fn work_with_stop<'a, T>(
 
 fn panicked() -> Error {
     Error::Stopped { reason: "a thread that hashes has panicked".into() }
-}
-
-fn length(path: &Path) -> Result<u64> {
-    let meta = std::fs::metadata(path).map_err(|e| Error::open(path, &e))?;
-    match meta.is_file() {
-        true => Ok(meta.len()),
-        false => Err(Error::no_file(path, &meta, "what is hashed")),
-    }
 }

@@ -16,13 +16,12 @@
 mod json;
 mod lines;
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Component, Path};
 
 use super::{Algorithm, Digest};
 use crate::dtype::DType;
 use crate::error::{Error, Result, short, short_shape};
+use crate::file;
 
 /// Digests of files, of their tensors, or both.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -94,17 +93,7 @@ impl Manifest {
     /// 256 MiB, or is no regular file: a pipe could keep one waiting for ever.
     pub fn open(path: impl AsRef<Path>) -> Result<Manifest> {
         let path = path.as_ref();
-        let failed = |e: std::io::Error| Error::open(path, &e);
-        let meta = std::fs::metadata(path).map_err(failed)?;
-        if !meta.is_file() {
-            return Err(Error::no_file(path, &meta, "a manifest"));
-        }
-        let mut text = Vec::new();
-        File::open(path).map_err(failed)?.take(BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
-        if text.len() as u64 > BYTES_MAX {
-            return Err(Error::format(path, BYTES_MAX, "longer than 256 MiB: this is no manifest"));
-        }
-        Manifest::parse(path, &text)
+        Manifest::parse(path, &file::read_whole(path, BYTES_MAX)?)
     }
 
     /// The same from bytes; `path` is for messages.
@@ -115,7 +104,7 @@ impl Manifest {
             _ => lines::sums(text),
         };
         let files = files.map_err(|Problem { offset, what }| Error::format(path, offset, what))?;
-        Manifest::new(files).map_err(|what| Error::format(path, 0, what))
+        Manifest::new(files).map_err(|what| Error::format(path, None, what))
     }
 
     /// A manifest of these files. Fails, and says why, if a name comes twice or a digest has no place.
