@@ -83,6 +83,23 @@ fn memory_and_budgets_are_those_of_the_fields_that_are_read() {
     assert_eq!(loader.stats().bytes_wanted, 3 * SAMPLES);
 }
 
+/// Mutants that this catches: a region that must hold gaps which are not read where there is no room; a gap of any length;
+/// one that is refused at the length that is said to do.
+#[test]
+fn gaps_need_no_room_and_are_no_longer_than_a_read() {
+    let directory = disk_directory();
+    let path = write_tar(directory.path());
+    for way in [PathChoice::Auto, PathChoice::Staged] {
+        let builder = || builder(&path).fields(&["cls", "npy"]).batch_size(1).prefetch(1).hold(1).path(way);
+        let mut loader = builder().region_bytes(64 << 10).gap_bytes(4 << 20).build().unwrap();
+        assert_eq!(loader.epoch(0).map(|batch| batch.unwrap().len() as u64).sum::<u64>(), SAMPLES);
+        for gap_bytes in [u64::MAX, 1 << 40, (4 << 20) + 1] {
+            let text = builder().gap_bytes(gap_bytes).build().err().unwrap().to_string();
+            assert!(text.starts_with("gap_bytes:") && text.contains("at most 4194304"), "{text}");
+        }
+    }
+}
+
 #[test]
 fn names_that_are_none_are_an_error_that_lists_what_there_is() {
     let directory = disk_directory();

@@ -76,6 +76,9 @@ pub(crate) struct ReadOptions {
 
 /// A deadline that never passes; longer ones would leave the range of clocks.
 const NEVER: Duration = Duration::from_secs(1 << 30);
+/// A gap of so much is read along where that is asked for, be blocks as short as they may. A longer one than a block would cost
+/// reads in place of saving them.
+const GAP_BYTES_ALWAYS: u64 = 1 << 20;
 /// More slabs than this are never in use at once.
 const SLABS_MAX: u64 = 64;
 
@@ -112,6 +115,14 @@ impl ReadOptions {
         if self.block_bytes == 0 || !self.block_bytes.is_multiple_of(align) || self.block_bytes > 1 << 30 {
             let problem = format!("{} is not a multiple of {align} up to 1 GiB", self.block_bytes);
             return Err(Error::config("block_bytes", problem));
+        }
+        let gap_bytes_max = self.block_bytes.max(GAP_BYTES_ALWAYS);
+        if self.gap_bytes > gap_bytes_max {
+            let problem = format!(
+                "{} bytes that nobody wants cost more than a read; give at most {gap_bytes_max}",
+                self.gap_bytes
+            );
+            return Err(Error::config("gap_bytes", problem));
         }
         if self.reads_in_flight > 4096 {
             return Err(Error::config("reads_in_flight", "more than 4096 reads in flight help no device"));

@@ -53,16 +53,19 @@ impl BatchBytes {
         let least = samples.saturating_mul(fixed.unwrap_or(0)).saturating_add(rows.saturating_mul(arrays));
         let sample = extents.saturating_add(arrays);
         let typical = samples.saturating_mul(extents).saturating_add(around).max(1);
-        let widest = match fixed {
-            Some(_) => extents + config.reads.gap_bytes.min(extents),
-            // A few samples may be far larger than the mean: room for a batch of the largest, if the budget has it.
+        let fields = selection.len() as u64;
+        // A few samples may be far larger than the mean: room for a batch of the largest, if the budget has it. Gaps are read
+        // along where there is room.
+        let (widest, gaps) = match fixed {
+            Some(_) => (extents, config.reads.gap_bytes.min(extents)),
             None => {
-                let (fields, blocks) = (selection.len() as u64, 2 * align);
-                let gaps = fields.saturating_mul(blocks.saturating_add(if all { 0 } else { config.reads.gap_bytes }));
-                dataset.largest_sample_of(&selection.numbers).saturating_add(gaps)
+                let blocks = fields.saturating_mul(2 * align);
+                let gaps = if all { 0 } else { fields.saturating_mul(config.reads.gap_bytes) };
+                (dataset.largest_sample_of(&selection.numbers).saturating_add(blocks), gaps)
             }
         };
         let least = if fixed.is_some() { least } else { widest.saturating_add(arrays) };
+        let widest = widest.saturating_add(gaps);
         let largest = samples.saturating_mul(widest).saturating_add(around).max(typical);
         // A batch of the smallest samples has the most of them, and each its blocks.
         let full = config.budget.map_or(Ok(0), |(budget, _)| {
