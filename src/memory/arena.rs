@@ -7,7 +7,9 @@ use std::fmt;
 use std::io;
 use std::ptr::NonNull;
 
+use super::hugetlb;
 use crate::error::{Error, Result};
+use crate::machine;
 
 const HUGE: usize = 2 << 20;
 const PAGE: usize = 4096;
@@ -78,7 +80,13 @@ impl Arena {
         let bytes = bytes.max(1).checked_next_multiple_of(unit).ok_or(no_memory(libc::ENOMEM))?;
         let populated = populated.min(bytes);
         let arena = |base, pages| Arena { base, bytes, pages };
-        let huge = || map_hugetlb(bytes).map(|base| arena(base, Pages::HugeTlb));
+        let huge = || {
+            // What is denied of pages that are faulted in now shows now.
+            if populated < bytes && hugetlb::left_by_cgroups(machine::root()) < bytes as u64 {
+                return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+            }
+            map_hugetlb(bytes).map(|base| arena(base, Pages::HugeTlb))
+        };
         let others = || map_aligned(bytes).map(|base| arena(base, Pages::Small));
         let mut arena = first([&huge, &others], |arena| arena.prepare(populated)).map_err(|e| no_memory(errno(&e)))?;
         // The kernel walks all of the process's memory for an answer: not where it can only be no.

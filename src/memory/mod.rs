@@ -2,6 +2,7 @@
 //! through which indexes are read.
 
 mod arena;
+mod hugetlb;
 mod map;
 mod near;
 mod slab;
