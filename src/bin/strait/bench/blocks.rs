@@ -100,6 +100,35 @@ fn open_one(path: &Path, mode: &mut String) -> io::Result<File> {
     })
 }
 
+/// What came of a read of a reference.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    Bytes(u64),
+    /// It is to be tried again.
+    Again,
+    Failed(i32),
+}
+
+/// As often as strait's own reads are tried again.
+const TRIES_MAX: u32 = 8;
+
+/// `result`: bytes, or an errno below 0.
+pub(super) fn judge(result: i32, tries: &mut u32) -> Came {
+    match -result {
+        libc::EAGAIN | libc::EINTR if *tries < TRIES_MAX => {
+            *tries += 1;
+            Came::Again
+        }
+        errno if errno > 0 => Came::Failed(errno),
+        _ => Came::Bytes(result as u64),
+    }
+}
+
+/// Whether io_uring_enter(2) may do better the next time.
+pub(super) fn is_busy(errno: i32) -> bool {
+    matches!(errno, libc::EINTR | libc::EAGAIN | libc::EBUSY)
+}
+
 /// What a failed read of a reference means.
 pub(super) fn read_failure(path: &Path, offset: u64, errno: i32) -> Failure {
     Failure::file(&format!("read at byte {offset} of"), path, &io::Error::from_raw_os_error(errno))
@@ -117,6 +146,20 @@ mod tests {
             seen.sort();
             assert_eq!(seen, [(0, 0), (0, 4096), (0, 8192), (2, 0), (3, 0), (3, 4096), (3, 8192)]);
         }
+    }
+
+    /// Mutants that this catches: a storage that is busy for a moment ends the measurement; one that stays so is asked for ever;
+    /// another errno is asked again; a kernel that is short of requests is taken for one that fails.
+    #[test]
+    fn a_read_is_tried_again_a_few_times_where_that_may_help() {
+        let mut tries = 0;
+        assert_eq!(judge(4096, &mut tries), Came::Bytes(4096));
+        assert_eq!(judge(-libc::EIO, &mut tries), Came::Failed(libc::EIO));
+        for errno in [libc::EAGAIN, libc::EINTR].repeat(TRIES_MAX as usize / 2) {
+            assert_eq!(judge(-errno, &mut tries), Came::Again);
+        }
+        assert_eq!(judge(-libc::EAGAIN, &mut tries), Came::Failed(libc::EAGAIN));
+        assert!([libc::EINTR, libc::EAGAIN, libc::EBUSY].into_iter().all(is_busy) && !is_busy(libc::EBADF));
     }
 
     #[test]

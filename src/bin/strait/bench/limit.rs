@@ -2,12 +2,15 @@
 //!
 //! Buffers are plain 4 KiB pages, registered, as fio's are; files are registered; reads are O_DIRECT.
 
+use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::Duration;
 
 use io_uring::{IoUring, opcode, squeue, types};
 
-use super::blocks::{self, Blocks, Files, read_failure};
+use super::blocks::{self, Blocks, Came, Files, is_busy, read_failure};
 use super::limit_pread;
 use super::measure::{Clock, Measure};
 use super::progress::Watch;
@@ -15,6 +18,10 @@ use super::request::Request;
 use crate::failure::{Failure, Result};
 use crate::linux::pages::Pages;
 use crate::linux::{errno, errno_name};
+
+/// A kernel that has no request free for so long has none to give.
+const BUSY_WAIT: Duration = Duration::from_millis(1);
+const BUSY_WAITS_MAX: usize = 1000;
 
 /// One run of the reference, and how it read.
 pub(super) struct Limit {
@@ -42,12 +49,12 @@ pub(super) fn run(request: &Request, watch: &mut Watch) -> Result<Limit> {
     Ok(Limit { measure: clock.stop(bytes), how: reader.how.clone() })
 }
 
-pub(super) fn no_memory(error: std::io::Error) -> Failure {
+pub(super) fn no_memory(error: io::Error) -> Failure {
     Failure::new("no memory for the buffers of the limit", error.to_string(), "lower --depth or --block-bytes")
 }
 
 /// With the flags that fio asks for, where the kernel has them.
-fn ring(depth: usize) -> std::io::Result<IoUring> {
+fn ring(depth: usize) -> io::Result<IoUring> {
     let entries = (depth as u32).next_power_of_two();
     let mut builder = IoUring::builder();
     builder.setup_single_issuer().setup_defer_taskrun().build(entries).or_else(|_| IoUring::new(entries))
@@ -61,8 +68,8 @@ struct Reader<'a> {
     files: Files,
     request: &'a Request,
     in_flight: usize,
-    /// Offset and file of the read that each buffer holds, for messages.
-    reads: Vec<(usize, u64)>,
+    /// File and offset of the read that each buffer holds, and how often it was tried again.
+    reads: Vec<(usize, u64, u32)>,
     fixed_buffers: bool,
     fixed_files: bool,
     how: String,
@@ -92,7 +99,7 @@ impl<'a> Reader<'a> {
             files,
             request,
             in_flight: 0,
-            reads: vec![(0, 0); request.depth],
+            reads: vec![(0, 0, 0); request.depth],
             fixed_buffers: registered.is_ok(),
             fixed_files,
             how,
@@ -108,24 +115,24 @@ impl<'a> Reader<'a> {
             while go_on && next < blocks.len() {
                 let Some(buffer) = free.pop() else { break };
                 let (file, offset) = blocks.at(next);
-                self.submit(buffer, file, offset);
+                self.reads[buffer] = (file, offset, 0);
+                self.submit(buffer);
                 next += 1;
             }
-            match self.ring.submit_and_wait(1) {
-                Err(error) if error.raw_os_error() != Some(libc::EINTR) => {
-                    return Err(Failure::new("io_uring_enter failed", error.to_string(), ""));
-                }
-                _ => {}
-            }
-            while let Some(completion) = self.ring.completion().next() {
+            self.enter().map_err(|error| Failure::new("io_uring_enter failed", error.to_string(), ""))?;
+            loop {
+                let Some(completion) = self.ring.completion().next() else { break };
                 self.in_flight -= 1;
                 let buffer = completion.user_data() as usize;
-                let (file, offset) = self.reads[buffer];
-                if completion.result() < 0 {
-                    return Err(read_failure(&self.request.paths[file], offset, -completion.result()));
+                let (file, offset, tries) = &mut self.reads[buffer];
+                match blocks::judge(completion.result(), tries) {
+                    Came::Bytes(count) => {
+                        bytes += count;
+                        free.push(buffer);
+                    }
+                    Came::Again => self.submit(buffer),
+                    Came::Failed(errno) => return Err(read_failure(&self.request.paths[*file], *offset, errno)),
                 }
-                bytes += completion.result() as u64;
-                free.push(buffer);
             }
             // Looking at the clock for every 4 KiB would be measured, too.
             if bytes - last_tick >= 4 << 20 || self.buffer_bytes >= 1 << 20 {
@@ -136,7 +143,24 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
-    fn submit(&mut self, buffer: usize, file: usize, offset: u64) {
+    /// Starts what was pushed, and waits until a read has ended. A kernel that is short of requests has some again soon, or
+    /// once ended reads have been reaped.
+    fn enter(&mut self) -> io::Result<()> {
+        for _ in 0..BUSY_WAITS_MAX {
+            match self.ring.submit_and_wait(1) {
+                Err(error) if !is_busy(errno(&error)) => return Err(error),
+                Err(error) if errno(&error) != libc::EINTR && self.ring.completion().is_empty() => {
+                    thread::sleep(BUSY_WAIT);
+                }
+                _ => return Ok(()),
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::EBUSY))
+    }
+
+    /// Pushes the read that is noted for this buffer.
+    fn submit(&mut self, buffer: usize) {
+        let (file, offset, _) = self.reads[buffer];
         let target = self.buffers.base().as_ptr().wrapping_add(buffer * self.buffer_bytes);
         let len = self.buffer_bytes as u32;
         let fd = self.files.files[file].as_raw_fd();
@@ -147,8 +171,7 @@ impl<'a> Reader<'a> {
             (true, false) => opcode::ReadFixed::new(types::Fd(fd), target, len, buffer as u16).offset(offset).build(),
             (false, _) => opcode::Read::new(types::Fd(fd), target, len).offset(offset).build(),
         };
-        self.reads[buffer] = (file, offset);
-        // SAFETY: the buffer is free (it came from the free list), and Drop keeps it and the file until its
+        // SAFETY: the buffer is free (it came from the free list, or its read has ended), and Drop keeps it and the file until its
         // completion. The queue has at least `depth` entries and at most `depth` reads are in flight, so the push fits.
         unsafe { self.ring.submission().push(&entry.user_data(buffer as u64)) }.expect("a queue of `depth` entries");
         self.in_flight += 1;
@@ -159,10 +182,10 @@ impl Drop for Reader<'_> {
     /// Closing a ring does not end its reads: count them home before their memory goes.
     fn drop(&mut self) {
         while self.in_flight > 0 {
-            match self.ring.submit_and_wait(1) {
-                Err(error) if error.raw_os_error() != Some(libc::EINTR) => return, // The memory is leaked, not freed.
-                _ => self.in_flight -= self.ring.completion().count(),
+            if self.enter().is_err() {
+                return; // The memory is leaked, not freed.
             }
+            self.in_flight -= self.ring.completion().count();
         }
         // SAFETY: dropped once, here; no read is in flight any more.
         unsafe { ManuallyDrop::drop(&mut self.buffers) }

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::blocks::{Blocks, Files, read_failure};
+use super::blocks::{Blocks, Came, Files, judge, read_failure};
 use super::limit::no_memory;
 use super::measure::{Clock, Measure};
 use super::progress::Watch;
@@ -90,9 +90,15 @@ impl Shared<'_> {
                 return;
             }
             let (file, offset) = self.blocks.at(position);
-            match read_at(&self.files.files[file], &mut buffer, offset, 0) {
-                Ok(got) => drop(self.bytes.fetch_add(got as u64, Ordering::Relaxed)),
-                Err(error) => self.fail(read_failure(&self.request.paths[file], offset, errno(&error))),
+            let mut tries = 0;
+            loop {
+                let read = read_at(&self.files.files[file], &mut buffer, offset, 0);
+                match judge(read.map_or_else(|error| -errno(&error), |count| count as i32), &mut tries) {
+                    Came::Bytes(count) => drop(self.bytes.fetch_add(count, Ordering::Relaxed)),
+                    Came::Again => continue,
+                    Came::Failed(errno) => self.fail(read_failure(&self.request.paths[file], offset, errno)),
+                }
+                break;
             }
         }
     }
