@@ -152,7 +152,11 @@ fn facts(
 /// How the references read.
 pub(crate) fn reference_facts(request: &Request, all: &Rounds) -> [Fact; 2] {
     let reference = size::show(request.reference_bytes());
-    let limit = format!("{}; blocks of {reference}, {} in flight", all.limit_how, request.depth);
+    let measured = all.rounds.iter().any(|round| round.limit.is_some());
+    let limit = match measured {
+        true => format!("{}; blocks of {reference}, {} in flight", all.limit_how, request.depth),
+        false => all.limit_how.clone(),
+    };
     let fio = match &all.fio_reason {
         Some(reason) => format!("no number: {reason}"),
         None => format!("fio {}", fio::arguments(request).join(" ")),

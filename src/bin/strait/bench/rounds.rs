@@ -47,6 +47,19 @@ pub(crate) struct Rounds {
     pub(crate) fio_reason: Option<String>,
 }
 
+impl Rounds {
+    /// The same where no more can be measured, and why.
+    fn without(mut self, reason: &str) -> Rounds {
+        if self.rounds.iter().all(|round| round.limit.is_none()) {
+            self.limit_how = format!("no number: {reason}");
+        }
+        if self.rounds.iter().all(|round| round.fio.is_none()) {
+            self.fio_reason.get_or_insert(reason.into());
+        }
+        self
+    }
+}
+
 /// One run of strait.
 pub(crate) type Run<'a> = &'a mut dyn FnMut(&Request, &mut Watch) -> Result<RunResult>;
 
@@ -64,26 +77,47 @@ pub(crate) fn run(
         for stage in in_turn(stages, number) {
             let name = format!("round {}/{count}: {}", number + 1, format!("{stage:?}").to_lowercase());
             watch.stage(name, request.file_bytes, request.seconds);
-            evict_all(&request.paths)?;
-            match stage {
-                Stage::Strait => round.strait = Some(strait(&request, watch, run_strait)?),
-                Stage::Limit => {
-                    let run = limit::run(&request, watch)?;
-                    round.limit = Some(useful(&request, run.measure));
-                    all.limit_how = run.how;
-                }
-                // What made fio fail once makes it fail again.
-                Stage::Fio if all.fio_reason.is_some() => {}
-                Stage::Fio => match fio::run(&request, watch)? {
-                    Ok(measure) => round.fio = Some(useful(&request, measure)),
-                    Err(reason) => all.fio_reason = Some(reason),
-                },
+            if let Err(failure) = run_stage(stage, &request, watch, run_strait, &mut round, &mut all) {
+                let ran = round.strait.is_some() || all.rounds.iter().any(|round| round.strait.is_some());
+                let Some(gone) = request.paths.iter().find(|path| ran && failure.exit_code == 1 && !path.exists())
+                else {
+                    return Err(failure);
+                };
+                // What was measured counts.
+                all.rounds.push(round);
+                return Ok(all.without(&format!("{} is gone since strait has read it", gone.display())));
             }
             watch.end_stage();
         }
         all.rounds.push(round);
     }
     Ok(all)
+}
+
+fn run_stage(
+    stage: Stage,
+    request: &Request,
+    watch: &mut Watch,
+    run_strait: &mut dyn FnMut(&Request, &mut Watch) -> Result<RunResult>,
+    round: &mut Round,
+    all: &mut Rounds,
+) -> Result<()> {
+    evict_all(&request.paths)?;
+    match stage {
+        Stage::Strait => round.strait = Some(strait(request, watch, run_strait)?),
+        Stage::Limit => {
+            let run = limit::run(request, watch)?;
+            round.limit = Some(useful(request, run.measure));
+            all.limit_how = run.how;
+        }
+        // What made fio fail once makes it fail again.
+        Stage::Fio if all.fio_reason.is_some() => {}
+        Stage::Fio => match fio::run(request, watch)? {
+            Ok(measure) => round.fio = Some(useful(request, measure)),
+            Err(reason) => all.fio_reason = Some(reason),
+        },
+    }
+    Ok(())
 }
 
 /// Each round begins with another stage: whatever the first run of a round pays or gains, all pay and gain in turn.
@@ -129,7 +163,8 @@ mod tests {
     use crate::bench::report::strait_facts;
     use crate::bench::summary::{Strait, Summary};
 
-    /// Mutant that this catches: a look at the page cache behind a run that fails the command.
+    /// Mutants that this catches: a look at the page cache behind a run, a reference, or another round, that fails the command;
+    /// a limit that is missing and nobody says why.
     #[test]
     fn a_run_counts_though_its_files_are_gone_behind_it() {
         let path = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap().into_temp_path();
@@ -151,7 +186,7 @@ mod tests {
         };
         let mut path = Some(path);
         let mut load = |_: &Request, _: &mut Watch| {
-            path.take().expect("one round").close().unwrap();
+            path.take().expect("one run").close().unwrap();
             Ok(RunResult {
                 measure: Measure { bytes: 8192, seconds: 1.0, cpu_seconds: 0.0 },
                 setup_seconds: 0.0,
@@ -164,13 +199,17 @@ mod tests {
                 fallbacks: Vec::new(),
             })
         };
-        let all = run(&request, &[Stage::Strait], 1, &mut Watch::new(1), &mut load).unwrap();
+        let all = run(&request, &[Stage::Strait, Stage::Limit, Stage::Fio], 2, &mut Watch::new(6), &mut load).unwrap();
+        let told = |text: &str| text.contains(request.paths[0].to_str().unwrap()) && text.contains("is gone");
+        assert!(told(&all.limit_how) && told(all.fio_reason.as_deref().unwrap()), "{all:?}");
         let strait = Strait::new(&all.rounds).unwrap();
         assert_eq!((strait.last.result.measure.bytes, strait.cached_after), (8192, None));
         let line = Summary::new(&all.rounds).strait.unwrap();
         let facts = strait_facts(&strait, &line, &[]);
         let (_, cold) = facts.iter().find(|(name, _)| *name == "cold").unwrap();
         assert!(cold.contains("an unknown number after"), "{cold}");
+        // Nothing is left to report where they were gone before.
+        assert!(run(&request, &[Stage::Limit, Stage::Strait], 1, &mut Watch::new(2), &mut load).is_err());
     }
 
     #[test]
