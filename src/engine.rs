@@ -12,6 +12,7 @@
 mod bad;
 mod filling;
 mod gate;
+mod give_up;
 mod hand_over;
 mod land;
 mod layout;
@@ -19,25 +20,22 @@ pub(crate) mod ranges;
 mod refill;
 mod shared;
 mod stage;
+mod state;
 mod verify;
 mod work;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
-use crate::batch::Body;
 use crate::dataset::Dataset;
-use crate::device::{Fence, Seq};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::region::RegionPool;
 use crate::selection::Selection;
 use crate::sim::Clock;
 use crate::sizes::Sizes;
-use crate::source::Source;
 use crate::storage::ReadQueue;
 use crate::workers::Workers;
 
@@ -47,6 +45,7 @@ pub(crate) use gate::Gate;
 use ranges::range;
 pub(crate) use shared::{Message, Output, Shared};
 pub(crate) use stage::{Hold, Pinned, Stage};
+pub(crate) use state::State;
 pub(crate) use verify::Verifier;
 pub(crate) use work::Job;
 
@@ -84,61 +83,6 @@ pub(crate) struct Engine {
     /// How long to wait for a message when there is nothing else to wait for.
     pub(crate) idle: Duration,
     pub(crate) state: State,
-}
-
-/// Where the engine stands.
-pub(crate) struct State {
-    generation: u64,
-    source: Option<Source>,
-    /// The end of this generation, or its failure, has not been said yet.
-    running: bool,
-    /// The loader is going away.
-    stopped: bool,
-    /// A failure of this generation that the consumer has not been told of.
-    unsaid: Option<Error>,
-    /// A ring or stream broke: every later epoch fails with this.
-    broken: Option<Error>,
-    /// Batches that nobody uses.
-    idle: Vec<Body>,
-    /// Planned, or known to fail, and waiting for a region, in order. More than one only where batches were recalled.
-    planned: VecDeque<(Body, Option<Error>)>,
-    /// The oldest batch must be read again: nothing is read until all reads have ended and all batches are planned anew.
-    recalling: bool,
-    /// In order.
-    filling: VecDeque<Filling>,
-    /// Of earlier generations; they only wait for their reads to end.
-    doomed: Vec<Filling>,
-    /// It has been said that batches have more small bytes than there is room for on the host.
-    crowded: bool,
-    /// Regions given back behind a consumer's stream; whoever gets their memory next waits for the fence first.
-    fences: Vec<((usize, usize), Fence)>,
-}
-
-impl State {
-    pub(crate) fn new(batches: Vec<Body>) -> State {
-        let count = batches.len();
-        State {
-            generation: 0,
-            source: None,
-            running: false,
-            stopped: false,
-            unsaid: None,
-            broken: None,
-            idle: batches,
-            planned: VecDeque::with_capacity(count),
-            recalling: false,
-            filling: VecDeque::with_capacity(count),
-            doomed: Vec::with_capacity(count),
-            crowded: false,
-            fences: Vec::with_capacity(count),
-        }
-    }
-
-    /// A batch on its way that something comes back of.
-    fn of(&mut self, slot: u32) -> &mut Filling {
-        let mut batches = self.filling.iter_mut().chain(&mut self.doomed);
-        batches.find(|filling| filling.body.slot == slot).expect("it belongs to a batch on its way")
-    }
 }
 
 impl Engine {
@@ -210,70 +154,6 @@ impl Engine {
             self.shared.held_up.store(gate.is_held_up(), Ordering::Relaxed);
         }
         Ok(())
-    }
-
-    /// A batch comes back, perhaps with streams still at its region.
-    fn recycle(&mut self, body: Body) {
-        match &mut self.gate {
-            Some(gate) if body.fenced || body.seq > Seq(0) => {
-                if let Err(error) = gate.put(body) {
-                    self.state.broken.get_or_insert(error);
-                }
-            }
-            _ => self.free(body),
-        }
-    }
-
-    /// A body becomes free, and with it its region.
-    fn free(&mut self, mut body: Body) {
-        if let Some(region) = body.region.take() {
-            if std::mem::take(&mut body.fenced) {
-                self.state.fences.push((region.range(), body.fence));
-            }
-            self.regions.give_back(region);
-        }
-        self.state.idle.push(body);
-    }
-
-    // ---- give up ------------------------------------------------------------------------------------------------------
-
-    /// Ends this generation with an error, once.
-    fn fail(&mut self, error: Error) {
-        if matches!(error, Error::Ring { .. } | Error::Device { .. } | Error::Stopped { .. }) {
-            self.state.broken.get_or_insert(error.clone());
-        }
-        if std::mem::take(&mut self.state.running) {
-            self.state.unsaid = Some(error);
-            self.say();
-        }
-        self.doom();
-    }
-
-    /// What is under way is not wanted any more. Its memory comes back when its reads have ended.
-    fn doom(&mut self) {
-        let state = &mut self.state;
-        state.recalling = false;
-        state.idle.extend(state.planned.drain(..).map(|(body, _)| body));
-        for mut filling in state.filling.drain(..) {
-            filling.close(&mut self.queue);
-            filling.next_read = filling.body.plan.reads().len();
-            filling.body.generation = 0;
-            state.doomed.push(filling);
-        }
-        self.bury();
-    }
-
-    /// Takes back the batches of earlier generations whose reads have all ended.
-    fn bury(&mut self) {
-        let mut i = 0;
-        while i < self.state.doomed.len() {
-            if self.state.doomed[i].is_idle() {
-                let filling = self.state.doomed.swap_remove(i);
-                self.recycle(filling.body);
-            } else {
-                i += 1;
-            }
-        }
     }
 
     // ---- wait -------------------------------------------------------------------------------------------------------
