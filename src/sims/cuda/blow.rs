@@ -54,7 +54,10 @@ impl Blow {
         match rng.below(10) {
             0 => Blow::Stalled,
             1 => Blow::Lost,
-            _ => Blow::Call { pick: rng.next_u64(), nth: 1 + rng.below(4), works: rng.one_in(2) },
+            _ => {
+                let most = 1 << rng.below(3);
+                Blow::Call { pick: rng.next_u64(), nth: 1 + rng.below(most), works: rng.one_in(2) }
+            }
         }
     }
 
