@@ -17,7 +17,7 @@ import tokens
 MIB = 1 << 20
 SHARDS = 8
 # The file of small samples is so many times as large as the pictures, and its copy in MDS, which is written slowly.
-SMALL, SMALL_MDS = 16, 2
+SMALL, SMALL_MDS = 32, 4
 
 
 def tar(place, mib):

@@ -125,5 +125,6 @@ def cells(loader):
             loader(f"torch DataLoader, memmap{said}", torch_memmap, "small", "numpy torch", workers=workers),
             loader(f"Megatron-Core{said}", megatron, "small", "megatron.core torch numpy", workers=workers, mapped=True),
         ]
-    unmapped = loader("Megatron-Core, no mmap, 2 workers", megatron, "small", "megatron.core torch numpy", workers=2, mapped=False)
-    return {"windows of 2,048 tokens, shuffled": [*found, unmapped]}
+    name = "Megatron-Core, no mmap, 2 workers"
+    found.append(loader(name, megatron, "small", "megatron.core torch numpy", workers=2, mapped=False))
+    return {"windows of 2,048 tokens, shuffled": found}
