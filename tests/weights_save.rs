@@ -389,7 +389,7 @@ fn an_index_that_is_a_pipe_is_refused_and_not_waited_for() {
     let path = directory.path().join("model.safetensors.index.json");
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
     let error = Checkpoint::open(&path).unwrap_err();
-    assert!(error.to_string().contains("an index is a file"), "{error}");
+    assert!(error.to_string().contains("a pipe, socket or device"), "{error}");
     // Nor by a save, which looks for the shards before, and puts its own index in its place.
     let tensors: Vec<Tensor> = (0..4).map(|n| tensor(&format!("t{n}"), DType::U8, &[6000], n)).collect();
     let save = Save::new(&Device::host()).shard_bytes_max(12_000);
