@@ -18,7 +18,7 @@ from names import CODES, CONSTANTS, FUNCTION_TYPES, STRUCTS
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FUNCTIONS = {
     "cuda.h": ["src/device/cuda/driver.rs", *(f"tests/fakecuda/src/{file}.rs" for file in ("driver", "copies", "streams", "capture", "kernels"))],
-    "cufile.h": ["src/storage/cufile/library.rs", "tests/fakecufile/src/calls.rs"],
+    "cufile.h": ["src/storage/cufile/library.rs", *(f"tests/fakecufile/src/{file}.rs" for file in ("calls", "batches"))],
 }
 # Rust's types as C++ has them. Handles of files are numbers in a stand-in.
 TYPES = {

@@ -32,8 +32,8 @@ STRUCTS = {
         ("tests/fakecufile/src/calls.rs", "CUfileError", "CUfileError_t", ERROR),
         ("tests/fakecufile/src/calls.rs", "CUfileDrvProps", "CUfileDrvProps_t", PROPERTIES_AT),
         ("tests/fakecufile/src/calls.rs", "CUfileDescr", "CUfileDescr_t", DESCRIPTION),
-        ("tests/fakecufile/src/calls.rs", "CUfileIOParams", "CUfileIOParams_t", ENTRY),
-        ("tests/fakecufile/src/calls.rs", "CUfileIOEvents", "CUfileIOEvents_t", EVENT),
+        ("tests/fakecufile/src/batches.rs", "CUfileIOParams", "CUfileIOParams_t", ENTRY),
+        ("tests/fakecufile/src/batches.rs", "CUfileIOEvents", "CUfileIOEvents_t", EVENT),
     ],
 }
 # Functions that are found in another way than by a name in a table: where their types are, and what the headers call those.
