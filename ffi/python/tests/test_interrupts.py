@@ -60,7 +60,7 @@ def steps_of(iteration):
 
 
 def test_a_batch_is_not_lost_wherever_the_interrupt_comes(rows):
-    loader = strait.Loader(rows[0], batch_size=250, device="host", hold=1, prefetch=1, deadline_ms=2_000)
+    loader = strait.Loader(rows[0], batch_size=250, device="host", hold=1, prefetch=1, deadline_ms=20_000)
     live, lost = None, 0
     for at in itertools.count(1):
         iteration = iter(loader)
@@ -81,7 +81,7 @@ def test_a_batch_is_not_lost_wherever_the_interrupt_comes(rows):
 
 
 def test_the_end_of_an_epoch_comes_wherever_the_interrupt_does(rows):
-    loader = strait.Loader(rows[0], batch_size=500, device="host", deadline_ms=2_000)
+    loader = strait.Loader(rows[0], batch_size=500, device="host", deadline_ms=20_000)
     for at in itertools.count(1):
         loader.set_epoch(0)
         iteration = iter(loader)
@@ -118,7 +118,7 @@ def sleeps():
 @pytest.mark.parametrize("way", ["next", "state", "anew"])
 def test_ctrl_c_while_the_batch_comes(rows, way):
     """The signal first, then the batch, in one call that waits: the exception comes in the batch's place."""
-    loader = strait.Loader(rows[0], batch_size=100, device="host", hold=1, prefetch=1, deadline_ms=5_000)
+    loader = strait.Loader(rows[0], batch_size=100, device="host", hold=1, prefetch=1, deadline_ms=60_000)
     start = loader.state_dict()
     iteration = iter(loader)
     held, live = [next(iteration), next(iteration)], _abi.strait_handles_live()
