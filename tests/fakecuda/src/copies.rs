@@ -11,7 +11,7 @@ use crate::machine::*;
 pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(target: u64, source: *const c_void, bytes: usize, stream: Handle) -> i32 {
     within("cuMemcpyHtoDAsync_v2", |machine| {
         // SAFETY: the program promises a source of this length.
-        unsafe { to_device(machine, target, source, bytes, stream) }
+        unsafe { to_device(machine, target, source, bytes, stream, false) }
     })
 }
 
@@ -52,7 +52,7 @@ unsafe fn batch(
                 return machine.refuse(INVALID_VALUE, "nothing to copy, in a batch of copies");
             }
             // SAFETY: the caller's promise.
-            unsafe { to_device(machine, target, source, bytes, stream) }
+            unsafe { to_device(machine, target, source, bytes, stream, false) }
         })
     })
 }
@@ -160,7 +160,7 @@ pub unsafe extern "C" fn cuMemcpy2DAsync_v2(rows: *const Rows, stream: Handle) -
             let source = rows.source_host.wrapping_byte_add(row * rows.source_stride);
             let target = rows.target_device + (row * rows.target_stride) as u64;
             // SAFETY: the program promises a source of this length for each row.
-            unsafe { to_device(machine, target, source, rows.row_bytes, stream) }?;
+            unsafe { to_device(machine, target, source, rows.row_bytes, stream, row > 0) }?;
         }
         Ok(())
     })
@@ -174,6 +174,7 @@ unsafe fn to_device(
     source: *const c_void,
     bytes: usize,
     stream: Handle,
+    row: bool,
 ) -> Result<(), i32> {
     if machine.device_bytes(target, bytes).is_none() {
         return machine.refuse(INVALID_VALUE, "a copy to what is not allocated");
@@ -186,7 +187,7 @@ unsafe fn to_device(
         machine.misuse.push("an asynchronous copy from memory that is not registered, or not for this context".into());
         Source::Staged(started_with)
     };
-    push(machine, stream, Op::ToDevice { source, target, bytes })
+    push(machine, stream, Op::ToDevice { source, target, bytes, row })
 }
 
 #[unsafe(no_mangle)]

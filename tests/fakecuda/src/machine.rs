@@ -84,10 +84,12 @@ pub(crate) struct Event {
 }
 
 pub(crate) enum Op {
+    /// A `row` begins with the one before it.
     ToDevice {
         source: Source,
         target: u64,
         bytes: usize,
+        row: bool,
     },
     ToHost {
         source: u64,

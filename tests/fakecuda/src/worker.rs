@@ -63,7 +63,12 @@ fn wait_for_op(stream: usize) -> Option<Duration> {
             }
             Some(_) if guard.knobs.stalled => {}
             Some(op) if guard.is_blocked(op) => {}
-            Some(Op::ToDevice { .. } | Op::ToHost { .. } | Op::OnDevice { row: false, .. } | Op::Gather { .. }) => {
+            Some(
+                Op::ToDevice { row: false, .. }
+                | Op::ToHost { .. }
+                | Op::OnDevice { row: false, .. }
+                | Op::Gather { .. },
+            ) => {
                 if let Some(&late) = guard.knobs.late.get(&stream) {
                     return Some(late);
                 }
