@@ -223,10 +223,10 @@ impl Side for CudaSide {
         Ok(Box::new(move || cell.borrow().clone()))
     }
 
-    fn strike(&self, rng: &mut Rng) {
+    fn strike(&self, rng: &mut Rng, reads_back: bool) {
         let most = 1 << rng.below(7);
         let turns = rng.below(most);
-        self.blow.set(Some((turns, Blow::draw(rng, self.in_place))));
+        self.blow.set(Some((turns, Blow::draw(rng, self.in_place, reads_back))));
     }
 
     fn turn(&self) {

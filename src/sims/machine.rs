@@ -83,10 +83,10 @@ impl Machine {
         }
     }
 
-    /// The misfortune may come from now on, if there is one.
-    pub(crate) fn strike(&self, rng: &mut Rng) {
+    /// The misfortune may come from now on, if there is one; see [`Side::strike`].
+    pub(crate) fn strike(&self, rng: &mut Rng, reads_back: bool) {
         if self.struck {
-            self.sides[0].strike(rng);
+            self.sides[0].strike(rng, reads_back);
         }
     }
 

@@ -18,8 +18,8 @@ pub(crate) trait Side {
     /// Puts a read of device memory on one of them.
     fn read(&self, stream: RawStream, source: DevicePtr, bytes: usize) -> Result<Found>;
 
-    /// One misfortune, from some time on.
-    fn strike(&self, rng: &mut Rng);
+    /// One misfortune, from some time on. Who `reads_back` waits for a real device as long as its driver does: it must not stall.
+    fn strike(&self, rng: &mut Rng, reads_back: bool);
 
     /// The run has done a turn.
     fn turn(&self) {}
@@ -65,7 +65,7 @@ impl Side for Simulated {
         Ok(Box::new(move || read.bytes()))
     }
 
-    fn strike(&self, rng: &mut Rng) {
+    fn strike(&self, rng: &mut Rng, _reads_back: bool) {
         let at = Some(1 + rng.below(20));
         let faults = [
             SimFaults { copy_fails: at, ..SimFaults::default() },

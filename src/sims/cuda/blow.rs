@@ -35,7 +35,7 @@ pub(super) fn calls() -> Vec<u64> {
 }
 
 impl Blow {
-    pub(super) fn draw(rng: &mut Rng, in_place: bool) -> Blow {
+    pub(super) fn draw(rng: &mut Rng, in_place: bool, reads_back: bool) -> Blow {
         const CU_FILE_INTERNAL_ERROR: i64 = 5030;
         const CANCELED: i64 = 8;
         const TIMEOUT: i64 = 32;
@@ -52,8 +52,8 @@ impl Blow {
             return Blow::Storage { knob, value };
         }
         match rng.below(10) {
-            0 => Blow::Stalled,
-            1 => Blow::Lost,
+            0 if !reads_back => Blow::Stalled,
+            0 | 1 => Blow::Lost,
             _ => {
                 let most = 1 << rng.below(3);
                 Blow::Call { pick: rng.next_u64(), nth: 1 + rng.below(most), works: rng.one_in(2) }

@@ -53,7 +53,7 @@ impl Run<'_> {
         }
         let make = (!own_ring).then(|| make_ring(&mut rng, &contents, &draw, &machine, &damaged, faults));
         let engine = frame.engine.assemble(make).unwrap();
-        machine.strike(&mut rng);
+        machine.strike(&mut rng, false);
         let (output, messages, shared) = (frame.output, frame.messages, frame.shared);
         Run {
             rng,

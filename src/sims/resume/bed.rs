@@ -109,7 +109,7 @@ impl Bed<'_> {
         on_machines(self.over, rng, |rng, machine, reads| {
             let ring = DamagedRing::new(rng, &machine.clock, reads.reads_in_flight, &self.paths, &self.damages);
             let frame = self.frame(rng, machine, reads, stretch, rank);
-            machine.strike(rng);
+            machine.strike(rng, true);
             drive(frame, ring, machine, from, epochs, stretch.steps_max, |batch| self.delivered(batch))
         })
     }

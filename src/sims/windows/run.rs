@@ -19,7 +19,7 @@ impl Bed<'_> {
         on_machines(self.over, rng, |rng, machine, reads| {
             let ring = DamagedRing::new(rng, &machine.clock, reads.reads_in_flight, &self.paths, &self.damages);
             let frame = self.frame(rng, machine, reads, stretch, rank);
-            machine.strike(rng);
+            machine.strike(rng, true);
             drive(frame, ring, machine, from, epochs, stretch.steps_max, |batch| {
                 let known = pieces.take().filter(|(epoch, _)| *epoch == batch.epoch());
                 let (_, of_epoch) = pieces.insert(known.unwrap_or_else(|| (batch.epoch(), self.pieces(batch.epoch()))));

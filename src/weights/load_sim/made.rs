@@ -62,7 +62,7 @@ impl Run {
         let (ring_seed, clock) = (rng.next_u64(), machine.clock.clone());
         let make = move |depth| Ok(Box::new(SimRing::new(ring_seed, clock, depth, faults)) as _);
         let engine = parts.assemble(Some(Box::new(make))).unwrap();
-        machine.strike(&mut rng);
+        machine.strike(&mut rng, false);
         Run { rng, wanted, machine, engine, output, shared, got: HashSet::new(), held: Vec::new(), faults }
     }
 }
