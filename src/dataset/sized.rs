@@ -84,13 +84,14 @@ impl Parts {
     /// Columns over offsets, where at most one part varies.
     fn between(&self) -> Vec<Cells> {
         let edges = Numbers { at: 4, stride: 4, wide: false, unit: 1 };
+        // Saturating: where sizes come to more than a file can hold, no sample passes `rest`, but there may be none.
         let (mut before, mut after) = (Some(self.head_bytes), self.fixed_bytes);
         let column = |size: &Size| {
             let start = before.map_or(Bound::BeforeLast(after), Bound::AfterFirst);
             match size.known() {
                 Some(bytes) => {
-                    after -= bytes;
-                    before = before.map(|before| before + bytes);
+                    after = after.saturating_sub(bytes);
+                    before = before.map(|before| before.saturating_add(bytes));
                 }
                 None => before = None,
             }
@@ -312,6 +313,10 @@ mod tests {
         for samples in [0, 1, 3, u64::MAX, u64::MAX / 4] {
             assert!(of(&whole, samples).is_err(), "{samples}");
         }
-        assert!(parts(&[0, 0, 0, 0, 8, 0, 0, 0], 0, &[Fixed(8), Stored]).unwrap().is_empty());
+        let none = [0, 0, 0, 0, 8, 0, 0, 0];
+        for sizes in [&[Fixed(8), Stored][..], &[Fixed(u64::MAX), Fixed(u64::MAX), Stored], &[Stored, Fixed(u64::MAX)]]
+        {
+            assert!(parts(&none, 0, sizes).unwrap().is_empty());
+        }
     }
 }
