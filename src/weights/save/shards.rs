@@ -9,6 +9,8 @@ use serde_json::Value;
 use super::SaveTensor;
 use super::layout::text;
 use crate::error::{Error, Result};
+use crate::file::read_whole;
+use crate::safetensors::HEADER_BYTES_MAX;
 use crate::storage::{NewFile, open_files_room, sync_directory};
 use crate::weights::checkpoint::sets::MARKS;
 
@@ -181,8 +183,7 @@ impl<'t, 'a> Shards<'t, 'a> {
 
 /// The shards that an index names, those beside it with names of shards only: nothing else is ever removed.
 fn named_by(index: &Path) -> Vec<PathBuf> {
-    let there = index.is_file(); // a pipe would wait for its writer
-    let Some(bytes) = there.then(|| std::fs::read(index).ok()).flatten() else { return Vec::new() };
+    let Ok(bytes) = read_whole(index, HEADER_BYTES_MAX) else { return Vec::new() };
     let Ok(value) = serde_json::from_slice::<Value>(&bytes) else { return Vec::new() };
     let names = value["weight_map"].as_object().into_iter().flat_map(|map| map.values()).filter_map(Value::as_str);
     let is_shard = |name: &&str| name.ends_with(".safetensors") && name.contains("-of-") && !name.contains('/');
