@@ -96,7 +96,8 @@ fn chosen(dataset: &Dataset, name: Option<&str>) -> Result<Vec<usize>> {
         Some(field) => Ok(vec![field]),
         None => {
             let names: Vec<&str> = dataset.fields().iter().map(|field| &*field.name).collect();
-            Err(Failure::usage(format!("there is no field {name}"), format!("the fields are {}", names.join(", ")), ""))
+            let why = format!("the fields are {}", names.join(", "));
+            Err(Failure::usage(format!("there is no field {name}"), why, "name one of them"))
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The numbers of a load, as a table and as one JSON object with the keys of `strait bench`.
 
 use serde_json::{Value, json};
-use strait::weights::Checkpoint;
+use strait::weights::{Checkpoint, CheckpointFile};
 
 use super::Options;
-use super::run::Loaded;
+use super::run::{Loaded, Shard};
 use crate::bench::measure::median;
-use crate::bench::report::{json_of, reference_facts, rows, strait_facts};
+use crate::bench::report::{Fact, json_of, reference_facts, rows, strait_facts};
 use crate::bench::request::Request;
 use crate::bench::rounds::Rounds;
 use crate::bench::summary::{Strait, Summary};
@@ -21,39 +21,18 @@ pub(super) fn answer(
 ) -> Answer {
     let summary = Summary::new(&all.rounds);
     let strait = Strait::new(&all.rounds);
-    let mut json = json_of(request, all, &summary, strait.as_ref(), None, false);
     let verified = options.verify.as_ref().and(summary.strait.as_ref()).map(|line| line.bytes as u64);
-    let last = loads.last().expect("at least one round");
-    let files = checkpoint.files();
-    let shards: Vec<Value> = files
-        .iter()
-        .zip(&last.shards)
-        .map(|(file, shard)| {
-            json!({
-                "path": &*file.path, "file_bytes": file.bytes, "tensors": shard.tensors, "bytes": shard.bytes,
-                "first_tensor_seconds": shard.first_seconds, "last_tensor_seconds": shard.last_seconds,
-            })
-        })
-        .collect();
-    let median = |pick: fn(&Loaded) -> f64| median(loads.iter().map(pick));
-    let more = json!({
-        "tensors": last.tensors,
-        "first_tensor_seconds": median(|load| load.first_tensor_seconds),
-        "last_tensor_seconds": median(|load| load.last_tensor_seconds),
-        "verified_bytes": verified,
-        "shards": shards,
-        // Of samples only.
-        "batch": null, "record_bytes": null, "shuffle": null, "sample": null,
-    });
-    for (key, value) in more.as_object().into_iter().flatten() {
+    let mut json = json_of(request, all, &summary, strait.as_ref(), None, false);
+    for (key, value) in own_json(checkpoint, loads, verified).as_object().into_iter().flatten() {
         json[key] = value.clone();
     }
+    let last = last_of(loads);
     let mut out = format!(
         "{} tensors, {} of {} in {} file(s): blocks of {}, {} reads in flight\n\n",
         last.tensors,
         size::show(last.shards.iter().map(|shard| shard.bytes).sum()),
         size::show(request.file_bytes),
-        files.len(),
+        checkpoint.files().len(),
         size::show(request.block_bytes),
         request.depth,
     );
@@ -61,9 +40,7 @@ pub(super) fn answer(
     rows.retain(|row| !options.no_references || row[0] != "limit" && row[0] != "fio");
     out.push_str(&text::table(&rows));
     out.push('\n');
-    let times = [median(|load| load.first_tensor_seconds), median(|load| load.last_tensor_seconds)];
-    let [first, end] = times.map(|seconds| seconds.unwrap_or(0.0) * 1e3);
-    let mut facts = vec![("first tensor", format!("after {first:.1} ms; the last one after {end:.1} ms"))];
+    let mut facts = vec![when(loads)];
     if let (Some(strait), Some(line)) = (&strait, &summary.strait) {
         let own = strait_facts(strait, line, &summary.share_of_limit);
         facts.extend(own.into_iter().filter(|(name, _)| *name != "first batch"));
@@ -80,6 +57,38 @@ pub(super) fn answer(
     out.push('\n');
     out.push_str(&text::table(&shard_rows(checkpoint, last)));
     Answer { text: out, json, exit_code: 0 }
+}
+
+/// What a load has besides what `bench` says.
+fn own_json(checkpoint: &Checkpoint, loads: &[Loaded], verified: Option<u64>) -> Value {
+    let last = last_of(loads);
+    let shard = |(file, shard): (&CheckpointFile, &Shard)| {
+        json!({
+            "path": &*file.path, "file_bytes": file.bytes, "tensors": shard.tensors, "bytes": shard.bytes,
+            "first_tensor_seconds": shard.first_seconds, "last_tensor_seconds": shard.last_seconds,
+        })
+    };
+    let shards: Vec<Value> = checkpoint.files().iter().zip(&last.shards).map(shard).collect();
+    json!({
+        "tensors": last.tensors,
+        "first_tensor_seconds": median(loads.iter().map(|load| load.first_tensor_seconds)),
+        "last_tensor_seconds": median(loads.iter().map(|load| load.last_tensor_seconds)),
+        "verified_bytes": verified,
+        "shards": shards,
+        // Of samples only.
+        "batch": null, "record_bytes": null, "shuffle": null, "sample": null,
+    })
+}
+
+/// When the first and the last tensor were there, over all loads.
+fn when(loads: &[Loaded]) -> Fact {
+    let ms = |pick: fn(&Loaded) -> f64| median(loads.iter().map(pick)).unwrap_or(0.0) * 1e3;
+    let [first, last] = [ms(|load| load.first_tensor_seconds), ms(|load| load.last_tensor_seconds)];
+    ("first tensor", format!("after {first:.1} ms; the last one after {last:.1} ms"))
+}
+
+fn last_of(loads: &[Loaded]) -> &Loaded {
+    loads.last().expect("at least one round")
 }
 
 fn shard_rows(checkpoint: &Checkpoint, load: &Loaded) -> Vec<Vec<String>> {
