@@ -939,7 +939,8 @@ strait_status strait_loader_builder_block_bytes(strait_loader_builder *builder,
                                                 strait_error **error);
 
 /**
- * Parts of a batch that are nearer to each other than this, in bytes, are read as one. Default 16 KiB.
+ * Parts of a batch that are nearer to each other than this, in bytes, are read as one. Default 16 KiB; at most the
+ * longest read, or 1 MiB if that is more.
  */
 strait_status strait_loader_builder_gap_bytes(strait_loader_builder *builder,
                                               uint64_t gap_bytes,
@@ -995,7 +996,8 @@ strait_status strait_loader_builder_open_files_max(strait_loader_builder *builde
                                                    strait_error **error);
 
 /**
- * Whatever takes longer than this many milliseconds is an error that names it. Default 30,000.
+ * Whatever takes longer than this many milliseconds is an error that names it. Default 30,000. Streams of the consumer's
+ * that memory was given back on have sixty times as long: collectives on them wait for other ranks.
  */
 strait_status strait_loader_builder_deadline_ms(strait_loader_builder *builder,
                                                 uint64_t deadline_ms,
@@ -1409,7 +1411,8 @@ strait_status strait_batch_region_bytes(const strait_batch *batch,
 strait_status strait_batch_bytes(const strait_batch *batch, uint64_t *bytes, strait_error **error);
 
 /**
- * Waits, on the host, until the bytes are there; `STRAIT_STATUS_TIMEOUT` if that takes longer than the loader's deadline.
+ * Waits, on the host, until the bytes are there; `STRAIT_STATUS_TIMEOUT` if that takes longer than the loader's deadline;
+ * where they wait for a stream that an earlier batch was released on, sixty times as long.
  */
 strait_status strait_batch_wait(const strait_batch *batch,
                                 strait_error **error);
@@ -1903,7 +1906,8 @@ strait_status strait_load_builder_path(strait_load_builder *builder,
                                        strait_error **error);
 
 /**
- * Whatever takes longer than this many milliseconds is an error that names it. Default 30,000.
+ * Whatever takes longer than this many milliseconds is an error that names it. Default 30,000. Streams of the consumer's
+ * that memory was given back on have sixty times as long: collectives on them wait for other ranks.
  */
 strait_status strait_load_builder_deadline_ms(strait_load_builder *builder,
                                               uint64_t deadline_ms,
@@ -1917,7 +1921,8 @@ strait_status strait_load_builder_block_bytes(strait_load_builder *builder,
                                               strait_error **error);
 
 /**
- * Wanted bytes that are nearer to each other than this are read as one. Default 32 KiB.
+ * Wanted bytes that are nearer to each other than this are read as one. Default 32 KiB; at most the longest read, or
+ * 1 MiB if that is more.
  */
 strait_status strait_load_builder_gap_bytes(strait_load_builder *builder,
                                             uint64_t gap_bytes,

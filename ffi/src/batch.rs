@@ -294,7 +294,8 @@ pub extern "C" fn strait_batch_bytes(
     get(batch, bytes, "bytes", error, Batch::bytes)
 }
 
-/// Waits, on the host, until the bytes are there; `STRAIT_STATUS_TIMEOUT` if that takes longer than the loader's deadline.
+/// Waits, on the host, until the bytes are there; `STRAIT_STATUS_TIMEOUT` if that takes longer than the loader's deadline;
+/// where they wait for a stream that an earlier batch was released on, sixty times as long.
 #[unsafe(no_mangle)]
 pub extern "C" fn strait_batch_wait(
     batch: *const strait_batch,

@@ -142,7 +142,8 @@ pub extern "C" fn strait_loader_builder_block_bytes(
     set(builder, error, || Ok(block_bytes), |builder, value| builder.block_bytes(value))
 }
 
-/// Parts of a batch that are nearer to each other than this, in bytes, are read as one. Default 16 KiB.
+/// Parts of a batch that are nearer to each other than this, in bytes, are read as one. Default 16 KiB; at most the
+/// longest read, or 1 MiB if that is more.
 #[unsafe(no_mangle)]
 pub extern "C" fn strait_loader_builder_gap_bytes(
     builder: *mut strait_loader_builder,
@@ -222,7 +223,8 @@ pub extern "C" fn strait_loader_builder_open_files_max(
     set(builder, error, || Ok(open_files_max), |builder, value| builder.open_files_max(value))
 }
 
-/// Whatever takes longer than this many milliseconds is an error that names it. Default 30,000.
+/// Whatever takes longer than this many milliseconds is an error that names it. Default 30,000. Streams of the consumer's
+/// that memory was given back on have sixty times as long: collectives on them wait for other ranks.
 #[unsafe(no_mangle)]
 pub extern "C" fn strait_loader_builder_deadline_ms(
     builder: *mut strait_loader_builder,

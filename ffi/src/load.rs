@@ -313,7 +313,8 @@ pub unsafe extern "C" fn strait_load_builder_path(
     set(builder, error, || one_of("path", unsafe { text(path, "path") }?, &PATHS), Builder::path)
 }
 
-/// Whatever takes longer than this many milliseconds is an error that names it. Default 30,000.
+/// Whatever takes longer than this many milliseconds is an error that names it. Default 30,000. Streams of the consumer's
+/// that memory was given back on have sixty times as long: collectives on them wait for other ranks.
 #[unsafe(no_mangle)]
 pub extern "C" fn strait_load_builder_deadline_ms(
     builder: *mut strait_load_builder,
@@ -333,7 +334,8 @@ pub extern "C" fn strait_load_builder_block_bytes(
     set(builder, error, || Ok(block_bytes), Builder::block_bytes)
 }
 
-/// Wanted bytes that are nearer to each other than this are read as one. Default 32 KiB.
+/// Wanted bytes that are nearer to each other than this are read as one. Default 32 KiB; at most the longest read, or
+/// 1 MiB if that is more.
 #[unsafe(no_mangle)]
 pub extern "C" fn strait_load_builder_gap_bytes(
     builder: *mut strait_load_builder,
