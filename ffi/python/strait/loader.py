@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any, Iterable, Iterator, NoReturn
 
@@ -16,6 +17,8 @@ from .tensor import capsules
 _SLICE_MS = 100
 # Where reference cycles have kept batches before.
 _CYCLES_MS = 10
+# Looking for cycles takes 0.1 s where PyTorch is imported: it may cost a twentieth of a core, where it finds none.
+_PAUSE = 20
 _NUMBERS = (
     "batch_size", "seed", "prefetch", "hold", "block_bytes", "gap_bytes", "align_bytes", "reads_in_flight",
     "bytes_in_flight", "pinned_bytes_max", "region_bytes_max", "region_bytes", "open_files_max", "deadline_ms",
@@ -56,7 +59,7 @@ class Loader(_abi.Owned):
         verify: `"off"`, or `"checksums"`: compares samples with those of their sidecars.
     """
 
-    __slots__ = ("dataset", "_names", "_lock", "_epoch", "_rest", "_turn", "_ended", "_coming", "_cycles", "_starved")
+    __slots__ = ("dataset", "_names", "_lock", "_epoch", "_rest", "_turn", "_ended", "_coming", "_cycles", "_starved", "_look_at")
 
     def __init__(
         self, dataset: Dataset | Path | Iterable[Path], batch_size: int | None = None, *, device: Any = None,
@@ -102,7 +105,7 @@ class Loader(_abi.Owned):
         self._turn = self._ended = 0
         self._coming = _abi.Coming(Batch, _abi.strait_batch_free)
         # Whether reference cycles have kept batches, and how often there was no memory when that was last looked for.
-        self._cycles, self._starved = False, 0
+        self._cycles, self._starved, self._look_at = False, 0, 0.0
 
     @property
     def epoch(self) -> int:
@@ -283,13 +286,17 @@ class Wait:
         only when Python looks for them."""
         loader, first = self._loader, self.slice_ms == 0
         self.slice_ms = _CYCLES_MS if first and loader._cycles else _SLICE_MS
-        if first or self.collected:
+        if first or self.collected or (began := time.monotonic()) < loader._look_at:
             return
         if (starved := loader.stats()["waits_for_region"]) > loader._starved:
             loader._starved, self.collected = starved, True
             live = _abi.strait_handles_live()
             gc.collect()
-            loader._cycles |= _abi.strait_handles_live() < live
+            if _abi.strait_handles_live() < live:
+                loader._cycles = True
+            else:
+                ended = time.monotonic()
+                loader._look_at = ended + _PAUSE * (ended - began)
 
     def explained(self, error: errors.TimeoutError) -> errors.TimeoutError:
         """The error, with what was tried."""

@@ -4,6 +4,7 @@ import gc
 import itertools
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import strait
 from conftest import Copies
 from strait import _abi
+from strait.loader import Wait
 from strait.tensor import capsules
 
 
@@ -221,6 +223,25 @@ def test_batches_in_reference_cycles_come_back(rows):
     finally:
         gc.enable()
     assert batch.step == 9
+
+
+def test_looking_for_reference_cycles_in_vain_costs_a_twentieth_of_a_core(monkeypatch):
+    """As where a slow disk is waited for, and memory was short before. Red where each wait looks, or only the first."""
+    clock, waits, looks = [0.0], itertools.count(1), []
+
+    def collect():
+        looks.append(clock[0])
+        clock[0] += 0.1
+
+    slow = types.SimpleNamespace(_cycles=False, _starved=0, _look_at=0.0, stats=lambda: {"waits_for_region": next(waits)})
+    monkeypatch.setattr("strait.loader.gc", types.SimpleNamespace(collect=collect))
+    monkeypatch.setattr("strait.loader.time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    for _ in range(1000):
+        wait = Wait(slow)
+        for _ in range(2):
+            clock[0] += 0.1
+            wait.more()
+    assert 10 < len(looks) <= clock[0] / 20 / 0.1 + 1, looks
 
 
 def test_batches_that_are_held_are_no_garbage_and_the_error_says_so(rows):
