@@ -73,7 +73,7 @@ impl Builder {
     read_options! {
         config.reads,
         gap_bytes: "Extents of a batch that are nearer to each other than this are read as one, as far as there is room. At most \
-                    `block_bytes`, or 1 MiB. Default 16 KiB.",
+                    `block_bytes`, or 1 MiB if that is more. Default 16 KiB.",
         pinned_bytes_max: "Pinned or registered host memory at most. Default 256 MiB."
     }
 

@@ -27,10 +27,9 @@ pub(crate) fn mounted(mounts: &str) -> Vec<PathBuf> {
     places.into_iter().map(PathBuf::from).collect()
 }
 
-/// The first of them that has room.
-pub(crate) fn found() -> Option<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    mounted(&mounts).into_iter().find(|place| has_room(place))
+/// The first of those in the text of `/proc/mounts` that has room.
+pub(crate) fn found(mounts: &str) -> Option<PathBuf> {
+    mounted(mounts).into_iter().find(|place| has_room(place))
 }
 
 /// Whether it is a tmpfs with [`BYTES_MIN`] to spare, which we may write to.

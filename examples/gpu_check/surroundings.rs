@@ -52,7 +52,8 @@ impl Surroundings {
         let dir = made(&options.dir).map_err(|error| format!("--dir {}: {error}", options.dir.display()))?;
         options.dir = absolute(dir.path());
         let mut directories = vec![dir];
-        options.tmpfs = options.tmpfs.take().or_else(memory::found);
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+        options.tmpfs = options.tmpfs.take().or_else(|| memory::found(&mounts));
         let own_memory = options.tmpfs.is_none().then(|| memory::Own::mount(scratch.path()).ok()).flatten();
         options.tmpfs = options.tmpfs.take().or_else(|| own_memory.as_ref().map(|own| own.path().to_owned()));
         if let Some(tmpfs) = &options.tmpfs {

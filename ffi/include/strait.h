@@ -2058,9 +2058,12 @@ strait_status strait_tensor_wait_on(const strait_tensor *tensor,
                                     strait_error **error);
 
 /**
- * Gives the tensor back once `stream` has done what is on it now: its memory is freed behind that.
+ * Gives the tensor back once `stream` has done what is on it now: its memory is freed behind that, or leaked if the stream
+ * cannot be asked, which is an error.
  */
-strait_status strait_tensor_release_on(strait_tensor *tensor, int64_t stream, strait_error **error);
+strait_status strait_tensor_release_on(strait_tensor *tensor,
+                                       int64_t stream,
+                                       strait_error **error);
 
 /**
  * Its bytes, where the host can address them, as long as the tensor's handle lives; waits until they are there.

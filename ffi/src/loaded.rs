@@ -130,7 +130,8 @@ pub unsafe extern "C" fn strait_tensor_wait_on(
     unsafe { held::wait_on::<Loaded>(tensor, stream, error) }
 }
 
-/// Gives the tensor back once `stream` has done what is on it now: its memory is freed behind that.
+/// Gives the tensor back once `stream` has done what is on it now: its memory is freed behind that, or leaked if the stream
+/// cannot be asked, which is an error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strait_tensor_release_on(
     tensor: *mut strait_tensor,

@@ -48,7 +48,7 @@ def memory(pid):
 
 
 class Memory(threading.Thread):
-    """The most that a process has until `most` is called."""
+    """The most that a process has until `most` is called, or the process is gone."""
 
     def __init__(self, pid):
         super().__init__(daemon=True)
@@ -56,7 +56,7 @@ class Memory(threading.Thread):
         self.start()
 
     def run(self):
-        while not self.over.wait(0.02):
+        while not self.over.wait(0.02) and os.path.exists(f"/proc/{self.pid}"):
             self.seen = max(self.seen, memory(self.pid))
 
     def most(self):

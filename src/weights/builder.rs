@@ -55,7 +55,8 @@ impl Builder {
     read_options! {
         reads,
         gap_bytes: "Wanted bytes that are nearer to each other than this are read as one. Default 32 KiB: what a fast drive \
-                    reads in the time that another read takes. At most `block_bytes`, or 1 MiB.",
+                    reads in the time that another read takes. At most `block_bytes`, or 1 MiB \
+                    if that is more.",
         pinned_bytes_max: "Slabs at most, in bytes; where the ring can write into the tensors' own memory there are none. \
                            Default 256 MiB."
     }

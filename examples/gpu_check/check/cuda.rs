@@ -16,7 +16,8 @@ pub(crate) type Handle = *mut c_void;
 /// The driver's function of this name.
 ///
 /// # Safety
-/// `F` is its type in `cuda.h`, a function pointer, or a number for its address. A strait `Device` has been opened, so that there is a driver.
+/// `F` is its type in `cuda.h`, a function pointer, or a number for its address. A strait `Device` has been opened, so
+/// that there is a driver.
 pub(crate) unsafe fn symbol<F: Copy>(name: &str) -> Outcome<F> {
     const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
     let function = CString::new(name)?;

@@ -207,8 +207,9 @@ class Ragged(Sequence[Any]):
         return self._tensor(sample, 0)
 
     def arrays(self, framework: str | None) -> list[Any]:
-        """Those of all samples as arrays of `"np"` (`numpy.ndarray`), `"pt"` (`torch.Tensor`) or `"jax"`; of bytes that have no
-        type, NumPy's and PyTorch's are cut from one array, which takes a fraction of the time of one by one."""
+        """Those of all samples as arrays of `"np"` (`numpy.ndarray`), `"pt"` (`torch.Tensor`) or `"jax"`, or with None as
+        `Tensor`; None where a sample lacks the field. Of bytes that have no type, NumPy's and PyTorch's are cut from one array,
+        which takes a fraction of the time of one by one."""
         chosen = framework_of(framework)
         if chosen not in ("numpy", "torch") or self._batch._names[self._name] is not None:
             return [None if tensor is None else convert(tensor, chosen) for tensor in self]

@@ -19,6 +19,8 @@ _SLICE_MS = 100
 _CYCLES_MS = 10
 # Looking for cycles takes 0.1 s where PyTorch is imported: it may cost a twentieth of a core, where it finds none.
 _PAUSE = 20
+# The library's default.
+_DEADLINE_MS = 30_000
 _NUMBERS = (
     "batch_size", "seed", "prefetch", "hold", "block_bytes", "gap_bytes", "align_bytes", "reads_in_flight",
     "bytes_in_flight", "pinned_bytes_max", "region_bytes_max", "region_bytes", "open_files_max", "deadline_ms",
@@ -52,14 +54,15 @@ class Loader(_abi.Owned):
         tokens: (field, item_bytes): what samples are measured in. windows: (tokens, stride). pack: tokens of a window.
         budget: dict(samples_max, cost_max, padded, window, run): batches cut by length.
         prefetch: batches read ahead. hold: batches that may be held at once while others are read.
-        block_bytes: the length of a read. gap_bytes: what is read along between samples. align_bytes: what reads start at a
+        block_bytes: the length of a read. gap_bytes: what is read along between samples, at most a read or 1 MiB. align_bytes: what reads start at a
             multiple of. reads_in_flight, bytes_in_flight, pinned_bytes_max, region_bytes_max, open_files_max: bounds.
             region_bytes: memory for batches, where it is not to be worked out. deadline_ms: what takes longer is an error.
         ring: `"auto"`, `"uring"`, `"pread"` (threads), `"cufile"`. path: `"auto"`, or `"staged"` (through pinned memory).
         verify: `"off"`, or `"checksums"`: compares samples with those of their sidecars.
     """
 
-    __slots__ = ("dataset", "_names", "_lock", "_epoch", "_rest", "_turn", "_ended", "_coming", "_cycles", "_starved", "_look_at")
+    __slots__ = ("dataset", "_names", "_lock", "_epoch", "_rest", "_turn", "_ended", "_coming", "_cycles", "_starved", "_look_at",
+                 "_pause_max")
 
     def __init__(
         self, dataset: Dataset | Path | Iterable[Path], batch_size: int | None = None, *, device: Any = None,
@@ -106,6 +109,8 @@ class Loader(_abi.Owned):
         self._coming = _abi.Coming(Batch, _abi.strait_batch_free)
         # Whether reference cycles have kept batches, and how often there was no memory when that was last looked for.
         self._cycles, self._starved, self._look_at = False, 0, 0.0
+        # Whoever runs into the deadline has looked within the last third of it.
+        self._pause_max = (deadline_ms or _DEADLINE_MS) / 3000
 
     @property
     def epoch(self) -> int:
@@ -296,7 +301,7 @@ class Wait:
                 loader._cycles = True
             else:
                 ended = time.monotonic()
-                loader._look_at = ended + _PAUSE * (ended - began)
+                loader._look_at = ended + min(_PAUSE * (ended - began), loader._pause_max)
 
     def explained(self, error: errors.TimeoutError) -> errors.TimeoutError:
         """The error, with what was tried."""

@@ -1,8 +1,8 @@
 //! CUDA devices: memory, pinning and streams in the device's primary context.
 //!
 //! The context is the one that PyTorch and the CUDA runtime use. It is pushed for the length of each call and popped
-//! again, so no thread's current context changes; on an engine's own thread it stays. Device memory is given back by `cuMemFree`, which may wait for all that the
-//! device is doing: so does whoever drops the last of it.
+//! again, so no thread's current context changes; on an engine's own thread it stays. Device memory is given back by
+//! `cuMemFree`, which may wait for all that the device is doing: so does whoever drops the last of it.
 
 mod batch;
 mod code;
