@@ -113,6 +113,31 @@ fn a_save_reads_behind_the_stream_that_it_is_given() {
     assert_eq!(fake.misuse(), "");
 }
 
+/// Mutant that this catches: somebody beside the slabs still has a share in their memory, which then is unmapped while pinned.
+#[test]
+fn a_save_that_cannot_come_behind_its_stream_unpins_its_slabs() {
+    let (fake, _alone) = take();
+    let before = fake.live();
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = directory.path().join("m.safetensors");
+    let device = Device::cuda(0).unwrap();
+    let consumer = CudaConsumer::new();
+    let (region, during) = (Region::new(&device, 4096), fake.live());
+    for (symbol, nth) in [("cuEventCreate", 1), ("cuEventRecord", 1), ("cuStreamWaitEvent", 1), ("cuEventRecord", 2)] {
+        fake.fail(symbol, nth, 1, false);
+        // SAFETY: the region outlives the save, and nothing writes to it.
+        let tensor = unsafe { SaveTensor::on_device("t", DType::U8, &[4096], region.at(0)) };
+        // SAFETY: the consumer outlives the save.
+        let save = unsafe { Save::new(&device).after(device_suite::Consumer::stream(&consumer)) };
+        let error = save.save(&path, &[tensor]).unwrap_err();
+        assert!(error.to_string().contains(symbol), "{symbol} {nth}: {error}");
+        assert_eq!(fake.live()[..3], during[..3], "{symbol} {nth}: allocations, registrations, streams");
+        fake.heal();
+    }
+    drop((consumer, region, device));
+    assert_eq!((fake.live(), fake.misuse().as_str()), (before, ""));
+}
+
 /// The driver goes before whoever holds memory at the end of a process, and what it held goes with it.
 ///
 /// Mutant that this catches: that is an error.

@@ -65,13 +65,14 @@ impl Pipeline {
         };
         let stream = save.device.raw().stream()?;
         let pool = SlabPool::new(slabs, save.block_bytes)?;
-        let arena = pool.arena().clone();
-        let pinned = Pinned::new(std::slice::from_ref(&save.device), &arena)?;
+        let pinned = Pinned::new(std::slice::from_ref(&save.device), pool.arena())?;
+        // No share in the arena: whoever still has one when the pipeline goes keeps it from being unpinned.
+        let (base, bytes) = (pool.arena().base(), pool.arena().bytes());
         let ring_name = ring.name();
         let mut writes = WriteQueue::new(ring, depth, save.deadline, save.clock.clone());
         // SAFETY: the arena is dropped after the queue (field order), or leaked with it.
-        if let Registered::No(errno) = unsafe { writes.ring().register_memory(arena.base(), arena.bytes()) } {
-            fallbacks.push(crate::assembly::not_registered(arena.bytes(), errno));
+        if let Registered::No(errno) = unsafe { writes.ring().register_memory(base, bytes) } {
+            fallbacks.push(crate::assembly::not_registered(bytes, errno));
         }
         let mut pipeline = Pipeline {
             copies: CopyQueue::new(stream, slabs).drop_wait(save.deadline),
