@@ -88,18 +88,34 @@ impl Stage {
 }
 
 impl Pinned {
-    /// With each of them, but for those that one before it pins for too.
+    /// With each of them, but for those that one before it pins for too. Of no slab is anything in use yet: on an error
+    /// nothing stays pinned.
     pub(crate) fn new(devices: &[Device], arena: &Arc<Arena>) -> Result<Pinned> {
         let mut pinned = Pinned { devices: Vec::with_capacity(devices.len()), arena: arena.clone() };
         for device in devices {
             let same = |other: &Device| std::ptr::addr_eq(other.raw(), device.raw());
             if !pinned.devices.iter().any(|other| same(other) || other.raw().pins_for(device.raw())) {
                 // SAFETY: `pinned` keeps the mapping until it has unpinned it, or for ever.
-                unsafe { device.raw().pin(arena.base(), arena.bytes()) }?;
+                if let Err(error) = unsafe { device.raw().pin(arena.base(), arena.bytes()) } {
+                    pinned.unpin(); // here, as the pool still holds the arena
+                    return Err(error);
+                }
                 pinned.devices.push(device.clone());
             }
         }
         Ok(pinned)
+    }
+
+    /// With all of them, once nothing uses the slabs any more.
+    fn unpin(&mut self) {
+        for device in self.devices.drain(..) {
+            // SAFETY: pinned in `new`; no copy reads the arena, as its slabs are all gone, or none was ever leased.
+            if let Err(error) = unsafe { device.raw().unpin(self.arena.base()) } {
+                let bytes = self.arena.bytes();
+                tracing::warn!(%error, bytes, "pinned memory could not be taken back; it is leaked, not freed");
+                std::mem::forget(self.arena.clone());
+            }
+        }
     }
 }
 
@@ -109,14 +125,7 @@ impl Drop for Pinned {
         if Arc::strong_count(&self.arena) > 1 {
             return;
         }
-        for device in &self.devices {
-            // SAFETY: pinned in `new`; every slab is gone, so no copy reads the arena any more.
-            if let Err(error) = unsafe { device.raw().unpin(self.arena.base()) } {
-                let bytes = self.arena.bytes();
-                tracing::warn!(%error, bytes, "pinned memory could not be taken back; it is leaked, not freed");
-                std::mem::forget(self.arena.clone());
-            }
-        }
+        self.unpin();
     }
 }
 
@@ -227,5 +236,19 @@ mod tests {
             assert_eq!(sims.map(|sim| sim.pinned_bytes()), [8192 * out; 2]);
             std::mem::forget(never_back);
         }
+    }
+
+    /// Mutant that this catches: what one has pinned stays pinned when the next one refuses.
+    #[test]
+    fn a_device_that_refuses_leaves_nothing_pinned() {
+        let sims = [1, 2].map(|seed| Arc::new(SimDevice::new(seed, Clock::simulated())));
+        let devices = sims.each_ref().map(|sim| Device::new(sim.clone()));
+        let slabs = SlabPool::new(2, 4096).unwrap();
+        // SAFETY: unpinned below, before the slabs go.
+        unsafe { devices[1].raw().pin(slabs.arena().base(), 4096) }.unwrap();
+        assert!(Pinned::new(&devices, slabs.arena()).is_err(), "one device pins the same memory twice");
+        assert_eq!(sims.map(|sim| sim.pinned_bytes()), [0, 4096]);
+        // SAFETY: pinned above, and no copy reads it.
+        unsafe { devices[1].raw().unpin(slabs.arena().base()) }.unwrap();
     }
 }
