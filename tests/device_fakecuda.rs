@@ -138,6 +138,37 @@ fn a_save_that_cannot_come_behind_its_stream_unpins_its_slabs() {
     assert_eq!((fake.live(), fake.misuse().as_str()), (before, ""));
 }
 
+/// Mutants that this catches: what a save's copies wait for on a consumer's stream is given the device's deadline only; or a
+/// device that does not answer is given longer.
+#[test]
+fn a_save_gives_the_stream_before_it_longer_than_the_device() {
+    let (fake, _alone) = take();
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = directory.path().join("m.safetensors");
+    let device = Device::cuda(0).unwrap();
+    let consumer = CudaConsumer::new();
+    let (region, deadline) = (Region::new(&device, 4096), Duration::from_secs(1));
+    let save = |after: bool| {
+        // SAFETY: the region outlives the save, and what still writes to it is on the consumer's stream.
+        let tensor = unsafe { SaveTensor::on_device("t", DType::U8, &[4096], region.at(0)) };
+        let save = Save::new(&device).deadline(deadline);
+        // SAFETY: the consumer outlives the save.
+        let save = if after { unsafe { save.after(device_suite::Consumer::stream(&consumer)) } } else { save };
+        save.save(&path, &[tensor])
+    };
+    fake.late(device_suite::Consumer::stream(&consumer), 3_000_000);
+    consumer.write(region.at(0), 7, 4096);
+    save(true).unwrap();
+    let file = std::fs::read(&path).unwrap();
+    assert!(device_suite::all(&file[file.len() - 4096..], 7), "the save overtook the stream");
+    fake.stall();
+    let error = save(false).unwrap_err();
+    fake.heal();
+    assert!(matches!(error, Error::Timeout { waited, .. } if waited < 3 * deadline), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("cuda:0") && text.contains("m.safetensors") && text.contains("answer"), "{text}");
+}
+
 /// The driver goes before whoever holds memory at the end of a process, and what it held goes with it.
 ///
 /// Mutant that this catches: that is an error.

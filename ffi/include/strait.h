@@ -2204,7 +2204,8 @@ strait_status strait_save_pinned_bytes_max(strait_save *save,
 strait_status strait_save_ring(strait_save *save, const char *ring, strait_error **error);
 
 /**
- * Whatever takes longer than this many milliseconds is an error that names it. Default 30,000.
+ * Whatever takes longer than this many milliseconds is an error that names it; the stream of `strait_save_after` has sixty
+ * times as long, since it may wait for other ranks. Default 30,000.
  */
 strait_status strait_save_deadline_ms(strait_save *save,
                                       uint64_t deadline_ms,

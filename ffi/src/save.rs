@@ -254,7 +254,8 @@ pub unsafe extern "C" fn strait_save_ring(
     set(save, error, || one_of("ring", unsafe { text(ring, "ring") }?, &RINGS), Save::ring)
 }
 
-/// Whatever takes longer than this many milliseconds is an error that names it. Default 30,000.
+/// Whatever takes longer than this many milliseconds is an error that names it; the stream of `strait_save_after` has sixty
+/// times as long, since it may wait for other ranks. Default 30,000.
 #[unsafe(no_mangle)]
 pub extern "C" fn strait_save_deadline_ms(
     save: *mut strait_save,

@@ -147,7 +147,8 @@ impl Save {
         pinned_bytes_max: u64 => pinned_bytes_max = pinned_bytes_max;
         /// Which storage backend. Default: io_uring for direct writes, threads for others.
         ring: RingChoice => ring = ring;
-        /// Whatever takes longer than this is an error that names it. Default 30 s.
+        /// Whatever takes longer than this is an error that names it; the stream of [`Save::after`] has sixty times as long,
+        /// since it may wait for other ranks. Default 30 s.
         deadline: Duration => deadline = deadline;
     }
 

@@ -17,6 +17,7 @@ use crate::engine::Pinned;
 use crate::error::{Error, Result};
 use crate::memory::{Slab, SlabPool};
 use crate::sim::Clock;
+use crate::stall::Stall;
 use crate::stats::Fallback;
 use crate::storage::{DIRECT_ALIGN, Pread, Put, Registered, Ring, Uring, WriteFile, WriteQueue};
 use crate::weights::Algorithm;
@@ -40,8 +41,10 @@ pub(super) struct Pipeline {
     ready: VecDeque<Filled>,
     slabs: SlabPool,
     _pinned: Pinned,
+    device: Device,
     /// Recorded on the stream that the tensors come from.
-    fence: Option<(Device, Fence)>,
+    fence: Option<Fence>,
+    stall: Stall,
     block_bytes: usize,
     deadline: Duration,
     clock: Clock,
@@ -80,7 +83,9 @@ impl Pipeline {
             ready: VecDeque::with_capacity(slabs),
             slabs: pool,
             _pinned: pinned,
+            device: save.device.clone(),
             fence: None,
+            stall: Stall::default(),
             block_bytes: save.block_bytes,
             deadline: save.deadline,
             clock: save.clock.clone(),
@@ -89,7 +94,7 @@ impl Pipeline {
         };
         if let Some(stream) = save.after {
             let fence = save.device.raw().fence()?;
-            pipeline.fence = Some((save.device.clone(), fence));
+            pipeline.fence = Some(fence);
             // SAFETY: the stream lives until the save returns, which is the promise of `Save::after`.
             unsafe { save.device.raw().record(fence, stream) }?;
             pipeline.copies.wait_fence(fence)?;
@@ -125,12 +130,9 @@ impl Pipeline {
     ) -> Result<Option<Sums>> {
         let mut sums = digests.map(|(algorithm, per)| Sums::new(algorithm, per, layout.tensors.len()));
         let windows = layout.total_bytes.div_ceil(self.block_bytes as u64);
-        let (mut next, mut written, mut moved) = (0, 0, self.clock.now());
+        let (mut next, mut written) = (0, 0);
         while written < windows {
-            let ready = &mut self.ready;
-            if self.copies.reap(|filled| ready.push_back(filled))? > 0 || self.copies.in_flight() == 0 {
-                moved = self.clock.now();
-            }
+            self.reap_copies(file)?;
             self.start_writes(file, layout, &mut sums);
             written += self.reap_writes()?;
             if next < windows
@@ -143,11 +145,6 @@ impl Pipeline {
                 continue;
             }
             self.wait()?;
-            let waited = self.clock.now().saturating_sub(moved);
-            if self.copies.in_flight() > 0 && waited > self.deadline {
-                let what = format!("copies from the device, for {}", file.path.display());
-                return Err(Error::Timeout { what, waited });
-            }
         }
         Ok(sums)
     }
@@ -187,6 +184,23 @@ impl Pipeline {
         }
     }
 
+    /// Moves what the device has filled to what is ready; an error if it has not for too long.
+    fn reap_copies(&mut self, file: &WriteFile) -> Result<()> {
+        let ready = &mut self.ready;
+        let ended = self.copies.reap(|filled| ready.push_back(filled))?;
+        let (left, held_up) = (self.copies.in_flight(), self.copies.is_held_up());
+        let host = || format!("the host, for {}, from {}", file.path.display(), self.device.name());
+        let looked = self.stall.look_at_copies(ended, (left, held_up), self.clock.now(), self.deadline, host);
+        looked.map_err(|error| match error {
+            Error::Timeout { waited, .. } if held_up => {
+                let why = "the stream that the save was to come behind has not come to its end";
+                let what = format!("{left} copies for {}: {why}; it may wait for other ranks", file.path.display());
+                Error::Timeout { what, waited }
+            }
+            error => error,
+        })
+    }
+
     /// How many windows have been written since the last time.
     fn reap_writes(&mut self) -> Result<u64> {
         let mut count = 0;
@@ -214,8 +228,8 @@ impl Pipeline {
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
-        if let Some((device, fence)) = self.fence.take() {
-            device.raw().free_fence(fence); // waits for it that are under way still hold
+        if let Some(fence) = self.fence.take() {
+            self.device.raw().free_fence(fence); // waits for it that are under way still hold
         }
     }
 }
