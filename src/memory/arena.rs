@@ -70,7 +70,8 @@ impl Arena {
         Arena::with_pages(bytes, usize::MAX)
     }
 
-    /// The same with pages that come when they are first written to, but for the first, which shows what they are.
+    /// The same with pages that come when they are first written to, but for the first, which shows what they are. Pages of the
+    /// pool only where its cgroups leave room for all, and for what other arenas of this process are still to write to.
     pub fn reserve(bytes: usize) -> Result<Arena> {
         Arena::with_pages(bytes, HUGE)
     }
@@ -82,14 +83,19 @@ impl Arena {
         let populated = populated.min(bytes);
         let arena = |base, pages| Arena { base, bytes, pages };
         let huge = || {
-            // What is denied of pages that are faulted in now shows now.
-            if populated < bytes && hugetlb::left_by_cgroups(machine::root()) < bytes as u64 {
-                return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+            let arena = map_hugetlb(bytes).map(|base| arena(base, Pages::HugeTlb))?;
+            // What is denied of pages that are faulted in now would show now; but they may be promised to others.
+            let range = (arena.base.as_ptr() as usize, bytes);
+            match hugetlb::PROMISED.claim(machine::root(), range, hugetlb::absent) {
+                true => Ok(arena),
+                false => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
             }
-            map_hugetlb(bytes).map(|base| arena(base, Pages::HugeTlb))
         };
         let others = || map_aligned(bytes).map(|base| arena(base, Pages::Small));
         let mut arena = first([&huge, &others], |arena| arena.prepare(populated)).map_err(|e| no_memory(errno(&e)))?;
+        if populated == bytes {
+            hugetlb::PROMISED.forget(arena.base.as_ptr() as usize);
+        }
         // The kernel walks the memory before this for an answer: not where it can only be no.
         let may_be_huge = arena.pages == Pages::Small && bytes >= HUGE;
         if may_be_huge && arena.huge_bytes().is_some_and(|huge| huge >= populated / 10 * 9) {
@@ -211,6 +217,8 @@ fn huge_bytes(smaps: impl Read, start: usize, end: usize) -> Option<usize> {
 
 impl Drop for Arena {
     fn drop(&mut self) {
+        // Before another mapping can be there.
+        hugetlb::PROMISED.forget(self.base.as_ptr() as usize);
         // SAFETY: the mapping is ours and this is its last owner; by the type's contract no hardware writes to it now.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
