@@ -74,7 +74,10 @@ impl Builder {
         config.reads,
         gap_bytes: "Extents of a batch that are nearer to each other than this are read as one, as far as there is room. At most \
                     `block_bytes`, or 1 MiB if that is more. Default 16 KiB.",
-        pinned_bytes_max: "Pinned or registered host memory at most. Default 256 MiB."
+        pinned_bytes_max: "Pinned or registered host memory at most. Default 256 MiB.",
+        deadline: "Whatever takes longer than this is an error that names it. Default 30 s. While the loader reads, streams that \
+                   batches were released on have sixty times as long: collectives on them wait for other ranks. Once it is \
+                   dropped they have this long, then the memory is leaked."
     }
 
     /// Reads only these fields of each sample. Default: all that the dataset has.

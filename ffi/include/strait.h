@@ -996,8 +996,9 @@ strait_status strait_loader_builder_open_files_max(strait_loader_builder *builde
                                                    strait_error **error);
 
 /**
- * Whatever takes longer than this many milliseconds is an error that names it. Default 30,000. Streams of the consumer's
- * that memory was given back on have sixty times as long: collectives on them wait for other ranks.
+ * Whatever takes longer than this many milliseconds is an error that names it. Default 30,000. While the loader reads,
+ * streams that batches were released on have sixty times as long: collectives on them wait for other ranks. Once it is
+ * freed they have this long, then the memory is leaked.
  */
 strait_status strait_loader_builder_deadline_ms(strait_loader_builder *builder,
                                                 uint64_t deadline_ms,
@@ -1411,8 +1412,9 @@ strait_status strait_batch_region_bytes(const strait_batch *batch,
 strait_status strait_batch_bytes(const strait_batch *batch, uint64_t *bytes, strait_error **error);
 
 /**
- * Waits, on the host, until the bytes are there; `STRAIT_STATUS_TIMEOUT` if that takes longer than the loader's deadline;
- * where they wait for a stream that an earlier batch was released on, sixty times as long.
+ * Waits, on the host, until the bytes are there; `STRAIT_STATUS_TIMEOUT` if for the loader's deadline neither they come nor
+ * anything else that it reads; where, as long as there is the loader, copies wait for a stream that an earlier batch was
+ * released on, after sixty times as long.
  */
 strait_status strait_batch_wait(const strait_batch *batch,
                                 strait_error **error);
@@ -1906,8 +1908,7 @@ strait_status strait_load_builder_path(strait_load_builder *builder,
                                        strait_error **error);
 
 /**
- * Whatever takes longer than this many milliseconds is an error that names it. Default 30,000. Streams of the consumer's
- * that memory was given back on have sixty times as long: collectives on them wait for other ranks.
+ * Whatever takes longer than this many milliseconds is an error that names it. Default 30,000.
  */
 strait_status strait_load_builder_deadline_ms(strait_load_builder *builder,
                                               uint64_t deadline_ms,

@@ -294,8 +294,9 @@ pub extern "C" fn strait_batch_bytes(
     get(batch, bytes, "bytes", error, Batch::bytes)
 }
 
-/// Waits, on the host, until the bytes are there; `STRAIT_STATUS_TIMEOUT` if that takes longer than the loader's deadline;
-/// where they wait for a stream that an earlier batch was released on, sixty times as long.
+/// Waits, on the host, until the bytes are there; `STRAIT_STATUS_TIMEOUT` if for the loader's deadline neither they come nor
+/// anything else that it reads; where, as long as there is the loader, copies wait for a stream that an earlier batch was
+/// released on, after sixty times as long.
 #[unsafe(no_mangle)]
 pub extern "C" fn strait_batch_wait(
     batch: *const strait_batch,

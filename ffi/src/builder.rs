@@ -223,8 +223,9 @@ pub extern "C" fn strait_loader_builder_open_files_max(
     set(builder, error, || Ok(open_files_max), |builder, value| builder.open_files_max(value))
 }
 
-/// Whatever takes longer than this many milliseconds is an error that names it. Default 30,000. Streams of the consumer's
-/// that memory was given back on have sixty times as long: collectives on them wait for other ranks.
+/// Whatever takes longer than this many milliseconds is an error that names it. Default 30,000. While the loader reads,
+/// streams that batches were released on have sixty times as long: collectives on them wait for other ranks. Once it is
+/// freed they have this long, then the memory is leaked.
 #[unsafe(no_mangle)]
 pub extern "C" fn strait_loader_builder_deadline_ms(
     builder: *mut strait_loader_builder,

@@ -313,8 +313,7 @@ pub unsafe extern "C" fn strait_load_builder_path(
     set(builder, error, || one_of("path", unsafe { text(path, "path") }?, &PATHS), Builder::path)
 }
 
-/// Whatever takes longer than this many milliseconds is an error that names it. Default 30,000. Streams of the consumer's
-/// that memory was given back on have sixty times as long: collectives on them wait for other ranks.
+/// Whatever takes longer than this many milliseconds is an error that names it. Default 30,000.
 #[unsafe(no_mangle)]
 pub extern "C" fn strait_load_builder_deadline_ms(
     builder: *mut strait_load_builder,

@@ -161,7 +161,12 @@ macro_rules! options {
 
 /// Those of [`ReadOptions`], which the builder has at `$at`; what a builder says otherwise than the other it gives.
 macro_rules! read_options {
-    ($($at:ident).+, gap_bytes: $gap:literal, pinned_bytes_max: $pinned:literal) => {
+    (
+        $($at:ident).+,
+        gap_bytes: $gap:literal,
+        pinned_bytes_max: $pinned:literal,
+        deadline: $deadline:literal
+    ) => {
         $crate::config::options! {
             /// The longest read, and the size of a slab: a multiple of 4096. Default 4 MiB.
             block_bytes: u64 => $($at).+.block_bytes = block_bytes;
@@ -177,8 +182,7 @@ macro_rules! read_options {
             pinned_bytes_max: u64 => $($at).+.pinned_bytes_max = pinned_bytes_max;
             /// Files open at most. Default 256.
             open_files_max: usize => $($at).+.open_files_max = open_files_max;
-            /// Whatever takes longer than this is an error that names it. Default 30 s. Streams of the consumer's that memory
-            /// was given back on have sixty times as long: collectives on them wait for other ranks.
+            #[doc = $deadline]
             deadline: std::time::Duration => $($at).+.deadline = deadline;
             /// Which storage backend. Default: decided by a probe.
             ring: $crate::config::RingChoice => $($at).+.ring = ring;

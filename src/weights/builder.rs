@@ -58,7 +58,8 @@ impl Builder {
                     reads in the time that another read takes. At most `block_bytes`, or 1 MiB \
                     if that is more.",
         pinned_bytes_max: "Slabs at most, in bytes; where the ring can write into the tensors' own memory there are none. \
-                           Default 256 MiB."
+                           Default 256 MiB.",
+        deadline: "Whatever takes longer than this is an error that names it. Default 30 s."
     }
 
     /// Where the tensors go. Default: [`Device::auto`].
