@@ -14,8 +14,10 @@ use crate::device::{DevicePtr, RawStream, Seq};
 use crate::engine::{Message, Shared};
 use crate::error::{Error, Result};
 use crate::order::{Cursor, Progress};
+use crate::outlet::LOOK;
 use crate::region::Region;
 use crate::selection::Dense;
+use crate::stall::{HELD_UP, Overdue, Watch};
 
 pub(crate) use body::{Body, Kept, Places};
 pub use views::{FieldView, Tensor, WindowView};
@@ -169,19 +171,24 @@ impl Batch {
         self.body().seq
     }
 
-    /// Waits, on the host, until the bytes are there. [`Error::Timeout`] if that takes longer than the loader's deadline; where
-    /// they wait for a stream that an earlier batch was [released](Batch::release_on) on, sixty times as long.
+    /// Waits, on the host, until the bytes are there. [`Error::Timeout`] if for the loader's deadline neither they come nor
+    /// anything else that it reads; where, as long as there is the loader, copies wait for a stream that an earlier batch was
+    /// [released](Batch::release_on) on, after sixty times as long.
     pub fn wait(&self) -> Result<()> {
         let Some(timeline) = self.shared.timeline.get() else { return Ok(()) };
-        let mut waited = Duration::ZERO;
-        while waited < self.shared.patience() {
-            if timeline.wait(self.seq(), self.shared.deadline)? {
+        let mut watch = Watch::new(self.shared.deadline, Duration::ZERO);
+        let (slice, mut now) = (self.shared.deadline.min(LOOK), Duration::ZERO);
+        loop {
+            if let Some(Overdue { waited, held_up }) = watch.look(now, self.shared.signs()) {
+                let why = if held_up { format!(": {HELD_UP}") } else { String::new() };
+                let what = format!("the copies of batch {} to {}{why}", self.step(), self.shared.device.name());
+                return Err(Error::Timeout { what, waited });
+            }
+            if timeline.wait(self.seq(), slice)? {
                 return Ok(());
             }
-            waited = waited.saturating_add(self.shared.deadline);
+            now += slice;
         }
-        let what = format!("the copies of batch {} to {}", self.step(), self.shared.device.name());
-        Err(Error::Timeout { what, waited })
     }
 
     /// Makes a consumer's stream wait until the bytes are there, without blocking the host.

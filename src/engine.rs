@@ -93,6 +93,7 @@ impl Engine {
 
     /// One turn; false once the loader has gone away.
     pub(crate) fn turn(&mut self) -> bool {
+        self.shared.turns.fetch_add(1, Ordering::Relaxed);
         while let Ok(message) = self.messages.try_recv() {
             self.take(message);
         }
@@ -199,7 +200,8 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.shared.held_up.store(false, Ordering::Relaxed); // nobody looks any more
+        // Nobody looks at the streams any more: who still waits for copies has one deadline for them.
+        self.shared.held_up.store(false, Ordering::Relaxed);
         for &(_, fence) in &self.state.fences {
             self.regions.memory().free_behind(fence);
         }

@@ -1,10 +1,13 @@
 //! The consumer's side: a loader and its epochs.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::Sender;
+use crossbeam::channel::{SendTimeoutError, Sender};
 
 use crate::assembly::{Frame, MakeRing};
 use crate::batch::Batch;
@@ -189,7 +192,10 @@ impl Loader {
     fn start(&self) -> Result<()> {
         let source = self.supply.source(self.standing.progress, self.standing.packer)?;
         let message = Message::Epoch { generation: self.generation, source, standing: self.standing.clone() };
-        let sent = self.messages.send_timeout(message, self.shared.deadline).map_err(|_| self.outlet.stopped());
+        let sent = self.messages.send_timeout(message, self.shared.deadline).map_err(|error| match error {
+            SendTimeoutError::Timeout(_) => Error::Stopped { reason: "its thread does not answer".into() },
+            SendTimeoutError::Disconnected(_) => self.outlet.stopped(),
+        });
         self.shared.wake();
         sent
     }
@@ -248,8 +254,8 @@ impl Loader {
         loop {
             let left = patience.saturating_sub(from.elapsed());
             let (shared, batches_max) = (&self.shared, self.batches_max);
-            let what = || awaited(shared, batches_max);
-            match self.outlet.within(left, || shared.progress(), || shared.patience(), what)? {
+            let what = |held_up| awaited(shared, batches_max, held_up);
+            match self.outlet.within(left, || shared.signs(), what)? {
                 None => return Ok(Next::Pending),
                 Some(Output::Batch(body)) if body.generation == self.generation => {
                     self.standing = body.standing.clone();
@@ -267,9 +273,9 @@ impl Loader {
     }
 }
 
-/// What keeps the next batch from coming.
-fn awaited(shared: &Shared, batches_max: usize) -> String {
-    if shared.held_up.load(Ordering::Relaxed) {
+/// What keeps the next batch from coming: a consumer's stream, or what can be seen.
+fn awaited(shared: &Shared, batches_max: usize, held_up: bool) -> String {
+    if held_up {
         return format!("the next batch: {HELD_UP}");
     }
     let held = shared.held.load(Ordering::Relaxed);

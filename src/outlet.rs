@@ -7,10 +7,10 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use crate::error::{Error, Result};
 use crate::sim::Clock;
-use crate::stall::Stall;
+use crate::stall::{Overdue, Signs, Watch};
 
 /// The consumer looks this often whether the engine still makes progress.
-const LOOK: Duration = Duration::from_millis(100);
+pub(crate) const LOOK: Duration = Duration::from_millis(100);
 
 /// What an engine's thread hands over.
 pub(crate) struct Outlet<T> {
@@ -21,9 +21,7 @@ pub(crate) struct Outlet<T> {
     stopped: Arc<OnceLock<String>>,
     deadline: Duration,
     clock: Clock,
-    stall: Stall,
-    /// What the last look saw of the engine's progress.
-    progress: u64,
+    watch: Watch,
 }
 
 impl<T> Outlet<T> {
@@ -34,38 +32,35 @@ impl<T> Outlet<T> {
         deadline: Duration,
     ) -> Outlet<T> {
         // Who waits for a thread waits for real.
-        Outlet { output, over, stopped, deadline, clock: Clock::real(), stall: Stall::default(), progress: 0 }
+        let clock = Clock::real();
+        // The engine reports a stalled read itself, and first: it knows which one.
+        Outlet { output, over, stopped, deadline, clock, watch: Watch::new(deadline, 10 * LOOK) }
     }
 
-    /// What comes next, if it comes within `patience`. `progress` is a number that changes as long as the engine moves,
-    /// `deadline` how long it may stand as things are.
+    /// What comes next, if it comes within `patience`. `signs` are the engine's now.
     ///
     /// # Errors
-    /// [`Error::Timeout`] for `what`, if that number has not changed for longer than that, however short the patience of each
-    /// call; [`Error::Stopped`] if the engine is gone.
+    /// [`Error::Timeout`] for `what`, which is told whether a consumer's stream is to blame, if by its signs the engine has stood
+    /// for longer than a [`Watch`] allows, however short the patience of each call; [`Error::Stopped`] if it is gone.
     pub(crate) fn within(
         &mut self,
         patience: Duration,
-        progress: impl Fn() -> u64,
-        deadline: impl Fn() -> Duration,
-        what: impl FnOnce() -> String,
+        signs: impl Fn() -> Signs,
+        what: impl FnOnce(bool) -> String,
     ) -> Result<Option<T>> {
         let from = Instant::now();
         loop {
             let left = patience.saturating_sub(from.elapsed());
             match self.output.recv_timeout(left.min(LOOK)) {
                 Ok(output) => {
-                    self.stall = Stall::default();
+                    self.watch.begin_anew();
                     return Ok(Some(output));
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(self.stopped()),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let before = std::mem::replace(&mut self.progress, progress());
-            let waited = self.stall.look(self.clock.now(), self.progress != before);
-            // The engine reports a stalled read itself, and first: it knows which one.
-            if waited > deadline().saturating_add(10 * LOOK) {
-                return Err(Error::Timeout { what: what(), waited });
+            if let Some(Overdue { waited, held_up }) = self.watch.look(self.clock.now(), signs()) {
+                return Err(Error::Timeout { what: what(held_up), waited });
             }
             if from.elapsed() >= patience {
                 return Ok(None);
@@ -75,14 +70,14 @@ impl<T> Outlet<T> {
 
     /// Output that is there, and that nobody waits for any more: the next wait begins anew.
     pub(crate) fn stale(&mut self) -> Option<T> {
-        self.stall = Stall::default();
+        self.watch.begin_anew();
         self.output.try_recv().ok()
     }
 
     /// Why nothing comes any more.
     pub(crate) fn stopped(&self) -> Error {
         let reason = self.stopped.get().cloned();
-        Error::Stopped { reason: reason.unwrap_or_else(|| "its thread does not answer".into()) }
+        Error::Stopped { reason: reason.unwrap_or_else(|| "its thread is gone".into()) }
     }
 }
 
@@ -112,7 +107,7 @@ mod tests {
         let (alive, over) = channel::bounded(0);
         let mut outlet = Outlet::new(output, over, Arc::default(), Duration::ZERO);
         let wait = |outlet: &mut Outlet<u8>, patience, progress: &dyn Fn() -> u64| {
-            outlet.within(patience, progress, || Duration::ZERO, || "news".into())
+            outlet.within(patience, || Signs { progress: progress(), ..Signs::default() }, |_| "news".into())
         };
         let moves = Cell::new(0);
         let moving = || moves.replace(moves.get() + 1);
@@ -121,7 +116,7 @@ mod tests {
             |_: &Sender, outlet: &mut Outlet<u8>| assert_eq!(outlet.stale(), None),
             |engine: &Sender, outlet: &mut Outlet<u8>| {
                 engine.send(7).unwrap();
-                assert_eq!(outlet.within(Duration::MAX, || 0, || Duration::ZERO, String::new).unwrap(), Some(7));
+                assert_eq!(outlet.within(Duration::MAX, Signs::default, |_| String::new()).unwrap(), Some(7));
             },
         ] {
             let stuck = wait(&mut outlet, Duration::MAX, &|| 0).unwrap_err();
@@ -131,7 +126,7 @@ mod tests {
         }
         drop((engine, alive));
         let gone = wait(&mut outlet, Duration::MAX, &|| 0).unwrap_err();
-        assert!(matches!(gone, Error::Stopped { .. }), "{gone}");
+        assert!(matches!(&gone, Error::Stopped { reason } if reason == "its thread is gone"), "{gone}");
     }
 
     type Sender = channel::Sender<u8>;

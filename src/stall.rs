@@ -57,6 +57,64 @@ impl Stall {
     }
 }
 
+/// What an engine shows of itself, at one look.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Signs {
+    /// Changes as long as bytes arrive or go out.
+    pub(crate) progress: u64,
+    /// Changes as long as the engine's thread goes round, be it for nothing.
+    pub(crate) turns: u64,
+    /// When the thread last looked, a consumer's stream held copies up.
+    pub(crate) held_up: bool,
+}
+
+/// Why nobody waits for an engine any longer.
+pub(crate) struct Overdue {
+    pub(crate) waited: Duration,
+    /// By a consumer's stream; by none that is known of, otherwise.
+    pub(crate) held_up: bool,
+}
+
+/// How long a consumer waits for an engine: a deadline without progress. Where a consumer's stream holds copies up it is longer,
+/// but only as long as the engine turns: one that hangs does not look whether that is still so.
+pub(crate) struct Watch {
+    deadline: Duration,
+    /// On top of it, for whoever knows more and speaks first.
+    grace: Duration,
+    stands: Stall,
+    hangs: Stall,
+    seen: Signs,
+}
+
+impl Watch {
+    pub(crate) fn new(deadline: Duration, grace: Duration) -> Watch {
+        Watch { deadline, grace, stands: Stall::default(), hangs: Stall::default(), seen: Signs::default() }
+    }
+
+    /// The next look begins the wait anew.
+    pub(crate) fn begin_anew(&mut self) {
+        (self.stands, self.hangs) = Default::default();
+    }
+
+    /// Looks once more. A stream that begins, or ceases, to hold copies up is news as much as progress is.
+    pub(crate) fn look(&mut self, now: Duration, signs: Signs) -> Option<Overdue> {
+        let seen = std::mem::replace(&mut self.seen, signs);
+        let moved = (seen.progress, seen.held_up) != (signs.progress, signs.held_up);
+        let stands = self.stands.look(now, moved);
+        let hangs = self.hangs.look(now, moved || seen.turns != signs.turns);
+        let overdue = |waited, held_up| Some(Overdue { waited, held_up });
+        match signs.held_up {
+            // A thread may have to wait for a CPU, however short the deadline.
+            true if hangs >= self.deadline.saturating_add(APART_MAX) => overdue(hangs, false),
+            true if stands >= self.deadline.saturating_mul(DEADLINES_HELD_UP).saturating_add(self.grace) => {
+                overdue(stands, true)
+            }
+            false if stands >= self.deadline.saturating_add(self.grace) => overdue(stands, false),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +165,33 @@ mod tests {
         let error = look(true).unwrap_err();
         assert!(matches!(error, Error::Timeout { waited, .. } if waited == 180 * SECOND), "{error}");
         assert!(error.to_string().contains("other ranks"), "{error}");
+    }
+
+    /// Looks once a second, at most 999 times: after how many it is too late, and whether by a consumer's stream.
+    fn late(watch: &mut Watch, from: u64, signs: impl Fn(u64) -> Signs) -> Option<(u64, Duration, bool)> {
+        (from..from + 999).find_map(|n| {
+            watch.look(n as u32 * SECOND, signs(n)).map(|overdue| (n - from, overdue.waited, overdue.held_up))
+        })
+    }
+
+    /// Mutants that this catches: an engine that hangs has as long as a consumer's stream; one that turns has a deadline only;
+    /// turns are progress; a stream that lets go, after long, is no news; the grace is not given.
+    #[test]
+    fn an_engine_has_longer_behind_a_consumers_stream_only_as_long_as_it_turns() {
+        let watch = || Watch::new(3 * SECOND, 2 * SECOND);
+        let held_up = |turns| Signs { progress: 1, turns, held_up: true };
+        let free = |turns| Signs { held_up: false, ..held_up(turns) };
+        assert_eq!(late(&mut watch(), 0, held_up), Some((182, 182 * SECOND, true)));
+        assert_eq!(late(&mut watch(), 0, |_| held_up(7)), Some((4, 4 * SECOND, false)), "it hangs");
+        assert_eq!(late(&mut watch(), 0, |n| held_up(n.min(100))), Some((104, 4 * SECOND, false)), "it hangs, later");
+        assert_eq!(late(&mut watch(), 0, free), Some((5, 5 * SECOND, false)));
+        let lets_go = |n| if n < 100 { held_up(n) } else { free(n) };
+        assert_eq!(late(&mut watch(), 0, lets_go), Some((105, 5 * SECOND, false)));
+        assert_eq!(late(&mut watch(), 0, |n| Signs { progress: n, ..free(0) }), None);
+
+        let mut again = watch();
+        assert_eq!(late(&mut again, 0, free), Some((5, 5 * SECOND, false)));
+        again.begin_anew();
+        assert_eq!(late(&mut again, 9, free), Some((5, 5 * SECOND, false)));
     }
 }

@@ -1,6 +1,6 @@
 //! What goes between the engine's thread and the consumer's, and what both look at.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::order::{Cursor, Order, Standing};
 use crate::selection::{Dense, Selection};
 use crate::source::{Source, Supply};
-use crate::stall::DEADLINES_HELD_UP;
+use crate::stall::Signs;
 use crate::stats::Counters;
 use crate::storage::Waker;
 
@@ -54,8 +54,10 @@ pub(crate) struct Shared {
     pub(crate) held: AtomicUsize,
     /// The engine waits for a batch to come back: without one it cannot go on.
     pub(crate) starved: AtomicBool,
-    /// Copies, or regions, wait for a stream that batches were released on.
+    /// Copies, or regions, wait for a stream that batches were released on: so the engine saw it in its last turn.
     pub(crate) held_up: AtomicBool,
+    /// How many turns the engine has begun.
+    pub(crate) turns: AtomicU64,
     /// Ends the engine's wait for reads, if it waits for real.
     pub(crate) waker: OnceLock<Arc<Waker>>,
     /// Why the engine is gone, if it is.
@@ -84,6 +86,7 @@ impl Shared {
             held: AtomicUsize::new(0),
             starved: AtomicBool::new(false),
             held_up: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
             waker: OnceLock::new(),
             stopped: Arc::default(),
         }
@@ -96,17 +99,12 @@ impl Shared {
         }
     }
 
-    /// A number that changes as long as bytes arrive or batches go out; and where a stream begins, or ceases, to hold copies up.
-    pub(crate) fn progress(&self) -> u64 {
-        let moved = self.counters.reads_ended.get().wrapping_add(self.counters.batches.get());
-        moved.wrapping_mul(2) | u64::from(self.held_up.load(Ordering::Relaxed))
-    }
-
-    /// How long a consumer waits while nothing changes.
-    pub(crate) fn patience(&self) -> Duration {
-        match self.held_up.load(Ordering::Relaxed) {
-            true => self.deadline.saturating_mul(DEADLINES_HELD_UP),
-            false => self.deadline,
+    /// What a consumer sees of the engine. Its progress: reads that end, and batches that go out.
+    pub(crate) fn signs(&self) -> Signs {
+        Signs {
+            progress: self.counters.reads_ended.get().wrapping_add(self.counters.batches.get()),
+            turns: self.turns.load(Ordering::Relaxed),
+            held_up: self.held_up.load(Ordering::Relaxed),
         }
     }
 }

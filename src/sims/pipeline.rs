@@ -31,6 +31,7 @@ use crate::error::Error;
 use crate::order::{Progress, Standing};
 use crate::sim::Rng;
 use crate::source::Supply;
+use crate::stall::Signs;
 use crate::stats::Fallback;
 use crate::storage::Faults;
 
@@ -117,17 +118,18 @@ impl Run<'_> {
     /// Consumes one epoch; false once the pipeline has reported that it is broken.
     fn epoch(&mut self, epoch: u64, steps: &[(Vec<u64>, u64)], leave_at: u64) -> bool {
         let mut step = 0;
-        let mut since = (0, self.machine.clock.now(), self.shared.progress());
+        let shared = self.shared.clone();
+        let signs = || Signs { turns: 0, ..shared.signs() };
+        let mut since = (0, self.machine.clock.now(), signs());
         for turn in 0..TURNS_MAX {
             assert!(self.engine.turn());
             self.machine.turn();
             let now = self.machine.clock.now();
-            if since.2 != self.shared.progress() {
-                since = (turn, now, self.shared.progress());
+            if since.2 != signs() {
+                since = (turn, now, signs());
             }
             if turn - since.0 > 100 && now - since.1 > 2 * self.shared.deadline {
-                let held_up = self.shared.patience() > self.shared.deadline;
-                assert!(self.machine.may_stand(held_up), "no error at step {step}");
+                assert!(self.machine.may_stand(since.2.held_up), "no error at step {step}");
                 return false;
             }
             self.consume_some();

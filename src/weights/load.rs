@@ -11,6 +11,7 @@ use super::{Tensor, TensorInfo};
 use crate::device::Seq;
 use crate::error::{Error, Result};
 use crate::outlet::Outlet;
+use crate::stall::Signs;
 use crate::stats::{Counters, Stats};
 use crate::storage::Waker;
 
@@ -90,9 +91,11 @@ impl Load {
         if self.left == 0 {
             return Ok(None);
         }
+        // No stream of a consumer's holds a load up.
+        let signs = || Signs { progress: self.shared.progress(), ..Signs::default() };
         let what =
-            || "the next tensor: the engine makes no progress (it may be opening a file that does not answer)".into();
-        let next = match self.outlet.within(patience, || self.shared.progress(), || self.shared.deadline, what) {
+            |_| "the next tensor: the engine makes no progress (it may be opening a file that does not answer)".into();
+        let next = match self.outlet.within(patience, signs, what) {
             Ok(Some(Output::Ready(target, seq))) => Ok(Some(self.shared.tensor(target, seq))),
             Ok(Some(Output::Failed(error))) | Err(error) => Err(error),
             Ok(None) => Ok(None),

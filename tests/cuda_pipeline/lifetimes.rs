@@ -92,7 +92,7 @@ fn a_device_that_does_not_answer_keeps_its_memory() {
 /// The copies behind that are late, and the device is not.
 ///
 /// Mutants that this catches: copies behind a fence that count as copies that do not move; a consumer that gives up waiting for
-/// what its own stream holds up.
+/// what its own stream holds up; an engine whose turns are not counted, so that it seems to hang.
 #[test]
 fn a_consumers_slow_stream_is_no_failure_of_the_loaders() {
     let (fake, _alone) = take();
@@ -100,8 +100,8 @@ fn a_consumers_slow_stream_is_no_failure_of_the_loaders() {
     {
         let device = Device::cuda(0).unwrap();
         let mut reader = Reader::new(&Gpu::of(&device).unwrap(), 2 << 20, 0).unwrap();
-        fake.late(reader.stream().raw(), 1_000_000);
-        let deadline = Duration::from_millis(300);
+        fake.late(reader.stream().raw(), 7_000_000);
+        let deadline = Duration::from_secs(2); // and a second more, for an engine that seems to hang
         let mut loader = bed.builder(&device).deadline(deadline).build().unwrap();
         let (shards, start) = (bed.shards(), Instant::now());
         let mut epoch = loader.epoch(0).map(Result::unwrap);
@@ -113,7 +113,7 @@ fn a_consumers_slow_stream_is_no_failure_of_the_loaders() {
             samples += batch.len();
         }
         assert_eq!(samples, shards.samples());
-        assert!(start.elapsed() > 4 * deadline, "nothing was held up");
+        assert!(start.elapsed() > 3 * deadline, "nothing was held up");
         assert_eq!(reader.check(&shards).unwrap(), 0);
     }
     bed.nothing_is_left(&fake);
