@@ -17,12 +17,7 @@ impl State {
         target: DevicePtr,
         bytes: usize,
     ) -> Result<()> {
-        let Some(started_with) = self.memory.pinned(source, bytes).map(<[u8]>::to_vec) else {
-            return Err(self.violation("copy", format!("the source of {bytes} bytes is not pinned")));
-        };
-        if self.memory.locate(target, bytes).is_none() {
-            return Err(self.violation("copy", format!("{bytes} bytes at {target:#x} are outside live memory")));
-        }
+        let started_with = self.ends_of_copy("source", source, target, bytes)?;
         self.start(queue, now, Op::Copy { source, target, bytes, done: 0, started_with })
     }
 
@@ -34,13 +29,19 @@ impl State {
         target: usize,
         bytes: usize,
     ) -> Result<()> {
-        let Some(found) = self.memory.pinned(target, bytes).map(<[u8]>::to_vec) else {
-            return Err(self.violation("copy", format!("the target of {bytes} bytes is not pinned")));
-        };
-        if self.memory.locate(source, bytes).is_none() {
-            return Err(self.violation("copy", format!("{bytes} bytes at {source:#x} are outside live memory")));
-        }
+        let found = self.ends_of_copy("target", target, source, bytes)?;
         self.start(queue, now, Op::CopyOut { source, target, bytes, done: 0, found })
+    }
+
+    /// What lies in the host's end of a copy, which must be pinned; the device's must be live.
+    fn ends_of_copy(&mut self, end: &str, host: usize, device: DevicePtr, bytes: usize) -> Result<Vec<u8>> {
+        let Some(there) = self.memory.pinned(host, bytes).map(<[u8]>::to_vec) else {
+            return Err(self.violation("copy", format!("the {end} of {bytes} bytes is not pinned")));
+        };
+        if self.memory.locate(device, bytes).is_none() {
+            return Err(self.violation("copy", format!("{bytes} bytes at {device:#x} are outside live memory")));
+        }
+        Ok(there)
     }
 
     /// Starts some of the moves; says how many. None only where a cast is on its way already, if chance has it so.
